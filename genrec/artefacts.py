@@ -1,0 +1,177 @@
+"""Folders on disk that are either whole or absent, and fingerprints that say what is in them.
+
+An artefact is a folder of JSON, safetensors, npy and parquet files with a manifest
+(`manifest.json`) that holds the SHA-256 of every file. It is written under a temporary name beside
+its target and renamed, so that an interrupted or failed write leaves nothing half-made behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrec.errors import ArtefactError
+
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def atomic_folder(target: str | os.PathLike[str], *, kind: str) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `target` when the block ends without an error.
+
+    Args:
+        target: folder to create or to replace; a folder that is replaced must be an artefact
+            (it holds a manifest) or empty, so that no unrelated folder is ever deleted.
+        kind: what the artefact is (`dataset`, `vectors`, ...), written into the manifest.
+
+    Raises:
+        ArtefactError: if the place cannot be written, the disk is full, or `target` holds
+            something that genrec did not write.
+    """
+    target = Path(target)
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise ArtefactError(
+            f"{target}: the folder exists and was not written by genrec; "
+            "choose another output folder or remove it first"
+        )
+    if target.exists() and not target.is_dir():
+        raise ArtefactError(f"{target}: is a file, expected a folder to write; choose another name")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        temporary.chmod(0o755)
+    except OSError as error:
+        raise ArtefactError(
+            f"{target}: cannot be written ({error.strerror}); choose a folder you may write to"
+        ) from error
+    try:
+        yield temporary
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        write_json(
+            temporary / MANIFEST,
+            {
+                "kind": kind,
+                "files": {p.relative_to(temporary).as_posix(): file_sha256(p) for p in files},
+            },
+        )
+        if target.exists():
+            old = temporary.with_name(temporary.name + ".old")
+            target.rename(old)
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+    except OSError as error:
+        raise ArtefactError(
+            f"{target}: writing failed ({error.strerror or error}); nothing was kept; "
+            "free some space or choose another folder and run the command again"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_folder(folder: str | os.PathLike[str], *, kind: str, deep: bool = True) -> Path:
+    """Check that `folder` is a whole artefact of `kind` and return it as a path.
+
+    Args:
+        folder: the artefact.
+        kind: the kind its manifest must name.
+        deep: also compare the SHA-256 of every file (seconds per gigabyte).
+
+    Raises:
+        ArtefactError: if it is missing, of another kind, truncated or edited.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ArtefactError(f"{folder}: no such folder; expected a genrec {kind} folder")
+    if not (folder / MANIFEST).is_file():
+        raise ArtefactError(f"{folder}: has no {MANIFEST}; expected a genrec {kind} folder")
+    manifest = read_json(folder / MANIFEST)
+    found = manifest.get("kind")
+    if found != kind:
+        raise ArtefactError(f"{folder}: is a {found!r} folder; expected a {kind!r} folder")
+    for name, digest in manifest.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtefactError(f"{path}: is missing; the {kind} is truncated, make it again")
+        if deep and file_sha256(path) != digest:
+            raise ArtefactError(
+                f"{path}: was changed or truncated after it was written "
+                "(its SHA-256 differs from the manifest); make it again"
+            )
+    return folder
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write indented JSON with sorted keys, through a temporary name."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=_plain) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise ArtefactError(
+            f"{path}: writing failed ({error.strerror or error}); "
+            "free some space or choose another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ArtefactError: naming the line and column where the file is not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{path}: no such file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtefactError(f"{path}: is not valid JSON ({error}); make it again") from error
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(parts: Iterable[Any]) -> str:
+    """SHA-256 over arrays (dtype, shape, bytes) and JSON-like values, as 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            if part.dtype == object or part.dtype.kind in "US":
+                digest.update(json.dumps([str(x) for x in part.tolist()]).encode())
+            else:
+                digest.update(f"{part.dtype.str}{part.shape}".encode())
+                digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=_plain).encode())
+        digest.update(b"\x00")
+    return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
