@@ -1,0 +1,38 @@
+"""Recommenders composed of an item encoder, a backbone and a head."""
+
+from genrec.models.backbones import BACKBONES, Backbone, BackboneSpec, CausalTransformer
+from genrec.models.heads import HEADS, AutoregressiveHead, DenseHead, Head, ParallelHead
+from genrec.models.item_encoders import (
+    ITEM_ENCODERS,
+    IdEmbedding,
+    ItemEncoder,
+    SemanticProjection,
+    SidEmbedding,
+    SumEncoder,
+)
+from genrec.models.meta import SequenceMeta
+from genrec.models.recommender import Recommender, RecommenderConfig, RecommenderOutput
+from genrec.models.tables import ItemTables
+
+__all__ = [
+    "BACKBONES",
+    "HEADS",
+    "ITEM_ENCODERS",
+    "AutoregressiveHead",
+    "Backbone",
+    "BackboneSpec",
+    "CausalTransformer",
+    "DenseHead",
+    "Head",
+    "IdEmbedding",
+    "ItemEncoder",
+    "ItemTables",
+    "ParallelHead",
+    "Recommender",
+    "RecommenderConfig",
+    "RecommenderOutput",
+    "SemanticProjection",
+    "SequenceMeta",
+    "SidEmbedding",
+    "SumEncoder",
+]

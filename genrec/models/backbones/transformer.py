@@ -1,0 +1,168 @@
+"""Causal pre-norm transformer (Vaswani et al. 2017; pre-norm as in GPT-2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from genrec.errors import ConfigError
+from genrec.models.backbones.base import Backbone, BackboneSpec
+from genrec.models.meta import SequenceMeta
+
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class CausalTransformer(Backbone):
+    """Pre-norm decoder blocks on `scaled_dot_product_attention`.
+
+    Args:
+        d_model: width.
+        layers: number of blocks.
+        heads: attention heads; must divide `d_model`.
+        ffn: hidden width of the feed-forward part, `4 * d_model` by default.
+        dropout: on the outputs of attention and feed-forward.
+        attention_dropout: on the attention weights.
+        positions: `learned` (absolute, added to the input) or `rotary` (Su et al. 2021).
+        activation: `gelu`, `relu` or `silu`.
+        max_length: longest sequence; only learned positions hold a table of that size.
+
+    Cost per layer and sequence of S tokens: `(8 + 4 ffn / D) S D^2 + 4 S^2 D` multiply-adds;
+    activations are linear in S where the platform has a fused attention kernel.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        max_length: int,
+        layers: int = 2,
+        heads: int = 2,
+        ffn: int | None = None,
+        dropout: float = 0.2,
+        attention_dropout: float = 0.0,
+        positions: str = "learned",
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        if d_model % heads:
+            raise ConfigError(f"backbone: heads={heads} does not divide d_model={d_model}")
+        if positions not in ("learned", "rotary"):
+            raise ConfigError(f"backbone: positions={positions!r}; expected 'learned' or 'rotary'")
+        if positions == "rotary" and (d_model // heads) % 2:
+            raise ConfigError(
+                f"backbone: rotary positions need an even head width, got {d_model // heads}"
+            )
+        if activation not in ACTIVATIONS:
+            raise ConfigError(
+                f"backbone: activation={activation!r}; expected one of {', '.join(ACTIVATIONS)}"
+            )
+        self.spec = BackboneSpec(style="stream", d_model=d_model, max_length=max_length)
+        self.position = nn.Embedding(max_length, d_model) if positions == "learned" else None
+        self.blocks = nn.ModuleList(
+            _Block(
+                d_model=d_model,
+                heads=heads,
+                ffn=ffn or 4 * d_model,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                activation=activation,
+            )
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
+        """Map embeddings `[B, S, D]` to hidden states `[B, S, D]`."""
+        length = embeddings.shape[1]
+        if length > self.spec.max_length:
+            raise ConfigError(
+                f"backbone: a sequence of {length} tokens is longer than max_length="
+                f"{self.spec.max_length}; raise max_length or cut the histories"
+            )
+        hidden = embeddings
+        rotation = None
+        if self.position is not None:
+            hidden = hidden + self.position(meta.position)
+        else:
+            rotation = rotary_angles(meta.position, self.blocks[0].head_width, embeddings.dtype)
+        allowed = None if meta.right_padded else causal_mask(meta.mask)
+        for block in self.blocks:
+            hidden = block(hidden, allowed, rotation)
+        return self.norm(hidden)
+
+
+class _Block(nn.Module):
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        heads: int,
+        ffn: int,
+        dropout: float,
+        attention_dropout: float,
+        activation: str,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_width = d_model // heads
+        self.attention_dropout = attention_dropout
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+        self.ffn_norm = nn.LayerNorm(d_model)
+        self.ffn = nn.Sequential(
+            nn.Linear(d_model, ffn), ACTIVATIONS[activation](), nn.Linear(ffn, d_model)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        allowed: torch.Tensor | None,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        batch, length, width = hidden.shape
+        qkv = self.qkv(self.attention_norm(hidden))
+        qkv = qkv.view(batch, length, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        mixed = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=allowed,
+            dropout_p=self.attention_dropout if self.training else 0.0,
+            is_causal=allowed is None,
+        )
+        mixed = mixed.transpose(1, 2).reshape(batch, length, width)
+        hidden = hidden + self.dropout(self.out(mixed))
+        return hidden + self.dropout(self.ffn(self.ffn_norm(hidden)))
+
+
+def causal_mask(mask: torch.Tensor) -> torch.Tensor:
+    """Attention mask bool `[B, 1, S, S]`: real tokens see real tokens up to themselves.
+
+    A padded row sees itself, so that no row of the softmax is empty.
+    """
+    length = mask.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=mask.device)
+    return ((causal & mask[:, None, :]) | itself)[:, None]
+
+
+def rotary_angles(
+    position: torch.Tensor, width: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine `[B, 1, S, width / 2]` of rotary positions, base 10,000."""
+    exponent = torch.arange(0, width, 2, device=position.device, dtype=torch.float32) / width
+    angle = position[:, None, :, None].float() * (10_000.0**-exponent)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotate the pairs (i, i + width / 2) of `x` `[B, H, S, width]` by their angle."""
+    cosine, sine = rotation
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

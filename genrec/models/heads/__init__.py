@@ -1,0 +1,14 @@
+"""Heads: hidden state -> scores, one file each, all behind `Head`."""
+
+from genrec.models.heads.autoregressive import AutoregressiveHead
+from genrec.models.heads.base import Head
+from genrec.models.heads.dense import DenseHead
+from genrec.models.heads.parallel import ParallelHead
+
+HEADS: dict[str, type[Head]] = {
+    "autoregressive": AutoregressiveHead,
+    "parallel": ParallelHead,
+    "dense": DenseHead,
+}
+
+__all__ = ["HEADS", "AutoregressiveHead", "DenseHead", "Head", "ParallelHead"]

@@ -1,0 +1,58 @@
+"""The head interface: hidden states in, a loss or ranked items out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from genrec.decoding import PrefixTrie, SearchResult
+from genrec.models.item_encoders import ItemEncoder
+from genrec.models.tables import ItemTables, share
+
+
+class Head(nn.Module, ABC):
+    """Turns a hidden state into scores of codes or items; it knows no backbone.
+
+    Args:
+        tables: item tables (codes of the targets, training counts).
+        encoder: the item encoder, whose tables a head may share.
+        d_model: width of the hidden states.
+    """
+
+    tables: ItemTables
+    encoder: ItemEncoder
+    uses_trie: bool
+
+    def __init__(self, *, tables: ItemTables, encoder: ItemEncoder, d_model: int) -> None:
+        super().__init__()
+        share(self, "tables", tables)
+        share(self, "encoder", encoder)
+        self.d_model = d_model
+
+    @abstractmethod
+    def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean loss of hidden states `[M, D]` whose next items are `targets`, int64 `[M]`."""
+
+    @abstractmethod
+    def search(
+        self,
+        hidden: torch.Tensor,
+        *,
+        k: int,
+        trie: PrefixTrie | None = None,
+        exclude: torch.Tensor | None = None,
+        beam_width: int = 50,
+        exact: bool = False,
+    ) -> SearchResult:
+        """The best `k` items for hidden states `[B, D]`.
+
+        Args:
+            hidden: float `[B, D]`, one state per user.
+            k: number of items.
+            trie: valid codes; heads that score codes need it.
+            exclude: int64 `[B, E]` items never returned, padded with -1.
+            beam_width: for heads that search by beams.
+            exact: prove the result, at any cost.
+        """

@@ -1,0 +1,116 @@
+"""Scores of items: a dot product or cosine with an item vector."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from genrec.decoding import PrefixTrie, SearchResult, dense_search
+from genrec.errors import ConfigError
+from genrec.models.heads.base import Head
+from genrec.models.item_encoders import IdEmbedding, ItemEncoder
+from genrec.models.tables import ItemTables
+
+
+class DenseHead(Head):
+    """Softmax over items, full or sampled.
+
+    Args:
+        tables: item tables (training counts for popularity sampling).
+        encoder: the item encoder.
+        d_model: width.
+        items: what a state is compared with: `encoder` (the item encoder's own output, as SASRec
+            ties them) or `table` (an embedding of its own).
+        similarity: `dot` or `cosine`.
+        temperature: logits are divided by it.
+        loss: `full` softmax over the catalogue, or `sampled` with `negatives` items drawn per
+            batch and the logQ correction of their logits, which makes the partition function
+            unbiased (Bengio and Senecal 2008); the positive is not drawn, so it is not corrected.
+        negatives: how many items `sampled` draws.
+        negative_power: items are drawn in proportion to `count ** negative_power`; 0 is uniform.
+        label_smoothing: of the full softmax.
+
+    Cost of `full`: `2 M N D` multiply-adds and `4 M N` bytes for M states and N items.
+    """
+
+    uses_trie = False
+
+    def __init__(
+        self,
+        *,
+        tables: ItemTables,
+        encoder: ItemEncoder,
+        d_model: int,
+        items: str = "encoder",
+        similarity: str = "dot",
+        temperature: float = 1.0,
+        loss: str = "full",
+        negatives: int = 512,
+        negative_power: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(tables=tables, encoder=encoder, d_model=d_model)
+        for name, value, allowed in (
+            ("items", items, ("encoder", "table")),
+            ("similarity", similarity, ("dot", "cosine")),
+            ("loss", loss, ("full", "sampled")),
+        ):
+            if value not in allowed:
+                raise ConfigError(
+                    f"head 'dense': {name}={value!r}; expected one of {', '.join(allowed)}"
+                )
+        if temperature <= 0:
+            raise ConfigError(f"head 'dense': temperature={temperature}; expected above 0")
+        if negatives < 1:
+            raise ConfigError(f"head 'dense': negatives={negatives}; expected at least 1")
+        self.similarity, self.temperature, self.label_smoothing = (
+            similarity,
+            temperature,
+            label_smoothing,
+        )
+        self.kind, self.negatives, self.negative_power = loss, negatives, negative_power
+        self.own = IdEmbedding(tables=tables, d_model=d_model) if items == "table" else None
+
+    def candidates(self, items: torch.Tensor | None = None) -> torch.Tensor:
+        """Vectors `[n, D]` of `items`, or `[N, D]` of the whole catalogue."""
+        source = self.encoder if self.own is None else self.own
+        vectors = source.all_items() if items is None else source(items)
+        return F.normalize(vectors, dim=-1) if self.similarity == "cosine" else vectors
+
+    def scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Logits `[M, n]` of states `[M, D]` for candidates `[n, D]`."""
+        query = F.normalize(hidden, dim=-1) if self.similarity == "cosine" else hidden
+        return query @ candidates.T / self.temperature
+
+    def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of the target items."""
+        if self.kind == "full":
+            logits = self.scores(hidden, self.candidates())
+            return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+        chance = self.tables.counts.clamp_min(1e-9) ** self.negative_power
+        chance = chance / chance.sum()
+        drawn = torch.multinomial(chance, self.negatives, replacement=True)
+        log_q = chance.log()
+        query = F.normalize(hidden, dim=-1) if self.similarity == "cosine" else hidden
+        positive = (query * self.candidates(targets)).sum(-1, keepdim=True) / self.temperature
+        negative = self.scores(hidden, self.candidates(drawn))
+        negative = negative.float() - (log_q[drawn] + math.log(self.negatives))
+        negative = negative.masked_fill(drawn == targets.unsqueeze(1), -torch.inf)
+        logits = torch.cat([positive.float(), negative], dim=1)
+        return F.cross_entropy(logits, torch.zeros_like(targets))
+
+    def search(
+        self,
+        hidden: torch.Tensor,
+        *,
+        k: int,
+        trie: PrefixTrie | None = None,
+        exclude: torch.Tensor | None = None,
+        beam_width: int = 50,
+        exact: bool = False,
+    ) -> SearchResult:
+        """Exact top `k` over the catalogue."""
+        scores = self.scores(hidden, self.candidates()).float()
+        return dense_search(scores, k=k, tie_order=self.tables.tie_order, exclude=exclude)

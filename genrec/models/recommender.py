@@ -1,0 +1,230 @@
+"""A recommender: ItemEncoder x Backbone x Head, as a Hugging Face `PreTrainedModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from genrec.decoding import PrefixTrie, SearchResult
+from genrec.errors import ArtefactError, ConfigError
+from genrec.models.backbones import BACKBONES, Backbone
+from genrec.models.heads import HEADS, Head
+from genrec.models.item_encoders import ITEM_ENCODERS, ItemEncoder
+from genrec.models.meta import SequenceMeta
+from genrec.models.registry import build_part
+from genrec.models.tables import ItemTables
+
+META_KEYS = ("event_time", "query_time", "action")
+
+
+class RecommenderConfig(PretrainedConfig):
+    """Everything that shapes a recommender.
+
+    Args:
+        num_items: N.
+        codebook_sizes: codes per level of the SID vocabulary, empty without one.
+        vector_dim: width of the item vectors, 0 without any.
+        d_model: width of item vectors, hidden states and tables.
+        max_length: longest history in items.
+        item_encoder: `type` and keyword arguments of an item encoder.
+        backbone: `type` and keyword arguments of a backbone.
+        head: `type` and keyword arguments of a head.
+        input_norm: layer norm on the item vectors before the backbone.
+        input_dropout: dropout on the backbone's input.
+        vocabulary_fingerprint: of the SID vocabulary the model was trained with.
+        catalog_fingerprint: of the item ids, in order.
+    """
+
+    model_type = "genrec"
+
+    def __init__(
+        self,
+        num_items: int = 1,
+        codebook_sizes: Sequence[int] = (),
+        vector_dim: int = 0,
+        d_model: int = 64,
+        max_length: int = 50,
+        item_encoder: Mapping[str, Any] | None = None,
+        backbone: Mapping[str, Any] | None = None,
+        head: Mapping[str, Any] | None = None,
+        input_norm: bool = False,
+        input_dropout: float = 0.0,
+        vocabulary_fingerprint: str = "",
+        catalog_fingerprint: str = "",
+        **kwargs: Any,
+    ) -> None:
+        self.num_items = num_items
+        self.codebook_sizes = list(codebook_sizes)
+        self.vector_dim = vector_dim
+        self.d_model = d_model
+        self.max_length = max_length
+        self.item_encoder = dict(item_encoder or {"type": "id"})
+        self.backbone = dict(backbone or {"type": "transformer"})
+        self.head = dict(head or {"type": "dense"})
+        self.input_norm = input_norm
+        self.input_dropout = input_dropout
+        self.vocabulary_fingerprint = vocabulary_fingerprint
+        self.catalog_fingerprint = catalog_fingerprint
+        super().__init__(**kwargs)
+
+
+@dataclass
+class RecommenderOutput(ModelOutput):
+    """Output of a forward pass.
+
+    Attributes:
+        loss: scalar, mean over the labelled positions; None without labels.
+        hidden: float `[B, S, D]`.
+    """
+
+    loss: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
+
+
+class Recommender(PreTrainedModel):
+    """Predicts the next item of a history.
+
+    Save and load with `save_pretrained` and `from_pretrained`; the folder holds the item tables
+    too. `check_vocabulary` refuses a SID vocabulary that it was not trained with.
+
+    Args:
+        config: sizes and parts.
+        tables: values of the item tables (`codes`, `vectors`, `counts`), as for
+            `ItemTables.fill`; left out when a checkpoint is loaded.
+
+    Raises:
+        ConfigError: for parts that do not exist, misspelt keys, or parts that need codes or
+            vectors which the model was not given.
+    """
+
+    config_class = RecommenderConfig
+    base_model_prefix = ""
+    main_input_name = "items"
+
+    def __init__(
+        self, config: RecommenderConfig, *, tables: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(config)
+        self.tables = ItemTables(
+            num_items=config.num_items,
+            codebook_sizes=config.codebook_sizes,
+            vector_dim=config.vector_dim,
+        )
+        if tables:
+            self.tables.fill(**tables)
+        width = config.d_model
+        self.item_encoder: ItemEncoder = build_part(
+            "item encoder", ITEM_ENCODERS, config.item_encoder, tables=self.tables, d_model=width
+        )
+        self.input_norm = nn.LayerNorm(width) if config.input_norm else nn.Identity()
+        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.backbone: Backbone = build_part(
+            "backbone", BACKBONES, config.backbone, d_model=width, max_length=config.max_length
+        )
+        self.head: Head = build_part(
+            "head",
+            HEADS,
+            config.head,
+            tables=self.tables,
+            encoder=self.item_encoder,
+            d_model=width,
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Each part initialises itself; nothing is drawn again here."""
+
+    def forward(
+        self,
+        items: torch.Tensor,
+        mask: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        event_time: torch.Tensor | None = None,
+        query_time: torch.Tensor | None = None,
+        action: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> RecommenderOutput:
+        """Encode histories, and score the labelled positions.
+
+        Args:
+            items: int64 `[B, S]` item numbers, right padded with any valid number.
+            mask: bool `[B, S]`, True at real items.
+            labels: int64 `[B, S]`, the next item at each position, -100 where there is none.
+            event_time: int64 `[B, S]` seconds.
+            query_time: int64 `[B, S]` seconds, time of the next event.
+            action: int64 `[B, S]`.
+            return_dict: always a `RecommenderOutput`; accepted because trainers pass it.
+        """
+        meta = SequenceMeta.from_mask(
+            mask, event_time=event_time, query_time=query_time, action=action
+        )
+        hidden = self.backbone(self.input_dropout(self.input_norm(self.item_encoder(items))), meta)
+        loss = None
+        if labels is not None:
+            known = labels >= 0
+            loss = self.head.loss(hidden[known], labels[known])
+        return RecommenderOutput(loss=loss, hidden=hidden)
+
+    def encode_users(self, items: torch.Tensor, mask: torch.Tensor, **meta: Any) -> torch.Tensor:
+        """Hidden state `[B, D]` of the last real item of each history.
+
+        Raises:
+            ConfigError: for an empty history, naming its row.
+        """
+        length = mask.sum(1)
+        if bool((length == 0).any()):
+            row = int((length == 0).nonzero()[0])
+            raise ConfigError(
+                f"history {row} of the batch is empty; a recommender needs at least one item"
+            )
+        hidden = self(items=items, mask=mask, **meta).hidden
+        positions = torch.arange(mask.shape[1], device=mask.device)
+        last = (positions * mask).argmax(1)
+        return hidden[torch.arange(len(items), device=items.device), last]
+
+    @torch.inference_mode()
+    def search(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        *,
+        k: int,
+        trie: PrefixTrie | None = None,
+        exclude: torch.Tensor | None = None,
+        beam_width: int | None = None,
+        exact: bool = False,
+    ) -> SearchResult:
+        """The best `k` next items of each history, best first.
+
+        Args:
+            batch: `items` int64 `[B, S]`, `mask` bool `[B, S]`, and where the data has them
+                `event_time`, `query_time`, `action`; other keys are left alone.
+            k: number of items.
+            trie: the vocabulary's prefix trie, for heads that score codes.
+            exclude: int64 `[B, E]` items never returned, padded with -1.
+            beam_width: for heads that search by beams; `max(50, 2 k)` by default.
+            exact: widen the search until the result is proven exact.
+        """
+        meta = {key: batch[key] for key in META_KEYS if key in batch}
+        return self.head.search(
+            self.encode_users(batch["items"], batch["mask"], **meta),
+            k=k,
+            trie=trie,
+            exclude=exclude,
+            beam_width=beam_width or max(50, 2 * k),
+            exact=exact,
+        )
+
+    def check_vocabulary(self, fingerprint: str) -> None:
+        """Raise ArtefactError unless the model was trained with the vocabulary `fingerprint`."""
+        expected = self.config.vocabulary_fingerprint
+        if expected and fingerprint != expected:
+            raise ArtefactError(
+                f"the model was trained with the SID vocabulary {expected}, but this one is "
+                f"{fingerprint}; load the vocabulary of its run folder or train again"
+            )

@@ -1,0 +1,47 @@
+"""Building parts by name with checked keyword arguments."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from genrec.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def build_part(
+    what: str, parts: Mapping[str, type[T]], config: Mapping[str, Any], **given: Any
+) -> T:
+    """Construct `parts[config["type"]]` from the other keys of `config`.
+
+    Args:
+        what: the role, for messages (`backbone`, `head`, ...).
+        parts: name -> class.
+        config: `type` and keyword arguments of the class.
+        **given: arguments that the recommender supplies (sizes, tables); a class takes those
+            that its constructor names.
+
+    Raises:
+        ConfigError: for a missing or unknown type or a misspelt key, with the nearest right one.
+    """
+    options = dict(config)
+    name = options.pop("type", None)
+    if name not in parts:
+        raise ConfigError(f"{what}: unknown type {name!r}; expected one of {', '.join(parts)}")
+    accepted = inspect.signature(parts[name].__init__).parameters
+    for key in options:
+        if key not in accepted or key in given:
+            free = [a for a in accepted if a != "self" and a not in given]
+            near = difflib.get_close_matches(key, free, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"{what} {name!r}: unknown key {key!r}; {hint}it takes {', '.join(free) or 'none'}"
+            )
+    supplied = {key: value for key, value in given.items() if key in accepted}
+    try:
+        return parts[name](**supplied, **options)
+    except TypeError as error:
+        raise ConfigError(f"{what} {name!r}: {error}") from error

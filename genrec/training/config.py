@@ -1,0 +1,83 @@
+"""How a recommender is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genrec.errors import ConfigError
+
+SCHEDULES = ("constant", "linear", "cosine")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass
+class TrainingConfig:
+    """Schedule, optimiser and validation of one training run.
+
+    Attributes:
+        epochs: passes over the training sequences.
+        batch_size: sequences per step and device.
+        learning_rate: peak of the schedule (AdamW).
+        weight_decay: AdamW's.
+        adam_beta2: AdamW's second moment.
+        schedule: `constant`, `linear` or `cosine`, after the warm-up.
+        warmup: share of all steps, 0 to 1.
+        gradient_accumulation: batches per optimiser step.
+        max_grad_norm: gradient clipping; 0 switches it off.
+        precision: `fp32`, `bf16` or `fp16` (autocast).
+        average: decay per step of the running average of the weights that is validated and
+            saved; 0 uses the weights themselves.
+        eval_epochs: epochs between validations.
+        eval_users: validate on a seeded sample of so many users; 0 means all.
+        eval_masked: leave the history out of the ranking when validating.
+        beam_width: of the validation's decoding.
+        patience: stop after so many validations without a better NDCG@10; 0 never stops.
+        seed: of weights, order and dropout.
+        workers: processes that build batches; 0 builds them in the main process.
+        report_to: tracking integrations of `transformers.Trainer` (`none`, `tensorboard`, ...).
+        last_only: label only the last item of each sequence.
+    """
+
+    epochs: int = 30
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    adam_beta2: float = 0.999
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    gradient_accumulation: int = 1
+    max_grad_norm: float = 1.0
+    precision: str = "fp32"
+    average: float = 0.0
+    eval_epochs: int = 1
+    eval_users: int = 0
+    eval_masked: bool = False
+    beam_width: int = 20
+    patience: int = 0
+    seed: int = 0
+    workers: int = 0
+    report_to: str = "none"
+    last_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the first value that makes no sense."""
+        for name in ("epochs", "batch_size", "gradient_accumulation", "eval_epochs", "beam_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training: {name}={getattr(self, name)}; expected at least 1")
+        for name in ("weight_decay", "max_grad_norm", "eval_users", "patience", "workers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"training: {name}={getattr(self, name)}; expected 0 or more")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"training: learning_rate={self.learning_rate}; expected above 0")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"training: warmup={self.warmup}; expected a share from 0 to 1")
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"training: average={self.average}; expected from 0 to below 1")
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(
+                f"training: schedule={self.schedule!r}; expected one of {', '.join(SCHEDULES)}"
+            )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"training: precision={self.precision!r}; expected one of {', '.join(PRECISIONS)}"
+            )

@@ -1,0 +1,232 @@
+"""Training on `transformers.Trainer`, validated by real decoding."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import set_seed
+
+from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
+from genrec.errors import ConfigError
+from genrec.models import Recommender
+from genrec.training.average import AVERAGE_FILE, WeightAverage
+from genrec.training.config import TrainingConfig
+
+METRIC = "ndcg@10"
+MODEL_KIND = "model"
+CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+
+Validate = Callable[[Recommender], Mapping[str, float]]
+
+
+class RecommenderTrainer(Trainer):
+    """`transformers.Trainer` whose evaluation is a ranking of the catalogue.
+
+    Every validation that beats the best so far writes the model to `<output>/best`. A resumed run
+    repeats the same steps, so it finds or rewrites the same folder.
+
+    Args:
+        validate: model -> metrics with `ndcg@10`, from real decoding on the validation users.
+        average: running average of the weights, used for validation and for the best model.
+        **kwargs: of `transformers.Trainer`.
+    """
+
+    def __init__(
+        self, *, validate: Validate, average: WeightAverage | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.validate, self.average = validate, average
+        self.history: list[dict[str, float]] = []
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Rank the validation users with the (averaged) weights; keep the model if it is best."""
+        model: Recommender = self.accelerator.unwrap_model(self.model)
+        with self.average.swapped() if self.average else contextlib.nullcontext():
+            found = dict(self.validate(model))
+            if self.is_world_process_zero():
+                self._keep_if_best(model, found)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _keep_if_best(self, model: Recommender, found: Mapping[str, float]) -> None:
+        best = Path(self.args.output_dir) / "best"
+        known = read_json(best / "validation.json") if best.is_dir() else {}
+        if known and found[METRIC] <= known[METRIC]:
+            return
+        with atomic_folder(best, kind=MODEL_KIND) as folder:
+            model.save_pretrained(folder)
+            write_json(
+                folder / "validation.json",
+                {**found, "epoch": self.state.epoch, "step": self.state.global_step},
+            )
+
+
+class EpochLines(ProgressCallback):
+    """The step bar, with one short line per validation instead of raw dictionaries."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Print loss and validation metrics when a validation ends."""
+        if not (state.is_world_process_zero and self.training_bar is not None and logs):
+            return
+        if "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
+        if f"eval_{METRIC}" in logs:
+            shown = [
+                f"{name.removeprefix('eval_')} {value:.4f}"
+                for name, value in logs.items()
+                if name.startswith("eval_") and isinstance(value, float)
+            ]
+            self.training_bar.write(f"epoch {state.epoch:5.1f}  validation {'  '.join(shown)}")
+
+
+def train_model(
+    build: Callable[[], Recommender],
+    sequences: torch.utils.data.Dataset,
+    validate: Validate,
+    output: str | Path,
+    config: TrainingConfig,
+    *,
+    resume: bool = True,
+    progress: bool = True,
+) -> Recommender:
+    """Train a recommender and return the one with the best validation NDCG@10.
+
+    Args:
+        build: makes the untrained model; called after the seed is set.
+        sequences: training sequences whose `__getitems__` returns a whole batch.
+        validate: model -> validation metrics, at least `ndcg@10`.
+        output: folder of checkpoints, log and the best model (`best/`).
+        config: schedule and optimiser.
+        resume: go on from the last whole checkpoint in `output`, if there is one; the result is
+            that of an uninterrupted run.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: if there is nothing to train on, or the checkpoints belong to another
+            configuration.
+    """
+    size = len(sequences)  # type: ignore[arg-type]
+    if size == 0:
+        raise ConfigError("training: there are no training sequences; are all histories too short?")
+    output = Path(output)
+    checkpoints = output / "checkpoints"
+    checkpoint = _last_checkpoint(checkpoints, averaged=config.average > 0) if resume else None
+    if checkpoint is None and checkpoints.is_dir():
+        shutil.rmtree(checkpoints)
+    set_seed(config.seed)
+    model = build()
+    average = WeightAverage(model, decay=config.average) if config.average else None
+    if checkpoint is not None and average is not None:
+        average.load(checkpoint)
+    trainer = RecommenderTrainer(
+        model=model,
+        args=_arguments(config, checkpoints, size, progress=progress),
+        train_dataset=sequences,
+        data_collator=_as_it_is,
+        validate=validate,
+        average=average,
+        callbacks=[average] if average else [],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if progress:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(EpochLines())
+    if config.patience:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.patience))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.accelerator.wait_for_everyone()
+    write_json(output / "log.json", trainer.state.log_history)
+    best = check_folder(checkpoints / "best", kind=MODEL_KIND)
+    return Recommender.from_pretrained(best)
+
+
+def _arguments(
+    config: TrainingConfig, checkpoints: Path, size: int, *, progress: bool
+) -> TrainingArguments:
+    world = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
+    batches = math.ceil(size / (config.batch_size * world))
+    steps = math.ceil(batches / config.gradient_accumulation)
+    total = steps * config.epochs
+    every = steps * config.eval_epochs
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        lr_scheduler_type=config.schedule
+        if config.schedule != "constant"
+        else ("constant_with_warmup" if config.warmup else "constant"),
+        warmup_steps=round(config.warmup * total),
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.precision == "bf16",
+        fp16=config.precision == "fp16",
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=1,
+        logging_strategy="steps",
+        logging_steps=every,
+        metric_for_best_model=METRIC,
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,
+        seed=config.seed,
+        data_seed=config.seed,
+        dataloader_num_workers=config.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=config.report_to.split(","),
+        disable_tqdm=not progress,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _last_checkpoint(checkpoints: Path, *, averaged: bool) -> Path | None:
+    """The newest checkpoint that was written to its end; unfinished ones are removed."""
+    needed = (*CHECKPOINT_FILES, AVERAGE_FILE) if averaged else CHECKPOINT_FILES
+    found = {
+        int(folder.name.rpartition("-")[2]): folder
+        for folder in checkpoints.glob("checkpoint-*")
+        if folder.name.rpartition("-")[2].isdigit()
+    }
+    for _, folder in sorted(found.items(), reverse=True):
+        if all((folder / name).is_file() for name in needed) and _readable(folder):
+            return folder
+        shutil.rmtree(folder)
+    return None
+
+
+def _readable(folder: Path) -> bool:
+    try:
+        json.loads((folder / "trainer_state.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return False
+    return True
+
+
+__all__ = ["METRIC", "MODEL_KIND", "RecommenderTrainer", "train_model"]
