@@ -1,0 +1,234 @@
+"""From the rows of an interactions table to flat histories: numbering, time order, checks.
+
+Needs about 60 bytes an event at its peak (two sort orders and the columns), nothing per user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from genrec.data.catalog import Catalog
+from genrec.data.columns import (
+    MICROSECONDS,
+    action_codes,
+    find_ids,
+    id_column,
+    like_ids,
+    parse_timestamps,
+    require_columns,
+)
+from genrec.data.histories import Histories
+from genrec.errors import DataError
+
+
+@dataclass(frozen=True)
+class Events:
+    """Histories and where they came from.
+
+    Attributes:
+        histories: the events in time order.
+        rows: int64 [T], the row of the interactions table behind each event.
+        counts: what was dropped, filled or missing (for `dataset.json`).
+    """
+
+    histories: Histories
+    rows: np.ndarray
+    counts: dict[str, int]
+
+
+def read_events(
+    interactions: pa.Table,
+    catalog: Catalog,
+    *,
+    name: str = "interactions",
+    drop_unknown: bool = False,
+    timestamp_unit: str = "auto",
+) -> Events:
+    """Number users and items and put each user's events in time order.
+
+    Users are numbered by first appearance. Events are sorted by time; ties, and events whose
+    timestamp is missing, follow the `position` column if there is one, and the order of the rows
+    otherwise. A missing timestamp takes the value of the event before it (of the one after it at
+    the start of a history). A user without any gets one day per event, ending the day before the
+    earliest time of the table: their order is known, so no day of theirs may look like a tie.
+
+    Args:
+        interactions: `user_id`, `item_id`, `timestamp` or `position` or both, optional `action`.
+        catalog: the items.
+        name: what error messages call the table.
+        drop_unknown: leave out events whose item is not in the catalog instead of raising.
+        timestamp_unit: `auto`, `s`, `ms`, `us` or `ns`, for numeric timestamps.
+
+    Raises:
+        DataError: at a missing column, an empty table, null ids, unknown items, timestamps that do
+            not parse; names table, column and row.
+    """
+    require_columns(interactions, ["user_id", "item_id"], name)
+    columns = interactions.column_names
+    if "timestamp" not in columns and "position" not in columns:
+        raise DataError(
+            f"{name}: column 'timestamp' is missing; it has {columns}: name the column with the "
+            "time of an event, or add 'position' (0, 1, 2 ... within a user, oldest first)"
+        )
+    items = _item_numbers(interactions, catalog, name, drop_unknown)
+    kept = np.flatnonzero(items >= 0)
+    dropped = len(items) - len(kept)
+    if len(kept) == 0:
+        raise DataError(
+            f"{name}: no event has an item of the catalog; do both tables use the same item ids?"
+        )
+    user_ids = id_column(interactions, "user_id", name)
+    micros, missing = None, np.zeros(len(items), dtype=bool)
+    if "timestamp" in columns:
+        column = interactions.column("timestamp")
+        micros, missing = parse_timestamps(column, name, "timestamp", timestamp_unit)
+    actions: np.ndarray | None = None
+    action_names: list[Any] = []
+    if "action" in columns:
+        actions, action_names = action_codes(interactions.column("action"), name)
+    position = _positions(interactions, name) if "position" in columns else None
+    if dropped:
+        pick = pa.array(kept)
+        items, user_ids, missing = items[kept], user_ids.take(pick), missing[kept]
+        micros, actions, position = (
+            None if a is None else a[kept] for a in (micros, actions, position)
+        )
+    if micros is not None and missing.all():
+        if position is None:
+            raise DataError(
+                f"{name}: column 'timestamp' is empty in every row; fill it or add 'position' "
+                "(0, 1, 2 ... within a user, oldest first)"
+            )
+        micros = None
+
+    encoded = user_ids.dictionary_encode()
+    users = encoded.indices.to_numpy()
+    offsets = np.zeros(len(encoded.dictionary) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(users, minlength=len(encoded.dictionary)), out=offsets[1:])
+    order = _order(users, position)
+    silent = 0
+    if micros is not None:
+        if order is not None:
+            micros, missing = micros[order], missing[order]
+        silent = _fill(micros, missing, offsets)
+        later = _order(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), micros)
+        if later is not None:
+            micros = micros[later]
+            order = later if order is None else order[later]
+    rows = kept if order is None else kept[order]
+    histories = Histories(
+        offsets,
+        items if order is None else items[order],
+        None if micros is None else micros // MICROSECONDS,
+        actions if actions is None or order is None else actions[order],
+        encoded.dictionary,
+        action_names,
+    )
+    return Events(
+        histories,
+        rows,
+        {
+            "events_of_unknown_items_dropped": dropped,
+            "events_without_timestamp": int(missing.sum()) if micros is not None else len(rows),
+            "users_without_timestamp": silent if micros is not None else len(histories),
+        },
+    )
+
+
+def _item_numbers(
+    interactions: pa.Table, catalog: Catalog, name: str, drop_unknown: bool
+) -> np.ndarray:
+    asked, known = like_ids(id_column(interactions, "item_id", name), catalog.item_ids)
+    numbers = find_ids(known, asked).astype(np.int32)
+    unknown = numbers < 0
+    if unknown.any() and not drop_unknown:
+        row = int(np.argmax(unknown))
+        raise DataError(
+            f"{name}: column 'item_id' row {row + 1} is {asked[row].as_py()!r}, which is not among "
+            f"the {len(catalog):,} items ({int(unknown.sum()):,} such rows); add the items or set "
+            "drop_unknown"
+        )
+    return numbers
+
+
+def _positions(interactions: pa.Table, name: str) -> np.ndarray:
+    column = interactions.column("position")
+    numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    if not numeric or column.null_count:
+        row = 0 if not numeric else int(np.argmax(np.asarray(column.is_null())))
+        raise DataError(
+            f"{name}: column 'position' row {row + 1} is {column[row].as_py()!r}; "
+            "expected a number in every row"
+        )
+    return np.asarray(column.to_numpy())
+
+
+def _order(users: np.ndarray, key: np.ndarray | None) -> np.ndarray | None:
+    """Stable order by (user, key); None where the rows already stand in it."""
+    same = users[1:] == users[:-1]
+    sorted_users = bool((users[1:] >= users[:-1]).all())
+    if key is None:
+        return None if sorted_users else np.argsort(users, kind="stable")
+    if sorted_users and not (same & (key[1:] < key[:-1])).any():
+        return None
+    return np.lexsort((key, users))
+
+
+def _fill(micros: np.ndarray, missing: np.ndarray, offsets: np.ndarray) -> int:
+    """Give missing times the value of their neighbour in place; number of users without any."""
+    if not missing.any():
+        return 0
+    lengths = np.diff(offsets)
+    events = np.arange(len(micros))
+    start, end = np.repeat(offsets[:-1], lengths), np.repeat(offsets[1:], lengths)
+    before = np.maximum.accumulate(np.where(missing, -1, events))
+    after = np.minimum.accumulate(np.where(missing, len(micros), events)[::-1])[::-1]
+    source = np.where(before >= start, before, after)
+    found = (source >= start) & (source < end)
+    made_up = micros[~missing].min() - (end - events) * (86_400 * MICROSECONDS)
+    micros[:] = np.where(found, micros[np.minimum(source, len(micros) - 1)], made_up)
+    return int((~found)[offsets[:-1]].sum())
+
+
+def describe(histories: Histories, catalog: Catalog) -> dict[str, Any]:
+    """Counts of a dataset for `dataset.json`."""
+    result: dict[str, Any] = {
+        "users": len(histories),
+        "items": len(catalog),
+        "events": histories.num_events,
+    }
+    if histories.timestamps is not None:
+        days = histories.timestamps // 86_400
+        last = histories.offsets[1:] - 1
+        two = histories.lengths >= 2
+        result["users_whose_last_two_share_a_day"] = int(
+            (days[last[two]] == days[last[two] - 1]).sum()
+        )
+    return result
+
+
+def interactions_in_order(interactions: pa.Table, events: Events) -> pa.Table:
+    """The rows of the kept events in their order, ids and seconds as they are stored."""
+    rows = events.rows
+    if len(rows) != interactions.num_rows or (rows != np.arange(len(rows))).any():
+        interactions = interactions.take(pa.array(rows))
+    if "timestamp" in interactions.column_names:
+        column = interactions.column("timestamp")
+        missing = np.asarray(column.is_null())
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            length = pc.binary_length(pc.utf8_trim_whitespace(column))
+            missing = missing | np.asarray(pc.fill_null(pc.equal(length, 0), True))
+        elif pa.types.is_floating(column.type):
+            missing = missing | np.asarray(pc.fill_null(pc.is_nan(column), True))
+        seconds = events.histories.timestamps
+        if seconds is None:
+            seconds, missing = np.zeros(len(rows), dtype=np.int64), np.ones(len(rows), dtype=bool)
+        place = interactions.column_names.index("timestamp")
+        stored = pa.array(seconds, pa.int64(), mask=missing)
+        interactions = interactions.set_column(place, "timestamp", stored)
+    return interactions
