@@ -1,0 +1,35 @@
+"""Peak memory of the process and of the accelerator."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+try:
+    import resource
+except ImportError:  # not on Windows, where the process's peak is left out
+    resource = None  # type: ignore[assignment]
+
+
+def reset_peak_memory() -> None:
+    """Forget the accelerator's peak so far; the process's peak cannot be reset."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, float]:
+    """Peaks in MiB.
+
+    Returns:
+        `peak_memory_mb`: resident memory of the process since it started, where the system tells;
+        `peak_device_memory_mb`: memory of CUDA tensors since `reset_peak_memory`, with CUDA only.
+    """
+    peaks = {}
+    if resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        peaks["peak_memory_mb"] = round(peak / 2**20, 1)
+    if torch.cuda.is_available():
+        peaks["peak_device_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return peaks
