@@ -1,0 +1,171 @@
+"""Nearest codes, the same on every machine, thread count and batch size.
+
+Scores come from float32 matrix products, whose last bits depend on block shape and threads. Rows
+whose runner-up lies within the rounding error are therefore decided again in float64, pair by pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_EPS = float(torch.finfo(torch.float32).eps)
+_WIDE = torch.float64
+_SCORES = 2**22  # scores of one block: small enough to stay in the processor's cache
+_TABLE = 2**24  # cross table entries above which residuals are written out instead
+_PAIRS = 2**21  # float64 numbers of one block of the second look
+
+
+def resolve(
+    scores: Tensor,
+    tolerance: Tensor,
+    exact: Callable[[Tensor, Tensor], Tensor],
+    slack: Tensor | None = None,
+) -> Tensor:
+    """Index of the best score of each row; near ties are decided by exact distances.
+
+    Args:
+        scores: float32 [n, K], larger is nearer; overwritten.
+        tolerance: [n], largest rounding error of the difference of two scores of a row.
+        exact: (rows [m], codes [m]) -> float64 squared distances [m].
+        slack: float64 [n], exact distances this close count as equal; none by default.
+
+    Returns:
+        int64 [n]; of several codes at an equal exact distance, the smallest.
+    """
+    best, codes = scores.max(dim=1)
+    scores.scatter_(1, codes[:, None], float("-inf"))
+    floor = best - tolerance
+    rows = (scores.amax(dim=1) >= floor).nonzero()[:, 0]
+    if len(rows) == 0:
+        return codes
+    near = scores[rows] >= floor[rows, None]
+    near.scatter_(1, codes[rows, None], True)
+    row, candidate = near.nonzero(as_tuple=True)
+    distance = exact(rows[row], candidate)
+    least = distance.new_full((len(rows),), float("inf"))
+    least.scatter_reduce_(0, row, distance, "amin")
+    if slack is not None:
+        least += slack[rows]
+    candidate = torch.where(distance <= least[row], candidate, scores.shape[1])
+    chosen = codes.new_full((len(rows),), scores.shape[1]).scatter_reduce_(
+        0, row, candidate, "amin"
+    )
+    codes[rows] = chosen
+    return codes
+
+
+def pair_distances(
+    left: Callable[[Tensor], Tensor], rows: Tensor, codebook: Tensor, codes: Tensor
+) -> Tensor:
+    """Float64 squared distances of (row, code) pairs, `left(rows)` giving float64 vectors."""
+    out = torch.empty(len(rows), dtype=torch.float64, device=codebook.device)
+    size = max(1, _PAIRS // codebook.shape[1])
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        gap = left(rows[part]) - codebook[codes[part]].double()
+        out[part] = gap.square_().sum(dim=1)
+    return out
+
+
+def score_bias(codebook: Tensor) -> Tensor:
+    """-|c|^2 / 2 of each code, -inf for a code that repeats an earlier one: it is never chosen."""
+    bias = codebook.square().sum(dim=1).mul_(-0.5)
+    _, group = torch.unique(codebook, dim=0, return_inverse=True)
+    index = torch.arange(len(codebook), device=codebook.device)
+    first = torch.full_like(index, len(codebook)).scatter_reduce_(0, group, index, "amin")
+    return bias.masked_fill_(first[group] != index, float("-inf"))
+
+
+class ResidualSearch:
+    """Greedy residual codes: each level takes the code nearest to what the levels before left.
+
+    x . [C_1; ...; C_L] is computed once; the score of code c on level l is then
+    x.c - |c|^2 / 2 - sum over p < l of c_p.c, the last from tables [K_p, K_l], so residuals are
+    never written. Where the tables would be large, residuals are written instead.
+
+    Args:
+        codebooks: float32 [K_l, d] per level, on one device.
+        center: subtract the mean of the first codebook first (less cancellation when the vectors
+            lie far from the origin).
+    """
+
+    def __init__(self, codebooks: Sequence[Tensor], *, center: bool = True) -> None:
+        self.codebooks = list(codebooks)
+        first = self.codebooks[0]
+        self.center = first.double().mean(dim=0).float() if center else None
+        shifted = [first if self.center is None else first - self.center, *self.codebooks[1:]]
+        self.bias = [score_bias(codebook) for codebook in shifted]
+        self.reach = [float(codebook.norm(dim=1).max()) for codebook in shifted]
+        self.shifted = shifted
+        sizes = [len(codebook) for codebook in shifted]
+        self.starts = [sum(sizes[:level]) for level in range(len(sizes) + 1)]
+        self.stacked: Tensor | None = None
+        self.tables: list[list[Tensor]] = []
+        crossed = sum(a * b for level, b in enumerate(sizes) for a in sizes[:level])
+        if crossed <= _TABLE:
+            self.stacked = torch.cat(shifted)
+            self.tables = [
+                [shifted[p] @ shifted[level].T for p in range(level)] for level in range(len(sizes))
+            ]
+        widest = self.starts[-1] if self.stacked is not None else max(sizes)
+        self.rows = max(64, min(65_536, _SCORES // widest))
+
+    def codes(self, x: Tensor, norms: Tensor | None = None) -> Tensor:
+        """Codes int64 [n, L] of vectors [n, d].
+
+        Args:
+            x: the vectors, on the codebooks' device. Float64 vectors are taken as computed, with
+                last bits that may differ from run to run: distances that close are then ties.
+            norms: [n] lengths of the (centred) vectors, where the caller has them.
+        """
+        out = torch.empty(len(x), len(self.codebooks), dtype=torch.int64, device=x.device)
+        for start in range(0, len(x), self.rows):
+            part = slice(start, start + self.rows)
+            self._block(x[part], None if norms is None else norms[part], out[part])
+        return out
+
+    def _block(self, x: Tensor, norms: Tensor | None, out: Tensor) -> None:
+        shifted = x.float() if self.center is None else x.float() - self.center
+        length = shifted.norm(dim=1) if norms is None else norms
+        dots = shifted @ self.stacked.T if self.stacked is not None else None
+        before = 0.0
+        for level, codebook in enumerate(self.shifted):
+            if dots is not None:
+                scores = dots[:, self.starts[level] : self.starts[level + 1]]
+                scores += self.bias[level]
+                for earlier, table in enumerate(self.tables[level]):
+                    scores -= table[out[:, earlier]]
+            else:
+                scores = (shifted @ codebook.T).add_(self.bias[level])
+            reach = self.reach[level]
+            error = (x.shape[1] + 2 * level + 4) * _EPS
+            tolerance = (length + (before + reach)).mul_(error * reach)
+            before += reach
+            slack = (length + before).double().square_() * 1e-11 if x.dtype == _WIDE else None
+            out[:, level] = resolve(scores, tolerance, self._exact(x, out, level), slack)
+            if dots is None:
+                shifted = shifted - codebook[out[:, level]]
+
+    def _exact(self, x: Tensor, out: Tensor, level: int) -> Callable[[Tensor, Tensor], Tensor]:
+        def left(rows: Tensor) -> Tensor:
+            rest = x[rows].double()
+            for earlier in range(level):
+                rest -= self.codebooks[earlier][out[rows, earlier]].double()
+            return rest
+
+        return lambda rows, codes: pair_distances(left, rows, self.codebooks[level], codes)
+
+
+def residual_distances(x: Tensor, prefix: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
+    """Squared distances [n, K_l] of what `prefix` [n, l] leaves of x to every code of level l."""
+    rest = x.double()
+    for level in range(prefix.shape[1]):
+        rest = rest - codebooks[level][prefix[:, level]].double()
+    codebook = codebooks[prefix.shape[1]].double()
+    center = codebook.mean(dim=0)
+    rest, codebook = rest - center, codebook - center
+    squares = rest.square().sum(dim=1, keepdim=True) + codebook.square().sum(dim=1)
+    return squares.sub_(2 * (rest @ codebook.T)).clamp_(min=0).float()

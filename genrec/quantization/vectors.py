@@ -1,0 +1,107 @@
+"""Input vectors as the quantizers read them: block by block, float32, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec.errors import DataError
+
+# Squares and sums over a few thousand columns stay below the largest float32.
+LARGEST = 1e15
+
+
+class Vectors:
+    """A matrix of item vectors [n, d], numpy (memory-mapped too) or torch, read as float32 blocks.
+
+    Args:
+        source: numpy array or torch tensor [n, d] of floats or integers.
+        width: number of columns it must have, `None` for any.
+        name: what errors call it.
+
+    Raises:
+        DataError: if it is not a matrix of numbers, or has another width.
+    """
+
+    def __init__(self, source: Any, *, width: int | None = None, name: str = "vectors") -> None:
+        if isinstance(source, Tensor):
+            source = source.detach()
+            numeric = source.dtype.is_floating_point or source.dtype in _INTEGERS
+        else:
+            source = np.asarray(source)
+            numeric = source.dtype.kind in "fiu"
+        if not numeric:
+            raise DataError(f"{name}: have dtype {source.dtype}; expected floats, e.g. float32")
+        if source.ndim != 2:
+            raise DataError(f"{name}: have shape {tuple(source.shape)}; expected [items, features]")
+        if source.shape[1] == 0:
+            raise DataError(f"{name}: have no columns; expected at least one feature")
+        if width is not None and source.shape[1] != width:
+            raise DataError(
+                f"{name}: have {source.shape[1]} columns; this quantizer was fitted on {width}; "
+                "use vectors of the same embedder, or fit again"
+            )
+        self.source = source
+        self.name = name
+        self.shape: tuple[int, int] = (int(source.shape[0]), int(source.shape[1]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """Rows `start:stop` as a checked float32 tensor on the CPU.
+
+        Raises:
+            DataError: naming the row and column of the first value that is not usable.
+        """
+        return self._checked(self._read(slice(start, stop)), lambda row: start + row)
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """All rows in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.block(start, min(start + size, len(self)))
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        """Some rows as a new checked float32 tensor that the caller may overwrite."""
+        return self._checked(self._read(rows), lambda row: int(rows[row])).clone()
+
+    def sample(self, count: int, rng: np.random.Generator) -> Tensor:
+        """At most `count` rows drawn without replacement, in their order in the matrix."""
+        if count >= len(self):
+            return self.block(0, len(self)).clone()
+        return self.take(np.sort(rng.choice(len(self), size=count, replace=False)))
+
+    def check(self) -> None:
+        """Read every row once; see `block` for the error."""
+        for _ in self.blocks(65_536):
+            pass
+
+    def _read(self, rows: slice | np.ndarray) -> Tensor:
+        if isinstance(self.source, Tensor):
+            index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
+            return self.source[index].to("cpu", torch.float32)
+        with np.errstate(over="ignore"):
+            block = np.ascontiguousarray(self.source[rows], dtype=np.float32)
+        if not block.flags.writeable:
+            block = block.copy()
+        return torch.from_numpy(block)
+
+    def _checked(self, block: Tensor, number: Any) -> Tensor:
+        if block.numel() == 0:
+            return block
+        low, high = torch.aminmax(block)
+        if bool(low >= -LARGEST) and bool(high <= LARGEST):
+            return block
+        row, column = (~(block.abs() <= LARGEST)).nonzero()[0].tolist()
+        value = float(block[row, column])
+        raise DataError(
+            f"{self.name}: row {number(row)}, column {column} is {value:g}; expected finite "
+            f"numbers up to {LARGEST:g}; repair or leave out that item"
+        )
+
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
