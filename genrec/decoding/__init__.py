@@ -1,0 +1,19 @@
+"""Constrained decoding: the prefix trie, and searches over it that can prove themselves."""
+
+from __future__ import annotations
+
+from genrec.decoding.beam import StepDecoder, beam_search
+from genrec.decoding.dense import dense_search
+from genrec.decoding.parallel import exact_parallel_search
+from genrec.decoding.result import SearchResult
+from genrec.decoding.trie import PrefixTrie, default_tie_order
+
+__all__ = [
+    "PrefixTrie",
+    "SearchResult",
+    "StepDecoder",
+    "beam_search",
+    "default_tie_order",
+    "dense_search",
+    "exact_parallel_search",
+]

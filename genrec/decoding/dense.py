@@ -1,0 +1,101 @@
+"""Exact top-k over item scores, for heads that score items instead of codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec.decoding.exclusions import checked_exclude
+from genrec.decoding.ranking import DEAD, key_scores, rank_keys, top_keys
+from genrec.decoding.result import SearchResult
+from genrec.errors import ConfigError, GenrecError
+
+
+def dense_search(
+    scores: Tensor | Callable[[int, int], Tensor],
+    *,
+    k: int,
+    tie_order: Tensor | np.ndarray,
+    exclude: Tensor | None = None,
+    block: int = 8192,
+) -> SearchResult:
+    """The exact ``k`` best items of every user; the leaves of the result are item numbers.
+
+    Args:
+        scores: ``[B, N]``, or a function that returns the scores ``[B, stop - start]`` of the
+            items ``start .. stop - 1``, so that no ``[B, N]`` matrix need exist.
+        k: items wanted per user.
+        tie_order: int64 ``[N]`` permutation; of items with equal scores the smaller rank wins.
+        exclude: int64 ``[B, E]`` items never returned, padded with -1.
+        block: items looked at at once.
+
+    Raises:
+        ConfigError: for a ``k`` or ``block`` below 1, malformed exclusions, or scores of another
+            shape than the tie order.
+        GenrecError: for NaN scores.
+    """
+    ties = torch.as_tensor(tie_order).to(torch.int64)
+    if k < 1 or block < 1 or ties.ndim != 1 or len(ties) == 0:
+        raise ConfigError(
+            f"k={k}, block={block}, tie_order of shape {tuple(ties.shape)}: expected k and block "
+            "of at least 1 and one rank per item"
+        )
+    num_items = len(ties)
+    if isinstance(scores, Tensor) and (scores.ndim != 2 or scores.shape[1] != num_items):
+        raise ConfigError(f"scores of shape {tuple(scores.shape)}: expected [B, {num_items}]")
+    m = min(k, num_items)
+    best = torch.empty(0)
+    banned: Tensor | None = None
+    for start in range(0, num_items, block):
+        stop = min(start + block, num_items)
+        part = scores[:, start:stop] if isinstance(scores, Tensor) else scores(start, stop)
+        if part.ndim != 2 or part.shape[1] != stop - start:
+            raise ConfigError(
+                f"scores of shape {tuple(part.shape)} for items {start} to {stop - 1}: "
+                f"expected [B, {stop - start}]"
+            )
+        part = part.to(torch.float32)
+        if start == 0:
+            batch, ties = part.shape[0], ties.to(part.device)
+            best = torch.full((batch, m), DEAD, dtype=torch.int64, device=part.device)
+            if exclude is not None and exclude.numel():
+                banned = checked_exclude(exclude, batch, num_items).to(part.device)
+        if bool(part.isnan().any()):
+            row = int(part.isnan().any(dim=1).nonzero()[0])
+            raise GenrecError(f"the scores hold NaN for row {row} of the batch")
+        keys = rank_keys(part, ties[start:stop])
+        if banned is not None:
+            _kill(keys, banned - start)
+        best = torch.cat([best, top_keys(keys, min(m, keys.shape[1]))[0]], dim=1)
+        best = torch.topk(best, m, dim=1).values
+    return _result(best, torch.argsort(ties), k)
+
+
+def _kill(keys: Tensor, columns: Tensor) -> None:
+    """Mark ``keys[b, columns[b, e]]`` as dead, in place, for all columns inside ``keys``."""
+    inside = (columns >= 0) & (columns < keys.shape[1])
+    kill = torch.full_like(columns, torch.iinfo(torch.int64).max).masked_fill_(inside, DEAD)
+    keys.scatter_reduce_(1, columns.masked_fill(~inside, 0), kill, "amin")
+
+
+def _result(best: Tensor, by_tie: Tensor, k: int) -> SearchResult:
+    """Read items and scores back from the rank keys ``[B, m]``; ``by_tie`` maps ranks to items."""
+    batch, m = best.shape
+    alive = best != DEAD
+    ranks = (0xFFFFFFFF - (best & 0xFFFFFFFF)).masked_fill(~alive, 0)
+    leaves = by_tie[ranks].masked_fill(~alive, -1)
+    scores = key_scores(best)
+    return SearchResult(
+        items=torch.nn.functional.pad(leaves, (0, k - m), value=-1),
+        scores=torch.nn.functional.pad(scores, (0, k - m), value=-torch.inf),
+        leaves=leaves,
+        leaf_scores=scores,
+        leaf_sizes=alive.to(torch.int64),
+        certified=torch.ones(batch, dtype=torch.bool, device=best.device),
+        best_dropped=torch.full((batch,), -torch.inf, device=best.device),
+        leaked=torch.zeros(batch, device=best.device),
+        evaluations=torch.full((batch,), len(by_tie), device=best.device),
+    )

@@ -1,0 +1,135 @@
+"""Exact top-k for heads that predict all codes at once: an item's score is a sum of look-ups.
+
+Every leaf of the trie is scored, block by block, and a running top-k is kept, so memory follows the
+block and not the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from genrec.decoding.beam import items_of_leaves
+from genrec.decoding.exclusions import Exclusions
+from genrec.decoding.ranking import DEAD, key_scores, rank_keys, top_keys
+from genrec.decoding.result import SearchResult
+from genrec.decoding.trie import PrefixTrie
+from genrec.errors import ConfigError, GenrecError
+
+_GROUP = 32  # leaves whose best score stands for them in the first pass
+_BELOW = torch.finfo(torch.float32).min  # -inf of an allowed leaf; -inf itself means excluded
+
+
+def exact_parallel_search(
+    log_probs: Sequence[Tensor],
+    trie: PrefixTrie,
+    *,
+    k: int,
+    exclude: Tensor | None = None,
+    block: int = 4096,
+) -> SearchResult:
+    """The exact ``k`` best items of every user; ranked as `beam_search` ranks them.
+
+    Args:
+        log_probs: per level ``[B, K_l]``; any real scores, -inf allowed (such items come last).
+        trie: the valid tuples, on the same device.
+        k: items wanted per user.
+        exclude: int64 ``[B, E]`` items never returned, padded with -1.
+        block: leaves scored at once; memory is ``block * B`` floats.
+
+    Raises:
+        ConfigError: for a ``k`` or ``block`` below 1, malformed exclusions, or ``log_probs`` that
+            do not fit the trie.
+        GenrecError: for NaN or +inf in ``log_probs``.
+    """
+    table = _joined_table(log_probs, trie)
+    if k < 1 or block < 1:
+        raise ConfigError(f"k={k}, block={block}: expected at least 1")
+    batch = table.shape[1]
+    excluded = Exclusions.from_items(trie, exclude, batch)
+    ranked_leaves, bags = trie.leaf_bags()
+    dead = None
+    if not excluded.empty:
+        nodes = excluded.dead_nodes(trie.num_levels)
+        dead = trie.leaf_tie[nodes.clamp_min(0)].masked_fill(nodes < 0, -1).to(torch.int64)
+    m = min(k, trie.num_leaves)
+    best = torch.full((batch, m), DEAD, dtype=torch.int64, device=trie.device)
+    mass = torch.zeros(batch, device=trie.device)
+    for start in range(0, trie.num_leaves, block):
+        scores = F.embedding_bag(bags[start : start + block], table, mode="sum")
+        mass += scores.exp().sum(dim=0)
+        scores.clamp_min_(_BELOW)
+        if dead is not None:
+            _mask(scores, dead - start)
+        best = torch.cat([best, _top_of_block(scores, m, start)], dim=1)
+        best = torch.topk(best, m, dim=1).values
+    alive = best != DEAD
+    ranks = (0xFFFFFFFF - (best & 0xFFFFFFFF)).masked_fill(~alive, 0)
+    leaves = ranked_leaves[ranks].masked_fill(~alive, -1)
+    found = key_scores(best)
+    found = found.masked_fill(found == _BELOW, -torch.inf)
+    sizes = excluded.allowed_sizes(leaves)
+    items, item_scores = items_of_leaves(excluded, leaves, found, sizes, k)
+    return SearchResult(
+        items=items,
+        scores=item_scores,
+        leaves=leaves,
+        leaf_scores=found,
+        leaf_sizes=sizes,
+        certified=torch.ones(batch, dtype=torch.bool, device=trie.device),
+        best_dropped=torch.full((batch,), -torch.inf, device=trie.device),
+        leaked=(1.0 - mass).clamp_min(0.0),
+        evaluations=torch.full((batch,), trie.num_leaves, device=trie.device),
+    )
+
+
+def _joined_table(log_probs: Sequence[Tensor], trie: PrefixTrie) -> Tensor:
+    """All levels as float32 ``[K_0 + .. + K_{L-1}, B]``: the rows that leaves add up."""
+    shapes = [tuple(level.shape) for level in log_probs]
+    batch = shapes[0][0] if shapes and len(shapes[0]) == 2 else -1
+    if shapes != [(batch, size) for size in trie.codebook_sizes]:
+        raise ConfigError(
+            f"log_probs of shapes {shapes}: expected [B, K] per level with "
+            f"K = {trie.codebook_sizes}; was the model trained with another SID vocabulary?"
+        )
+    joined = torch.cat([level.to(torch.float32) for level in log_probs], dim=1)
+    bad = joined.isnan() | (joined == torch.inf)
+    if bool(bad.any()):
+        raise GenrecError(
+            f"log_probs hold NaN or +inf for row {int(bad.any(dim=1).nonzero()[0])} of the batch"
+        )
+    return joined.T.contiguous()
+
+
+def _mask(scores: Tensor, rows: Tensor) -> None:
+    """Set ``scores[rows[b, e], b]`` to -inf, in place, for all rows inside ``scores``."""
+    inside = (rows >= 0) & (rows < scores.shape[0])
+    lowest = torch.full(rows.shape, torch.inf, device=rows.device).masked_fill_(inside, -torch.inf)
+    scores.scatter_reduce_(0, rows.masked_fill(~inside, 0).T, lowest.T, "amin")
+
+
+def _top_of_block(scores: Tensor, k: int, start: int) -> Tensor:
+    """Rank keys ``[B, k']`` of the best leaves of a block, ``k' = min(k, n)``.
+
+    The rows of ``scores`` ``[n, B]`` are leaves in tie order, so groups of neighbours are in tie
+    order too: the k best leaves lie in the k best groups by (best score, group number). Only those
+    are looked at again.
+    """
+    n, batch = scores.shape
+    groups = n // _GROUP
+    position = torch.arange(n, device=scores.device)
+    if groups < 2 * k:
+        values, columns = scores.T, position.expand(batch, n)
+    else:
+        even = scores[: groups * _GROUP].unflatten(0, (groups, _GROUP))
+        keys = rank_keys(even.amax(dim=1).T, position[:groups])
+        chosen = top_keys(keys, k)[1]
+        columns = (chosen[:, :, None] * _GROUP + position[:_GROUP]).flatten(1)
+        rest = position[groups * _GROUP :].expand(batch, -1)
+        columns = torch.cat([columns, rest], dim=1)
+        values = scores.gather(0, columns.T).T
+    keys = rank_keys(values.contiguous(), columns + start).masked_fill_(values == -torch.inf, DEAD)
+    return torch.topk(keys, min(k, keys.shape[1]), dim=1).values
