@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from genrec.data.catalog import Catalog
 from genrec.data.columns import (
@@ -33,11 +32,13 @@ class Events:
     Attributes:
         histories: the events in time order.
         rows: int64 [T], the row of the interactions table behind each event.
+        missing: bool [T], True where the table has no timestamp.
         counts: what was dropped, filled or missing (for `dataset.json`).
     """
 
     histories: Histories
     rows: np.ndarray
+    missing: np.ndarray
     counts: dict[str, int]
 
 
@@ -105,6 +106,8 @@ def read_events(
                 "(0, 1, 2 ... within a user, oldest first)"
             )
         micros = None
+    if micros is None:
+        missing = np.ones(len(items), dtype=bool)
 
     encoded = user_ids.dictionary_encode()
     users = encoded.indices.to_numpy()
@@ -118,7 +121,7 @@ def read_events(
         silent = _fill(micros, missing, offsets)
         later = _order(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), micros)
         if later is not None:
-            micros = micros[later]
+            micros, missing = micros[later], missing[later]
             order = later if order is None else order[later]
     rows = kept if order is None else kept[order]
     histories = Histories(
@@ -132,9 +135,10 @@ def read_events(
     return Events(
         histories,
         rows,
+        missing,
         {
             "events_of_unknown_items_dropped": dropped,
-            "events_without_timestamp": int(missing.sum()) if micros is not None else len(rows),
+            "events_without_timestamp": int(missing.sum()),
             "users_without_timestamp": silent if micros is not None else len(histories),
         },
     )
@@ -218,17 +222,10 @@ def interactions_in_order(interactions: pa.Table, events: Events) -> pa.Table:
     if len(rows) != interactions.num_rows or (rows != np.arange(len(rows))).any():
         interactions = interactions.take(pa.array(rows))
     if "timestamp" in interactions.column_names:
-        column = interactions.column("timestamp")
-        missing = np.asarray(column.is_null())
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            length = pc.binary_length(pc.utf8_trim_whitespace(column))
-            missing = missing | np.asarray(pc.fill_null(pc.equal(length, 0), True))
-        elif pa.types.is_floating(column.type):
-            missing = missing | np.asarray(pc.fill_null(pc.is_nan(column), True))
         seconds = events.histories.timestamps
         if seconds is None:
-            seconds, missing = np.zeros(len(rows), dtype=np.int64), np.ones(len(rows), dtype=bool)
+            seconds = np.zeros(len(rows), dtype=np.int64)
         place = interactions.column_names.index("timestamp")
-        stored = pa.array(seconds, pa.int64(), mask=missing)
+        stored = pa.array(seconds, pa.int64(), mask=events.missing)
         interactions = interactions.set_column(place, "timestamp", stored)
     return interactions
