@@ -1,0 +1,179 @@
+"""The quality of a SID vocabulary in figures: what `genrec inspect` and `genrec quantize` print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from genrec.data import Catalog
+from genrec.errors import ConfigError
+from genrec.tokenizers.collisions import mean_squared_distance
+from genrec.tokenizers.vocabulary import SidVocabulary
+
+TITLES_SHOWN = 5
+
+
+def summarize(
+    vocabulary: SidVocabulary,
+    vectors: np.ndarray | None = None,
+    *,
+    catalog: Catalog | None = None,
+    title_column: str = "title",
+) -> dict[str, Any]:
+    """Figures about a SID vocabulary, JSON-able.
+
+    Args:
+        vocabulary: what to look at.
+        vectors: `float32 [N, d]` it was built from, for the distortion (needs its quantizer).
+        catalog: for the titles of the largest bucket; its ids otherwise.
+        title_column: the catalogue's column of titles; ids are shown where there is none.
+
+    Returns:
+        `levels` (per level: codes, used, utilisation, perplexity, dead, trie_nodes), `tuples`,
+        `colliding_items`, `collision_share`, `largest_bucket` (size, codes, items), `flattery`,
+        `search_bytes_per_item` (what a search without exclusions reads of the trie),
+        `bytes_per_item` (the whole trie), and with vectors `distortion`: per set of items (all, fitted, unseen) the
+        mean squared distance to the decoded codes and the same relative to the variance of all
+        items. `flattery` is the factor by which tuple-level hits exceed item-level hits if every
+        item is the target equally often and one item is drawn at random from the tuple's bucket.
+
+    Raises:
+        ArtefactError: if catalogue or vectors belong to other items.
+        ConfigError: if vectors are given but the vocabulary has no quantizer.
+    """
+    if catalog is not None:
+        vocabulary.check_catalog(catalog)
+    sizes = vocabulary.bucket_sizes
+    trie = vocabulary.trie()
+    colliding = int((sizes > 1).sum())
+    summary: dict[str, Any] = {
+        "items": len(vocabulary),
+        "codebook_sizes": list(vocabulary.codebook_sizes),
+        "collision_policy": vocabulary.collision_policy,
+        "levels": [
+            {**_usage(vocabulary.codes[:, level], size), "trie_nodes": int(nodes)}
+            for level, (size, nodes) in enumerate(
+                zip(vocabulary.codebook_sizes, trie.num_nodes[1:], strict=True)
+            )
+        ],
+        "tuples": vocabulary.num_tuples,
+        "colliding_items": colliding,
+        "collision_share": colliding / len(vocabulary),
+        "largest_bucket": _largest_bucket(vocabulary, catalog, title_column),
+        "flattery": len(vocabulary) / vocabulary.num_tuples,
+        "search_bytes_per_item": trie.index_nbytes / len(vocabulary),
+        "bytes_per_item": trie.nbytes / len(vocabulary),
+        "fingerprint": vocabulary.fingerprint,
+        "build": vocabulary.config,
+    }
+    if vectors is not None:
+        vocabulary.check_vectors(vectors)
+        summary["distortion"] = _distortion(vocabulary, vectors)
+    return summary
+
+
+def _usage(codes: np.ndarray, size: int) -> dict[str, Any]:
+    counts = np.bincount(codes, minlength=size)
+    share = counts[counts > 0] / len(codes)
+    used = len(share)
+    return {
+        "codes": size,
+        "used": used,
+        "utilisation": used / size,
+        "perplexity": float(np.exp(-(share * np.log(share)).sum())),
+        "dead": size - used,
+    }
+
+
+def _largest_bucket(
+    vocabulary: SidVocabulary, catalog: Catalog | None, title_column: str
+) -> dict[str, Any]:
+    sizes = vocabulary.bucket_sizes
+    # Of several largest buckets the one with the first item in the tie order.
+    item = np.lexsort((vocabulary.tie_order, -sizes))[0]
+    codes = vocabulary.codes[item]
+    items = vocabulary.bucket(codes)[:TITLES_SHOWN]
+    if catalog is not None and title_column in catalog.columns:
+        titles = catalog.table.column(title_column).take(pa.array(items)).to_pylist()
+    else:
+        titles = vocabulary.item_ids[items].tolist()
+    return {
+        "size": int(sizes[item]),
+        "codes": codes.tolist(),
+        "items": [str(title) for title in titles],
+    }
+
+
+def _distortion(vocabulary: SidVocabulary, vectors: np.ndarray) -> dict[str, dict[str, float]]:
+    quantizer = vocabulary.quantizer
+    if quantizer is None:
+        raise ConfigError(
+            "vectors: the SID vocabulary has no quantizer to compare them with; leave them out"
+        )
+    codes = vocabulary.codes[:, : quantizer.num_levels]
+    variance = float(vectors.var(axis=0, dtype=np.float64).sum())
+    sets = {"all": np.ones(len(codes), dtype=bool)}
+    if vocabulary.fitted is not None and not vocabulary.fitted.all():
+        sets |= {"fitted": vocabulary.fitted, "unseen": ~vocabulary.fitted}
+    result = {}
+    for name, chosen in sets.items():
+        distance = mean_squared_distance(quantizer, codes[chosen], vectors[chosen])
+        result[name] = {
+            "items": int(chosen.sum()),
+            "mean_squared_distance": distance,
+            "relative_to_variance": distance / variance if variance > 0 else 0.0,
+        }
+    return result
+
+
+def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
+    """Print what `summarize` returned as tables."""
+    console = console or Console()
+    levels = Table(title=f"SID vocabulary of {summary['items']:,} items")
+    for heading in ("level", "codes", "used", "dead", "perplexity", "trie nodes"):
+        levels.add_column(heading, justify="right")
+    for number, level in enumerate(summary["levels"]):
+        levels.add_row(
+            str(number),
+            f"{level['codes']:,}",
+            f"{level['used']:,} ({level['utilisation']:.1%})",
+            f"{level['dead']:,}",
+            f"{level['perplexity']:,.1f}",
+            f"{level['trie_nodes']:,}",
+        )
+    console.print(levels)
+
+    facts = Table(show_header=False)
+    report = summary["build"].get("collisions", {})
+    facts.add_row("collision policy", summary["collision_policy"])
+    facts.add_row("distinct tuples", f"{summary['tuples']:,}")
+    if "colliding_items_before" in report:
+        facts.add_row("colliding items as quantized", f"{report['colliding_items_before']:,}")
+    facts.add_row(
+        "colliding items", f"{summary['colliding_items']:,} ({summary['collision_share']:.2%})"
+    )
+    if "distortion_increase" in report:
+        facts.add_row(
+            "items moved by reassign",
+            f"{report['moved_items']:,}, distortion {report['distortion_increase']:+.2%}",
+        )
+    largest = summary["largest_bucket"]
+    if largest["size"] > 1:
+        more = ", ..." if largest["size"] > len(largest["items"]) else ""
+        facts.add_row(f"largest bucket ({largest['size']})", "; ".join(largest["items"]) + more)
+    facts.add_row("tuple-level hits flatter by", f"{summary['flattery']:.3f}x")
+    for name, figures in summary.get("distortion", {}).items():
+        facts.add_row(
+            f"distortion, {name} items ({figures['items']:,})",
+            f"{figures['relative_to_variance']:.1%} of the variance",
+        )
+    facts.add_row(
+        "trie, bytes per item",
+        f"{summary['search_bytes_per_item']:.1f} searched, {summary['bytes_per_item']:.1f} in all",
+    )
+    facts.add_row("fingerprint", summary["fingerprint"])
+    console.print(facts)
