@@ -19,6 +19,8 @@ from genrec.decoding.trie import PrefixTrie
 from genrec.errors import ConfigError, GenrecError
 
 _BUDGET = 2**26  # candidates or log-probabilities of one level held at once
+_CACHED = 2**17  # candidates of one level ranked at once on the CPU
+_NEGLIGIBLE = -80.0  # exp of less is denormal, which is slow, and adds nothing to a sum near 1
 
 
 class StepDecoder(Protocol):
@@ -156,23 +158,19 @@ def _search(
             )
         evaluations += alive.sum(dim=1)
         last = level == trie.num_levels - 1
-        keys, children, lost = _expand(trie, level, log_probs, nodes, scores, alive, renormalize)
-        leaked += lost
-        if not excluded.empty:
-            _kill_excluded(keys, trie, excluded, level, nodes, alive)
         keep = min(k if last else width, trie.num_nodes[level + 1])
-        branch = keys.shape[2]
-        best, columns = top_keys(keys.flatten(1), min(keep + 1, nodes.shape[1] * branch))
+        best, parent, nodes, lost = _step(
+            trie, level, log_probs, nodes, scores, alive, excluded, keep, renormalize
+        )
+        leaked += lost
         if not last and best.shape[1] > keep:
             # a tuple that ranks below the k-th is no pruned prefix: the last level drops nothing
             pruned = torch.maximum(pruned, best[:, keep])
-        best, columns = best[:, :keep], columns[:, :keep]
-        parent = columns // branch
+        best, parent, nodes = best[:, :keep], parent[:, :keep], nodes[:, :keep]
         alive = best != DEAD
         above = scores.gather(1, parent)
         scores = key_scores(best)
         rising |= (scores > above).any(dim=1)
-        nodes = children.flatten(1).gather(1, columns)
         code = trie.node_codes(level, nodes)
     if bool((rising | leaked.isnan()).any()):
         row = int((rising | leaked.isnan()).nonzero()[0])
@@ -181,6 +179,48 @@ def _search(
             "the head must return log-probabilities (log_softmax)"
         )
     return _finish(trie, excluded, k, nodes, scores, alive, pruned, leaked, evaluations)
+
+
+def _step(
+    trie: PrefixTrie,
+    level: int,
+    log_probs: Tensor,
+    nodes: Tensor,
+    scores: Tensor,
+    alive: Tensor,
+    excluded: Exclusions,
+    keep: int,
+    renormalize: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Expand the beams by one level.
+
+    Returns:
+        Rank keys of the ``keep`` best children, best first, and of the next one if there are so
+        many candidates, ``[B, keep + 1]``; their parents' columns and their own nodes, of the same
+        shape; and the probability ``[B]`` that went to codes without a child.
+    """
+    branch = trie.max_branch[level]
+    take = min(keep + 1, nodes.shape[1] * branch)
+    dead = None if excluded.empty else excluded.dead_nodes(level + 1)
+    # a few users at a time on the CPU, so that the candidates stay in its cache
+    rows = nodes.shape[0]
+    if nodes.device.type == "cpu":
+        rows = max(1, _CACHED // (nodes.shape[1] * branch))
+    found = []
+    for start in range(0, nodes.shape[0], rows):
+        part = slice(start, start + rows)
+        here, ok = nodes[part], alive[part]
+        keys, children, lost = _expand(
+            trie, level, log_probs[part], here, scores[part], ok, renormalize
+        )
+        if dead is not None:
+            _kill_excluded(keys, trie, dead[part], level, here, ok)
+        best, columns = top_keys(keys.flatten(1), take)
+        found.append((best, columns // branch, children.flatten(1).gather(1, columns), lost))
+    if len(found) == 1:
+        return found[0]
+    best, parent, chosen, lost = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return best, parent, chosen, lost
 
 
 def _expand(
@@ -202,36 +242,36 @@ def _expand(
     low = pointer[nodes].to(torch.int64)
     count = (pointer[nodes + 1] - low) * alive
     slots = torch.arange(trie.max_branch[level], device=nodes.device)
-    exists = slots < count[:, :, None]
+    absent = slots >= count[:, :, None]
     children = (low[:, :, None] + slots).clamp_max_(trie.num_nodes[level + 1] - 1)
     gains = log_probs.gather(2, trie.node_codes(level, children)).to(torch.float32)
-    gains = gains.masked_fill_(~exists, -torch.inf)
+    gains.masked_fill_(absent, -torch.inf)
     if renormalize:
         total = gains.logsumexp(dim=2)
         mass = total.exp()
         gains -= total.masked_fill(total == -torch.inf, 0.0)[:, :, None]
     else:
-        mass = gains.exp().sum(dim=2)
+        mass = gains.clamp_min(_NEGLIGIBLE).exp_().sum(dim=2)
     lost = ((1.0 - mass).clamp_min(0.0) * scores.exp() * alive).sum(dim=1)
     last = level == trie.num_levels - 1
     ties = trie.leaf_tie[children].to(torch.int64) if last else node_ties(children)
-    keys = rank_keys(gains + scores[:, :, None], ties)
-    return keys.masked_fill_(~exists, DEAD), children, lost
+    keys = rank_keys(gains.add_(scores[:, :, None]), ties)
+    return keys.masked_fill_(absent, DEAD), children, lost
 
 
 def _kill_excluded(
     keys: Tensor,
     trie: PrefixTrie,
-    excluded: Exclusions,
+    dead: Tensor,
     level: int,
     nodes: Tensor,
     alive: Tensor,
 ) -> None:
     """Mark the candidates without an allowed item as dead, in place.
 
-    Found from the excluded side: each wholly excluded node looks for its parent among the beams.
+    Found from the excluded side: each wholly excluded node (``dead``, int64 ``[B, E]``, -1 as
+    padding) looks for its parent among the beams.
     """
-    dead = excluded.dead_nodes(level + 1)
     above = trie.parents(level, dead.clamp_min(0))
     beams, column = nodes.masked_fill(~alive, trie.num_nodes[level]).sort(dim=1)
     place = torch.searchsorted(beams, above).clamp_max_(beams.shape[1] - 1)

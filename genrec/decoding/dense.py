@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.exclusions import checked_exclude
-from genrec.decoding.ranking import DEAD, key_scores, rank_keys, top_keys
+from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys, top_keys
 from genrec.decoding.result import SearchResult
 from genrec.errors import ConfigError, GenrecError
 
@@ -85,7 +85,7 @@ def _result(best: Tensor, by_tie: Tensor, k: int) -> SearchResult:
     """Read items and scores back from the rank keys ``[B, m]``; ``by_tie`` maps ranks to items."""
     batch, m = best.shape
     alive = best != DEAD
-    ranks = (0xFFFFFFFF - (best & 0xFFFFFFFF)).masked_fill(~alive, 0)
+    ranks = key_ties(best).masked_fill(~alive, 0)
     leaves = by_tie[ranks].masked_fill(~alive, -1)
     scores = key_scores(best)
     return SearchResult(

@@ -6,11 +6,14 @@ of a candidate are packed into one int64 key, and no two candidates of a row hav
 
 from __future__ import annotations
 
+import math
+import sys
+
 import torch
 from torch import Tensor
 
 DEAD = torch.iinfo(torch.int64).min  # key of a candidate that does not exist; below any score
-_GROUP = 32  # candidates per group in the first pass of `top_keys`
+_HIGH_WORD = 1 if sys.byteorder == "little" else 0
 
 
 def rank_keys(scores: Tensor, ties: Tensor) -> Tensor:
@@ -18,11 +21,14 @@ def rank_keys(scores: Tensor, ties: Tensor) -> Tensor:
 
     Args:
         scores: float32, any shape; -inf is a score like any other.
-        ties: int64 in ``0 .. 2**32 - 1``, broadcastable, different for all candidates of a row.
+        ties: int64 of a shape that broadcasts to the scores', different for all candidates of a
+            row in their low 32 bits, which are read as an unsigned number.
     """
+    keys = (~ties).expand(scores.shape).contiguous()
     bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0, which has other bits, into 0.0
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.to(torch.int64) << 32).bitwise_or_(0xFFFFFFFF - ties)
+    high = keys.view(torch.int32).unflatten(-1, (-1, 2))[..., _HIGH_WORD]
+    torch.bitwise_xor(bits, (bits >> 31).bitwise_and_(0x7FFFFFFF), out=high)
+    return keys
 
 
 def key_scores(keys: Tensor) -> Tensor:
@@ -32,9 +38,14 @@ def key_scores(keys: Tensor) -> Tensor:
     return scores.masked_fill(keys == DEAD, -torch.inf)
 
 
+def key_ties(keys: Tensor) -> Tensor:
+    """The low 32 bits of the ties inside ``keys``, int64."""
+    return ~keys & 0xFFFFFFFF
+
+
 def node_ties(nodes: Tensor) -> Tensor:
-    """Pseudo-random tie ranks of the nodes of one depth: a bijection of 0 .. 2**32 - 1."""
-    return (nodes * 0x9E3779B1) & 0xFFFFFFFF
+    """Pseudo-random tie ranks of the nodes of one depth: a bijection in the low 32 bits."""
+    return nodes * 0x9E3779B1
 
 
 def top_keys(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -48,17 +59,16 @@ def top_keys(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k: at most ``n``.
     """
     rows, n = keys.shape
-    groups = n // _GROUP
-    if groups < 2 * k:
+    size = math.isqrt(n // k)  # groups and the second pass then cost the same
+    if size < 3:
         return torch.topk(keys, k, dim=1)
-    even = keys[:, : groups * _GROUP].unflatten(1, (groups, _GROUP))
-    chosen = torch.topk(even.amax(dim=2), k, dim=1, sorted=False).indices
-    part = even.gather(1, chosen[:, :, None].expand(rows, k, _GROUP)).flatten(1)
-    step = torch.arange(_GROUP, device=keys.device)
-    columns = (chosen[:, :, None] * _GROUP + step).flatten(1)
-    if n > groups * _GROUP:
-        part = torch.cat([part, keys[:, groups * _GROUP :]], dim=1)
-        rest = torch.arange(groups * _GROUP, n, device=keys.device).expand(rows, -1)
+    groups = n // size
+    grouped = keys[:, : groups * size].unflatten(1, (size, groups))
+    chosen = torch.topk(grouped.amax(dim=1), k, dim=1, sorted=False).indices
+    steps = torch.arange(0, groups * size, groups, device=keys.device)
+    columns = (chosen[:, :, None] + steps).flatten(1)
+    if n > groups * size:
+        rest = torch.arange(groups * size, n, device=keys.device).expand(rows, -1)
         columns = torch.cat([columns, rest], dim=1)
-    best = torch.topk(part, k, dim=1)
+    best = torch.topk(keys.gather(1, columns), k, dim=1)
     return best.values, columns.gather(1, best.indices)
