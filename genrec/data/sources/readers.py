@@ -1,4 +1,4 @@
-"""Read one table from parquet, csv, tsv or jsonl, each also as .gz, with errors that name the line."""
+"""Read one table from parquet, csv, tsv or jsonl, each also as .gz; errors name the line."""
 
 from __future__ import annotations
 
