@@ -11,7 +11,7 @@ import pyarrow as pa
 from genrec.errors import ConfigError, DataError
 from genrec.quantization import Quantizer
 from genrec.tokenizers.checks import check_ids
-from genrec.tokenizers.collisions import COLLISION_POLICIES, resolve_collisions
+from genrec.tokenizers.collisions import check_policy, resolve_collisions
 from genrec.tokenizers.ties import as_item_ids, make_tie_order
 from genrec.tokenizers.vocabulary import SidVocabulary, vectors_fingerprint
 
@@ -37,7 +37,8 @@ def build_vocabulary(
             that numbers the items of a tuple) or `allow`.
         fit_items: `bool [N]` or item indices: the items the quantizer is fitted on. For an honest
             evaluation these are the items that occur in training; all items by default.
-        fit: `False` keeps a quantizer that is fitted already.
+        fit: `False` keeps a quantizer that is fitted already; `fit_items` then only records what
+            it was fitted on.
         seed: key of the tie order. The quantizer has a seed of its own.
         progress: show the quantizer's progress bar.
 
@@ -49,11 +50,9 @@ def build_vocabulary(
     ids = as_item_ids(item_ids)
     check_ids(ids)
     vectors = _check_vectors(vectors, ids)
-    if collisions not in COLLISION_POLICIES:
-        known = ", ".join(map(repr, COLLISION_POLICIES))
-        raise ConfigError(f"collisions: {collisions!r} is no policy; choose one of {known}")
-    fitted = _fit_mask(fit_items, len(ids))
-    if fit:
+    check_policy(collisions)
+    fitted = None if fit_items is None and not fit else _fit_mask(fit_items, len(ids))
+    if fit and fitted is not None:
         quantizer.fit(vectors if fitted.all() else vectors[fitted], progress=progress)
     tie_order = make_tie_order(ids, seed)
     resolved = resolve_collisions(
@@ -76,7 +75,7 @@ def build_vocabulary(
         config={
             "quantizer": quantizer.config,
             "collisions": resolved.report,
-            "fitted_items": int(fitted.sum()),
+            "fitted_items": None if fitted is None else int(fitted.sum()),
             "seed": seed,
         },
     )

@@ -58,9 +58,7 @@ def resolve_collisions(
     Raises:
         ConfigError: if the policy is unknown or lacks what it needs.
     """
-    if policy not in COLLISION_POLICIES:
-        known = ", ".join(repr(name) for name in COLLISION_POLICIES)
-        raise ConfigError(f"collisions: {policy!r} is no collision policy; choose one of {known}")
+    check_policy(policy)
     codes = np.asarray(codes, dtype=np.int32)
     resolved = COLLISION_POLICIES[policy](codes, codebook_sizes, tie_order, quantizer, vectors)
     report = {
@@ -70,6 +68,17 @@ def resolve_collisions(
         **resolved.report,
     }
     return Resolved(resolved.codes, resolved.codebook_sizes, report)
+
+
+def check_policy(policy: str) -> None:
+    """Check that there is such a policy.
+
+    Raises:
+        ConfigError: naming those there are.
+    """
+    if policy not in COLLISION_POLICIES:
+        known = ", ".join(repr(name) for name in COLLISION_POLICIES)
+        raise ConfigError(f"collisions: {policy!r} is no collision policy; choose one of {known}")
 
 
 def colliding_items(codes: np.ndarray, sizes: tuple[int, ...]) -> int:

@@ -36,7 +36,7 @@ class TupleKeys:
     def lookup(self, codes: np.ndarray) -> np.ndarray:
         """Numbers of the rows of `codes` (`int [n, L]`), -1 for a tuple that does not exist."""
         codes = codes.astype(np.int64, copy=False)
-        found: np.ndarray = ((codes >= 0) & (codes < self._sizes)).all(axis=1)
+        found = np.all((codes >= 0) & (codes < self._sizes), axis=1)
         codes = np.where(found[:, None], codes, 0)
         node = np.zeros(len(codes), dtype=np.int64)
         for (start, end), table in zip(self._runs, self._tables, strict=True):

@@ -36,10 +36,11 @@ def summarize(
         `levels` (per level: codes, used, utilisation, perplexity, dead, trie_nodes), `tuples`,
         `colliding_items`, `collision_share`, `largest_bucket` (size, codes, items), `flattery`,
         `search_bytes_per_item` (what a search without exclusions reads of the trie),
-        `bytes_per_item` (the whole trie), and with vectors `distortion`: per set of items (all, fitted, unseen) the
-        mean squared distance to the decoded codes and the same relative to the variance of all
-        items. `flattery` is the factor by which tuple-level hits exceed item-level hits if every
-        item is the target equally often and one item is drawn at random from the tuple's bucket.
+        `bytes_per_item` (the whole trie), and with vectors `distortion`: per set of items (all,
+        fitted, unseen) the mean squared distance to the decoded codes and the same relative to
+        the variance of all items. `flattery` is the factor by which tuple-level hits exceed
+        item-level hits if every item is the target equally often and one item is drawn at random
+        from the tuple's bucket.
 
     Raises:
         ArtefactError: if catalogue or vectors belong to other items.

@@ -154,8 +154,8 @@ class SidVocabulary:
         """
         codes = self._tuples(codes)
         bucket = self._keys.lookup(codes.reshape(-1, self.num_levels))
-        offsets, items = self._buckets
-        return np.where(bucket < 0, -1, items[offsets[bucket]]).reshape(codes.shape[:-1])
+        starts, items = self._buckets
+        return np.where(bucket < 0, -1, items[starts[:-1][bucket]]).reshape(codes.shape[:-1])
 
     def bucket(self, codes: Sequence[int] | np.ndarray) -> np.ndarray:
         """Item indices `int64 [m]` that share one tuple, in tie order; empty if none has it."""
