@@ -31,7 +31,7 @@ class RecommenderConfig(PretrainedConfig):
         codebook_sizes: codes per level of the SID vocabulary, empty without one.
         vector_dim: width of the item vectors, 0 without any.
         d_model: width of item vectors, hidden states and tables.
-        max_length: longest history in items.
+        max_history: longest history in items.
         item_encoder: `type` and keyword arguments of an item encoder.
         backbone: `type` and keyword arguments of a backbone.
         head: `type` and keyword arguments of a head.
@@ -49,7 +49,7 @@ class RecommenderConfig(PretrainedConfig):
         codebook_sizes: Sequence[int] = (),
         vector_dim: int = 0,
         d_model: int = 64,
-        max_length: int = 50,
+        max_history: int = 50,
         item_encoder: Mapping[str, Any] | None = None,
         backbone: Mapping[str, Any] | None = None,
         head: Mapping[str, Any] | None = None,
@@ -63,7 +63,7 @@ class RecommenderConfig(PretrainedConfig):
         self.codebook_sizes = list(codebook_sizes)
         self.vector_dim = vector_dim
         self.d_model = d_model
-        self.max_length = max_length
+        self.max_history = max_history
         self.item_encoder = dict(item_encoder or {"type": "id"})
         self.backbone = dict(backbone or {"type": "transformer"})
         self.head = dict(head or {"type": "dense"})
@@ -125,7 +125,7 @@ class Recommender(PreTrainedModel):
         self.input_norm = nn.LayerNorm(width) if config.input_norm else nn.Identity()
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.backbone: Backbone = build_part(
-            "backbone", BACKBONES, config.backbone, d_model=width, max_length=config.max_length
+            "backbone", BACKBONES, config.backbone, d_model=width, max_length=config.max_history
         )
         self.head: Head = build_part(
             "head",

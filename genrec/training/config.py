@@ -10,7 +10,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainingConfig:
     """Schedule, optimiser and validation of one training run.
 

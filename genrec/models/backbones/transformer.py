@@ -59,6 +59,8 @@ class CausalTransformer(Backbone):
             )
         self.spec = BackboneSpec(style="stream", d_model=d_model, max_length=max_length)
         self.position = nn.Embedding(max_length, d_model) if positions == "learned" else None
+        if self.position is not None:
+            nn.init.normal_(self.position.weight, std=0.02)
         self.blocks = nn.ModuleList(
             _Block(
                 d_model=d_model,

@@ -32,6 +32,7 @@ class AutoregressiveHead(Head):
     """
 
     uses_trie = True
+    searches_by_beams = True
 
     def __init__(
         self,

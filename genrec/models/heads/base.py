@@ -24,6 +24,7 @@ class Head(nn.Module, ABC):
     tables: ItemTables
     encoder: ItemEncoder
     uses_trie: bool
+    searches_by_beams = False
 
     def __init__(self, *, tables: ItemTables, encoder: ItemEncoder, d_model: int) -> None:
         super().__init__()

@@ -1,0 +1,22 @@
+"""The stages in order, as the command line and Python call them."""
+
+from genrec.pipeline.evaluate import evaluate
+from genrec.pipeline.recipe import Recipe, run
+from genrec.pipeline.recommend import recommend
+from genrec.pipeline.runs import Run
+from genrec.pipeline.settings import SplitConfig
+from genrec.pipeline.train import train
+from genrec.pipeline.vocabulary import embed, inspect, quantize
+
+__all__ = [
+    "Recipe",
+    "Run",
+    "SplitConfig",
+    "embed",
+    "evaluate",
+    "inspect",
+    "quantize",
+    "recommend",
+    "run",
+    "train",
+]

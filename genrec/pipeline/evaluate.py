@@ -1,0 +1,234 @@
+"""The evaluation stage: several runs and baselines under one protocol, one report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from genrec.data import Dataset, Split
+from genrec.errors import ConfigError
+from genrec.evaluation import (
+    Evaluation,
+    ModelRanker,
+    PopularityRanker,
+    beam_study,
+    by_history_length,
+    by_popularity,
+    collect_examples,
+    print_comparison,
+    print_examples,
+    write_metrics,
+    write_report,
+)
+from genrec.evaluation import evaluate as evaluate_ranker
+from genrec.pipeline.runs import Run
+from genrec.tokenizers import summarize
+
+
+def evaluate(
+    runs: list[str],
+    out: str,
+    *,
+    popularity: bool = True,
+    split: str = "test",
+    ks: list[int] = [5, 10, 20],  # noqa: B006  never changed; shown as the default by --help
+    masks: list[str] = ["unmasked", "masked"],  # noqa: B006
+    beam_width: int = 50,
+    exact: bool = False,
+    beams: list[int] = [10, 20, 50, 100],  # noqa: B006
+    beam_users: int = 0,
+    examples: int = 3,
+    batch_size: int = 512,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    title_column: str = "title",
+    dataset: str | None = None,
+    progress: bool = True,
+) -> dict[str, Evaluation]:
+    """Evaluate trained runs and baselines under one protocol and write the report.
+
+    Example:
+        genrec evaluate "[runs/sid, runs/sasrec]" runs/report
+
+    Args:
+        runs: run folders, all on one dataset and split.
+        out: folder of the report (`report.html`, and `metrics.json` per ranker).
+        popularity: also evaluate popularity counted over training events.
+        split: `test` or `validation`.
+        ks: list lengths.
+        masks: `unmasked`, `masked` (items of the history left out) or both.
+        beam_width: of heads that search by beams.
+        exact: prove every list.
+        beams: widths whose loss against exact search is measured; empty skips it.
+        beam_users: measure it on a sample of so many users; 0 means all.
+        examples: users whose history and lists are shown.
+        batch_size: users per batch.
+        bootstrap: resamples of the confidence intervals.
+        seed: of bootstrap and samples.
+        title_column: column of the catalogue shown in the examples.
+        dataset: dataset folder, if it has moved since training.
+        progress: show progress bars.
+
+    Returns:
+        Evaluations by name.
+
+    Raises:
+        ConfigError: if the runs were trained on different data or splits.
+    """
+    if not runs:
+        raise ConfigError("evaluate: give at least one run folder")
+    if split not in ("test", "validation"):
+        raise ConfigError(f"evaluate: split={split!r}; expected 'test' or 'validation'")
+    opened = _named([Run.open(folder, dataset=dataset) for folder in runs])
+    first = next(iter(opened.values()))
+    _check_same_protocol(opened)
+    data, parts = first.data
+    questions = getattr(parts, split)
+    counts = parts.train_counts(data.histories, len(data.catalog))
+    rankers: dict[str, ModelRanker | PopularityRanker] = {
+        name: ModelRanker(
+            run.model,
+            run.vocabulary.trie()
+            if run.vocabulary is not None and run.model.head.uses_trie
+            else None,
+            beam_width=beam_width,
+            exact=exact,
+            name=name,
+        )
+        for name, run in opened.items()
+    }
+    if popularity:
+        tie_order = first.model.tables.tie_order.numpy()
+        rankers["popularity"] = PopularityRanker(counts, tie_order, name="popularity")
+
+    folder = Path(out)
+    evaluations: dict[str, Evaluation] = {}
+    for name, ranker in rankers.items():
+        run = opened.get(name)
+        evaluations[name] = evaluate_ranker(
+            ranker,
+            data,
+            questions,
+            split=split,
+            ks=ks,
+            batch_size=batch_size,
+            max_length=run.model.config.max_history if run else 1,
+            masks=masks,
+            bootstrap=bootstrap,
+            seed=seed,
+            progress=progress,
+        )
+    studies = {
+        name: beam_study(
+            ranker,
+            data,
+            questions,
+            widths=beams,
+            max_length=opened[name].model.config.max_history,
+            batch_size=batch_size,
+            sample=beam_users or None,
+            seed=seed,
+            progress=progress,
+        )
+        for name, ranker in rankers.items()
+        if beams and isinstance(ranker, ModelRanker) and opened[name].searches_by_beams
+    }
+    shown = collect_examples(
+        list(rankers.values()),
+        data,
+        questions,
+        count=examples,
+        seed=seed,
+        title_column=title_column,
+        max_length=max(run.model.config.max_history for run in opened.values()),
+    )
+    for name, evaluation in evaluations.items():
+        run = opened.get(name)
+        facts: dict[str, Any] = {"tie_order": first.split_config.order}
+        if run is not None:
+            facts.update(
+                seed=run.config["training"]["seed"],
+                fingerprints={
+                    "dataset": run.config["dataset_fingerprint"],
+                    "vectors": run.config["vectors_fingerprint"],
+                    "vocabulary": run.config["vocabulary_fingerprint"],
+                },
+                training_seconds=round(run.config.get("seconds", 0.0), 1),
+            )
+        if name in studies:
+            facts["beams"] = studies[name].as_dict()
+        write_metrics(run.folder if run is not None else folder / name, [evaluation], **facts)
+    write_report(
+        folder / "report.html",
+        list(evaluations.values()),
+        title=f"genrec: {data.name}",
+        slices={
+            "training popularity of the target": {
+                name: by_popularity(found, counts) for name, found in evaluations.items()
+            },
+            "length of the history": {
+                name: by_history_length(found) for name, found in evaluations.items()
+            },
+        },
+        beams=studies,
+        facts=_facts(first, data, parts),
+        vocabularies=_vocabularies(opened),
+        examples=shown,
+    )
+    if progress:
+        console = Console()
+        print_comparison(list(evaluations.values()), console=console)
+        print_examples(shown, console=console)
+        console.print(f"report: {folder / 'report.html'}")
+    return evaluations
+
+
+def _named(runs: list[Run]) -> dict[str, Run]:
+    named: dict[str, Run] = {}
+    for run in runs:
+        if run.name in named or run.name == "popularity":
+            raise ConfigError(
+                f"{run.folder}: another ranker is called {run.name!r}; train with another --name"
+            )
+        named[run.name] = run
+    return named
+
+
+def _check_same_protocol(runs: dict[str, Run]) -> None:
+    first = next(iter(runs.values()))
+    for run in runs.values():
+        for key in ("dataset_fingerprint", "split"):
+            if run.config[key] != first.config[key]:
+                raise ConfigError(
+                    f"{run.folder}: has another {key} than {first.folder}; "
+                    "compare runs on one dataset and split only"
+                )
+
+
+def _facts(run: Run, data: Dataset, parts: Split) -> dict[str, Any]:
+    return {
+        "dataset": data.name,
+        "users": len(data.histories),
+        "items": len(data.catalog),
+        "events": data.histories.num_events,
+        "split": parts.name,
+        "order within a day": run.split_config.order,
+        "dataset fingerprint": run.config["dataset_fingerprint"],
+    }
+
+
+def _vocabularies(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
+    """Summaries of the distinct vocabularies, under the name of the first run that uses each."""
+    seen: dict[str, tuple[str, Run]] = {}
+    for name, run in runs.items():
+        if run.vocabulary is not None:
+            seen.setdefault(run.vocabulary.fingerprint, (name, run))
+    return {
+        name: summarize(run.vocabulary, catalog=run.data[0].catalog)  # type: ignore[arg-type]
+        for name, run in seen.values()
+    }
+
+
+__all__ = ["evaluate"]

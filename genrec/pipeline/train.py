@@ -1,0 +1,238 @@
+"""The training stage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from genrec.artefacts import fingerprint, read_json, write_json
+from genrec.data import Dataset, TrainingSequences
+from genrec.embedding import ItemVectors
+from genrec.errors import ConfigError
+from genrec.evaluation import ModelRanker, evaluate, peak_memory
+from genrec.models import Recommender, RecommenderConfig
+from genrec.pipeline.runs import RUN_FILE, Run
+from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
+from genrec.tokenizers import SidVocabulary, make_tie_order
+from genrec.training import TrainingConfig, train_model
+
+ENCODER_DEFAULT: dict[str, Any] = {"type": "sid"}
+BACKBONE_DEFAULT: dict[str, Any] = {"type": "transformer"}
+TRAINING_DEFAULT = TrainingConfig()
+HEAD_DEFAULT: dict[str, Any] = {"type": "autoregressive"}
+
+
+def train(
+    dataset: str,
+    out: str,
+    *,
+    vocabulary: str | None = None,
+    vectors: str | None = None,
+    item_encoder: dict[str, Any] = ENCODER_DEFAULT,
+    backbone: dict[str, Any] = BACKBONE_DEFAULT,
+    head: dict[str, Any] = HEAD_DEFAULT,
+    d_model: int = 64,
+    max_history: int = 50,
+    input_norm: bool = False,
+    input_dropout: float = 0.0,
+    training: TrainingConfig = TRAINING_DEFAULT,
+    split: SplitConfig = SPLIT_DEFAULT,
+    name: str | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> Run:
+    """Train a recommender on a dataset and keep the one with the best validation NDCG@10.
+
+    Example:
+        genrec train data/demo runs/sid --vocabulary runs/vocabulary
+        --head.type autoregressive --training.epochs 20
+
+    Args:
+        dataset: dataset folder.
+        out: run folder to write.
+        vocabulary: SID vocabulary folder, for models that read or write codes.
+        vectors: item vectors folder, for models that read them.
+        item_encoder: `type` (sid, semantic, id, sum) and its options.
+        backbone: `type` (transformer) and its options.
+        head: `type` (autoregressive, parallel, dense) and its options.
+        d_model: width.
+        max_history: longest history in items; longer ones keep their latest events.
+        input_norm: layer norm on item vectors before the backbone.
+        input_dropout: dropout on the backbone's input.
+        training: schedule, optimiser, validation.
+        split: which events train, validate and test.
+        name: name in tables, the folder's by default.
+        resume: go on after an interruption; a finished run is trained anew.
+        progress: show progress bars.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ConfigError: for parts that do not fit, or checkpoints of another configuration in `out`.
+        ArtefactError: if vocabulary or vectors belong to other items.
+    """
+    folder = Path(out)
+    loaded = Dataset.load(dataset)
+    data, parts = split.apply(loaded)
+    num_items = len(data.catalog)
+    sids = SidVocabulary.from_pretrained(vocabulary) if vocabulary else None
+    if sids is not None:
+        sids.check_catalog(data.catalog)
+    content = ItemVectors.from_pretrained(vectors).aligned_to(data.catalog) if vectors else None
+    counts = parts.train_counts(data.histories, num_items)
+    ids = np.asarray(data.catalog.item_ids)
+    tie_order = sids.tie_order if sids is not None else make_tie_order(ids)
+
+    config = RecommenderConfig(
+        num_items=num_items,
+        codebook_sizes=sids.codebook_sizes if sids is not None else (),
+        vector_dim=content.dim if content is not None else 0,
+        d_model=d_model,
+        max_history=max_history,
+        item_encoder=item_encoder,
+        backbone=backbone,
+        head=head,
+        input_norm=input_norm,
+        input_dropout=input_dropout,
+        vocabulary_fingerprint=sids.fingerprint if sids is not None else "",
+        catalog_fingerprint=fingerprint([ids]),
+    )
+    tables: dict[str, Any] = {"counts": counts, "tie_order": tie_order}
+    if sids is not None:
+        tables["codes"] = sids.codes
+    if content is not None:
+        tables["vectors"] = content.vectors
+
+    def build() -> Recommender:
+        return Recommender(config, tables=tables)
+
+    resolved = {
+        "name": name or folder.name,
+        "dataset": os.path.relpath(dataset, folder),
+        "vocabulary": os.path.relpath(vocabulary, folder) if vocabulary else None,
+        "vectors": os.path.relpath(vectors, folder) if vectors else None,
+        "dataset_fingerprint": loaded.fingerprint,
+        "vocabulary_fingerprint": config.vocabulary_fingerprint,
+        "vectors_fingerprint": content.fingerprint if content is not None else "",
+        "model": {
+            key: getattr(config, key)
+            for key in (
+                "item_encoder",
+                "backbone",
+                "head",
+                "d_model",
+                "max_history",
+                "input_norm",
+                "input_dropout",
+            )
+        },
+        "training": asdict(training),
+        "split": split.describe(),
+    }
+    _start(folder, resolved, resume=resume)
+
+    trie = sids.trie() if sids is not None else None
+    questions = parts.validation
+    if training.eval_users:
+        questions = questions.sample(training.eval_users, training.seed)
+    mask = "masked" if training.eval_masked else "unmasked"
+
+    def validate(model: Recommender) -> dict[str, float]:
+        ranker = ModelRanker(model, trie, beam_width=training.beam_width)
+        found = evaluate(
+            ranker,
+            data,
+            questions,
+            split="validation",
+            ks=(10,),
+            max_length=max_history,
+            masks=(mask,),
+            bootstrap=0,
+        )
+        return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}
+
+    started = time.perf_counter()
+    model = train_model(
+        build,
+        TrainingSequences(
+            data.histories, parts, max_length=max_history, last_only=training.last_only
+        ),
+        validate,
+        folder,
+        training,
+        resume=resume,
+        progress=progress,
+    )
+    checkpoints = folder / "checkpoints"
+    best = read_json(checkpoints / "best" / "validation.json")
+    write_json(
+        folder / RUN_FILE,
+        {
+            **resolved,
+            "validation": best,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "seconds": time.perf_counter() - started,
+            **peak_memory(),
+        },
+    )
+    if (folder / "model").exists():
+        shutil.rmtree(folder / "model")
+    (checkpoints / "best").rename(folder / "model")
+    shutil.rmtree(checkpoints)
+    plot_learning_curve(read_json(folder / "log.json"), folder / "learning_curve.png")
+    return Run.open(folder)
+
+
+def _start(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
+    """Note the configuration in the run folder, unless checkpoints of another one are there."""
+    known = folder / RUN_FILE
+    if resume and known.is_file() and any((folder / "checkpoints").glob("checkpoint-*")):
+        before = read_json(known)
+        for key in resolved:
+            if key != "name" and before.get(key) != read_back(resolved[key]):
+                raise ConfigError(
+                    f"{folder}: holds an unfinished run with another {key}; finish that one with "
+                    "its own settings, start over with --resume false, or choose another folder"
+                )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file; choose a folder for the run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from error
+    write_json(known, resolved)
+
+
+def read_back(value: Any) -> Any:
+    """The value as JSON would return it (tuples as lists)."""
+    if isinstance(value, dict):
+        return {str(key): read_back(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [read_back(item) for item in value]
+    return value
+
+
+def plot_learning_curve(log: list[dict[str, Any]], path: Path) -> None:
+    """Draw training loss and validation NDCG@10 over epochs as a PNG."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, left = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    loss = [(entry["epoch"], entry["loss"]) for entry in log if "loss" in entry]
+    metric = [(entry["epoch"], entry["eval_ndcg@10"]) for entry in log if "eval_ndcg@10" in entry]
+    left.plot(*zip(*loss, strict=True), color="tab:blue", label="training loss")
+    left.set(xlabel="epoch", ylabel="training loss")
+    right = left.twinx()
+    right.plot(*zip(*metric, strict=True), color="tab:orange", label="validation NDCG@10")
+    right.set(ylabel="validation NDCG@10", ylim=(0, None))
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
