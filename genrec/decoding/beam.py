@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from genrec.decoding.exclusions import Exclusions
 from genrec.decoding.ranking import DEAD, key_scores, node_ties, rank_keys, top_keys
@@ -98,7 +99,7 @@ def beam_search(
     excluded = Exclusions.from_items(trie, exclude, batch)
     wanted = excluded.num_allowed.clamp_max(k)
     full = max(trie.num_nodes)
-    per_beam = max(*trie.max_branch, *trie.codebook_sizes)
+    per_beam = max(trie.codebook_sizes)
 
     def run(rows: Tensor, width: int) -> SearchResult:
         """Search for some users, as many at once as fit in memory."""
@@ -294,7 +295,8 @@ def _finish(
     evaluations: Tensor,
 ) -> SearchResult:
     """Turn ranked leaves into items and write the certificate."""
-    leaves = nodes.masked_fill(~alive, -1)
+    leaves = F.pad(nodes.masked_fill(~alive, -1), (0, k - nodes.shape[1]), value=-1)
+    scores = F.pad(scores, (0, k - scores.shape[1]), value=-torch.inf)
     sizes = excluded.allowed_sizes(leaves)
     items, item_scores = items_of_leaves(excluded, leaves, scores, sizes, k)
     best_dropped = key_scores(pruned)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from genrec.decoding.exclusions import checked_exclude
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys, top_keys
@@ -82,17 +83,16 @@ def _kill(keys: Tensor, columns: Tensor) -> None:
 
 
 def _result(best: Tensor, by_tie: Tensor, k: int) -> SearchResult:
-    """Read items and scores back from the rank keys ``[B, m]``; ``by_tie`` maps ranks to items."""
-    batch, m = best.shape
-    alive = best != DEAD
-    ranks = key_ties(best).masked_fill(~alive, 0)
-    leaves = by_tie[ranks].masked_fill(~alive, -1)
+    """Read the result back from rank keys ``[B, m]``; ``by_tie`` maps tie ranks to items."""
+    best = F.pad(best, (0, k - best.shape[1]), value=DEAD)
+    batch, alive = best.shape[0], best != DEAD
+    items = by_tie[key_ties(best).masked_fill(~alive, 0)].masked_fill(~alive, -1)
     scores = key_scores(best)
     return SearchResult(
-        items=torch.nn.functional.pad(leaves, (0, k - m), value=-1),
-        scores=torch.nn.functional.pad(scores, (0, k - m), value=-torch.inf),
-        leaves=leaves,
-        leaf_scores=scores,
+        items=items,
+        scores=scores,
+        leaves=items.clone(),
+        leaf_scores=scores.clone(),
         leaf_sizes=alive.to(torch.int64),
         certified=torch.ones(batch, dtype=torch.bool, device=best.device),
         best_dropped=torch.full((batch,), -torch.inf, device=best.device),

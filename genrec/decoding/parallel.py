@@ -67,6 +67,7 @@ def exact_parallel_search(
             _mask(scores, dead - start)
         best = torch.cat([best, _top_of_block(scores, m, start)], dim=1)
         best = torch.topk(best, m, dim=1).values
+    best = F.pad(best, (0, k - m), value=DEAD)
     alive = best != DEAD
     ranks = key_ties(best).masked_fill(~alive, 0)
     leaves = ranked_leaves[ranks].masked_fill(~alive, -1)

@@ -16,10 +16,11 @@ class SearchResult:
     Attributes:
         items: int64 ``[B, k]``; -1 where fewer than ``k`` allowed items exist.
         scores: float32 ``[B, k]``, log-probabilities (or a dense head's scores); -inf at -1.
-        leaves: int64 ``[B, m]``, the ranked tuples behind the items (item numbers in a dense
-            search), -1 as padding. Every one holds an allowed item, so together they cover ``k``.
-        leaf_scores: float32 ``[B, m]``; -inf as padding.
-        leaf_sizes: int64 ``[B, m]``, allowed items in the leaf; 0 as padding.
+        leaves: int64 ``[B, k]``, the ranked tuples behind the items (item numbers in a dense
+            search), -1 as padding. Every one holds an allowed item, so together they cover ``k``
+            items; they are also the best ``k`` tuples.
+        leaf_scores: float32 ``[B, k]``; -inf as padding.
+        leaf_sizes: int64 ``[B, k]``, allowed items in the leaf; 0 as padding.
         certified: bool ``[B]``; true where ``items`` is proven to be the exact answer.
         best_dropped: float32 ``[B]``, best score of a prefix that was pruned; -inf if none was.
         leaked: float32 ``[B]``, probability met on codes that do not exist.
@@ -56,6 +57,6 @@ class SearchResult:
 
     @staticmethod
     def concatenate(results: Sequence[SearchResult]) -> SearchResult:
-        """One result for the users of several searches with the same ``k`` over the same trie."""
+        """One result for the users of several searches with the same ``k``."""
         names = [f.name for f in fields(SearchResult)]
         return SearchResult(**{n: torch.cat([getattr(r, n) for r in results]) for n in names})

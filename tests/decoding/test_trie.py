@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec.decoding import PrefixTrie, default_tie_order
+from genrec.errors import DataError
+
+
+@st.composite
+def random_codes(draw):
+    levels = draw(st.integers(1, 5))
+    sizes = [draw(st.sampled_from([1, 2, 3, 7, 256, 257, 65_536])) for _ in range(levels)]
+    n = draw(st.integers(1, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    spread = draw(st.sampled_from([2, 4, 10**6]))  # few distinct codes: collisions, full levels
+    top = [min(size, spread) for size in sizes]
+    codes = np.stack([size - 1 - rng.integers(0, t, n) for size, t in zip(sizes, top, strict=True)])
+    return codes.T, sizes, rng.permutation(n)
+
+
+@settings(max_examples=60, deadline=None)
+@given(random_codes())
+def test_trie_holds_exactly_the_prefixes_and_items(sample):
+    codes, sizes, tie = sample
+    trie = PrefixTrie.from_codes(codes, sizes, tie)
+    rows = [tuple(row) for row in codes.tolist()]
+    for depth in range(len(sizes) + 1):
+        assert trie.num_nodes[depth] == len({row[:depth] for row in rows})
+    leaves = sorted(set(rows))
+    assert trie.leaf_codes(torch.arange(trie.num_leaves)).tolist() == [list(row) for row in leaves]
+    for leaf, row in enumerate(leaves):
+        bucket = [item for item in np.argsort(tie).tolist() if rows[item] == row]
+        assert trie.bucket(leaf).tolist() == bucket
+    assert trie.lookup(codes).tolist() == [leaves.index(row) for row in rows]
+    assert trie.item_leaf.tolist() == trie.lookup(codes).tolist()
+    assert trie.leaf_items[trie.item_position.long()].tolist() == list(range(len(rows)))
+    first = [int(tie[trie.bucket(leaf)[0]]) for leaf in range(trie.num_leaves)]
+    assert np.argsort(first).tolist() == torch.argsort(trie.leaf_tie).tolist()
+    for level in range(len(sizes)):
+        counts = trie.pointers[level].diff()
+        assert counts.min() >= 1
+        assert counts.max() == trie.max_branch[level]
+        parents = trie.parents(level, torch.arange(trie.num_nodes[level + 1]))
+        assert parents.tolist() == np.repeat(np.arange(trie.num_nodes[level]), counts).tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(random_codes(), st.randoms(use_true_random=False))
+def test_lookup_of_tuples_that_do_not_exist_is_minus_one(sample, random):
+    codes, sizes, tie = sample
+    trie = PrefixTrie.from_codes(codes, sizes, tie)
+    exists = {tuple(row) for row in codes.tolist()}
+    probes = [[random.randrange(-1, size + 1) for size in sizes] for _ in range(20)]
+    near = codes[:5] + np.array([random.choice([0, 0, 1, -1]) for _ in sizes])
+    probes = np.array(probes + near.tolist())
+    found = trie.lookup(probes)
+    assert (found >= 0).tolist() == [tuple(row) in exists for row in probes.tolist()]
+    shaped = trie.lookup(torch.from_numpy(probes)[None, :, None])
+    assert shaped.shape == (1, len(probes), 1)
+    assert shaped.flatten().tolist() == found.tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(random_codes(), st.integers(0, 2**32 - 1))
+def test_trie_does_not_depend_on_the_order_of_the_items(sample, seed):
+    codes, sizes, tie = sample
+    order = np.random.default_rng(seed).permutation(len(codes))
+    trie = PrefixTrie.from_codes(codes, sizes, tie)
+    other = PrefixTrie.from_codes(codes[order], sizes, tie[order])
+    pairs = [*zip(trie.tokens, other.tokens, strict=True)]
+    pairs += zip(trie.pointers, other.pointers, strict=True)
+    pairs += zip(trie.item_starts, other.item_starts, strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert torch.equal(trie.leaf_tie, other.leaf_tie)
+    assert order[other.leaf_items.numpy()].tolist() == trie.leaf_items.tolist()
+
+
+def test_sixty_four_levels_of_the_largest_codebooks():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 65_536, (50, 64)).astype(np.uint16)
+    codes[25:, :60] = codes[:25, :60]
+    trie = PrefixTrie.from_codes(codes, [65_536] * 64)
+    expected = sorted(tuple(row) for row in codes.tolist())
+    assert [tuple(r) for r in trie.leaf_codes(torch.arange(50)).tolist()] == expected
+    assert (trie.lookup(codes.astype(np.int64)) == trie.item_leaf).all()
+
+
+def test_index_costs_about_one_byte_per_token_and_four_per_inner_node():
+    codes = np.random.default_rng(0).integers(0, 256, (20_000, 3))
+    trie = PrefixTrie.from_codes(codes, [256] * 3)
+    inner = sum(n + 1 for n in trie.num_nodes[:-1])
+    assert trie.index_nbytes == sum(trie.num_nodes[1:]) + 4 * inner
+    assert trie.nbytes > trie.index_nbytes
+
+
+def test_moving_to_the_same_device_keeps_the_trie():
+    trie = PrefixTrie.from_codes([[0, 1], [1, 0]], [2, 2])
+    assert trie.to("cpu") is trie
+    meta = trie.to("meta")
+    assert meta.device.type == "meta"
+    assert meta.num_nodes == trie.num_nodes
+
+
+def test_default_tie_order_is_a_fixed_permutation_unlike_the_item_numbers():
+    tie = default_tie_order(10_000)
+    assert sorted(tie.tolist()) == list(range(10_000))
+    assert abs(np.corrcoef(tie, np.arange(10_000))[0, 1]) < 0.05
+    assert default_tie_order(5).tolist() == [3, 2, 0, 4, 1]
+    trie = PrefixTrie.from_codes(np.zeros((5, 1), dtype=int), [1])
+    assert trie.bucket(0).tolist() == np.argsort(default_tie_order(5)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("codes", "sizes", "tie", "message"),
+    [
+        ([[0, 1], [0, 3]], [2, 3], None, r"row 1, level 1: code 3 is outside 0\.\.2"),
+        ([[0, 1], [-1, 0]], [2, 3], None, r"row 1, level 0: code -1 is outside 0\.\.1"),
+        ([[0, 1]], [2], None, "2 levels but 1 codebook sizes"),
+        ([0, 1], [2, 2], None, "expected one row of codes per item"),
+        (np.zeros((0, 2), dtype=int), [2, 2], None, "expected one row of codes per item"),
+        ([[0, 1], [0]], [2, 2], None, "rows of different lengths"),
+        ([[0.0, 1.0]], [2, 2], None, "float64: expected integers"),
+        ([[0]], [65_537], None, "codebook size 65537 of level 0"),
+        ([[0]], [0], None, "codebook size 0 of level 0"),
+        ([[0]], [], None, "0 codebook sizes: expected 1 to 64 levels"),
+        ([[0] * 65], [1] * 65, None, "65 codebook sizes: expected 1 to 64 levels"),
+        ([[0], [1]], [2], [0], "one rank per item, 2"),
+        ([[0], [1]], [2], [0, 2], r"tie_order, row 1: rank 2 is outside 0\.\.1"),
+        ([[0], [1]], [2], [0, 0], "rank 0 in rows 0 and 1"),
+        ([[0], [1]], [2], [0.0, 1.0], "tie_order of type float64"),
+    ],
+)
+def test_malformed_input_is_named(codes, sizes, tie, message):
+    with pytest.raises(DataError, match=message):
+        PrefixTrie.from_codes(codes, sizes, tie)
+
+
+def test_lookup_of_another_number_of_levels_is_an_error():
+    trie = PrefixTrie.from_codes([[0, 1]], [2, 2])
+    with pytest.raises(DataError, match="expected 2 codes"):
+        trie.lookup([[0, 1, 0]])
