@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from genrec.data.sources import generated
-from genrec.data.sources.generated import REASONS, SUBCATEGORIES, SUCCESSORS, generate
+from genrec.data.sources.generated import (
+    REASONS,
+    SUBCATEGORIES,
+    SUCCESSORS,
+    generate,
+    prepare_generated,
+)
 from genrec.errors import ConfigError
 
 SMALL = {"num_items": 300, "num_users": 200, "max_length": 20}
@@ -172,3 +178,12 @@ def test_nobody_gets_an_item_twice_when_histories_fill_half_the_catalogue():
 def test_sizes_out_of_range(options, word):
     with pytest.raises(ConfigError, match=word):
         generate(**options)
+
+
+def test_prepare_writes_a_dataset(tmp_path):
+    dataset = prepare_generated(tmp_path / "out", **SMALL)
+    assert len(dataset.catalog) == 300 and len(dataset.histories) == 200
+    assert dataset.name == "generated" and dataset.info["options"]["seed"] == 0
+    assert dataset.fingerprint == prepare_generated(tmp_path / "again", **SMALL).fingerprint
+    with pytest.raises(ConfigError, match="reads nothing"):
+        prepare_generated(tmp_path / "out", tmp_path)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from genrec.data.dataset import Dataset, write_dataset
 from genrec.data.sources.generated_words import DEPARTMENTS, DETAILS, STYLE_PHRASES
 from genrec.errors import ConfigError
 
@@ -142,17 +143,34 @@ def generate(
 
 
 def prepare_generated(
-    output: str | PathLike[str],
+    folder: str | PathLike[str],
+    path: str | PathLike[str] | None = None,
     *,
     num_items: int = 2400,
     num_users: int = 5000,
     min_length: int = 6,
     max_length: int = 40,
     seed: int = 0,
-) -> Any:
-    """Write the generated catalogue as a dataset folder and return the dataset; see `generate`."""
-    from genrec.data.dataset import write_dataset
+) -> Dataset:
+    """Write the generated catalogue as a dataset folder and return the dataset.
 
+    Args:
+        folder: dataset folder to write.
+        path: must be None; nothing is read.
+        num_items: items, 108 to 3888.
+        num_users: users, at least 1.
+        min_length: shortest history, at least 3.
+        max_length: longest history.
+        seed: non-negative seed of everything random.
+
+    Raises:
+        ConfigError: if a size is out of range or a path is given.
+        ArtefactError: if the folder cannot be written.
+    """
+    if path is not None:
+        raise ConfigError(
+            f"path {str(path)!r}: the generated catalogue reads nothing; leave it out"
+        )
     items, interactions, info = generate(
         num_items=num_items,
         num_users=num_users,
@@ -160,7 +178,7 @@ def prepare_generated(
         max_length=max_length,
         seed=seed,
     )
-    return write_dataset(output, items, interactions, info)
+    return write_dataset(folder, items, interactions, info)
 
 
 def build_world(rng: np.random.Generator, num_items: int) -> World:
