@@ -11,7 +11,6 @@ It is made by `genrec prepare`, or when a folder that a user wrote with pandas i
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -35,7 +34,12 @@ _FORMAT = 1
 
 
 def write_index(folder: Path, catalog: Catalog, histories: Histories) -> None:
-    """Write `folder`/index for the tables that stand in `folder`; whole or not at all."""
+    """Write `folder`/index for the tables that stand in `folder`; whole or not at all.
+
+    Raises:
+        DataError: if a column of the items has a type that cannot be memory-mapped.
+        OSError: if it cannot be written.
+    """
     temporary = Path(tempfile.mkdtemp(prefix=f".{INDEX}-", dir=folder))
     temporary.chmod(0o755)
     try:
@@ -59,15 +63,12 @@ def write_index(folder: Path, catalog: Catalog, histories: Histories) -> None:
             },
         )
         shutil.rmtree(folder / INDEX, ignore_errors=True)
-        # Another process may have finished the same index meanwhile; then its copy stays.
-        with contextlib.suppress(FileExistsError):
+        try:
             temporary.rename(folder / INDEX)
-    except OSError as error:
-        if not (folder / INDEX / "index.json").is_file():
-            raise DataError(
-                f"{folder / INDEX}: writing failed ({error.strerror or error}); "
-                "free some space or choose another folder"
-            ) from error
+        except OSError:
+            # Another process finished the same index meanwhile; then its copy stays.
+            if not (folder / INDEX / "index.json").is_file():
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -146,15 +147,16 @@ def untouched(folder: Path, name: str) -> bool:
 
 
 def try_write_index(folder: Path, catalog: Catalog, histories: Histories) -> bool:
-    """Write the index of a user's folder if the folder may be written; say so otherwise."""
-    if not os.access(folder, os.W_OK):
+    """Write the index of a user's folder if the folder may be written; warn otherwise."""
+    try:
+        write_index(folder, catalog, histories)
+    except OSError as error:
         warnings.warn(
-            f"{folder}: cannot be written, so its index is built again at every load; "
-            "copy the folder to a place you may write to",
-            stacklevel=3,
+            f"{folder}: the index cannot be written ({error.strerror or error}), so it is built "
+            "again at every load; copy the folder to a place you may write to",
+            stacklevel=4,
         )
         return False
-    write_index(folder, catalog, histories)
     return True
 
 

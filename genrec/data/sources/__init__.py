@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from genrec.data.dataset import Dataset
-from genrec.data.sources.tables import tables
+from genrec.data.sources.tables import prepare_tables
 from genrec.errors import ConfigError
 
-# Every source is called as source(folder, path, **options) and returns the dataset it wrote.
+# Called as source(folder, path, **options), without path where nothing is read; each returns the
+# dataset it wrote.
 SOURCES: dict[str, Callable[..., Dataset]] = {
-    "tables": tables,
+    "tables": prepare_tables,
 }
 
 
@@ -27,7 +28,7 @@ def prepare(
     Args:
         source: name in SOURCES.
         folder: dataset folder to write.
-        path: file or folder to read.
+        path: file or folder to read, if the source reads any.
         options: what the source takes besides.
 
     Raises:
@@ -36,7 +37,8 @@ def prepare(
     """
     if source not in SOURCES:
         raise ConfigError(f"source {source!r} is unknown; choose one of {sorted(SOURCES)}")
-    return SOURCES[source](folder, path, **options)
+    where = () if path is None else (path,)
+    return SOURCES[source](folder, *where, **options)
 
 
-__all__ = ["SOURCES", "prepare", "tables"]
+__all__ = ["SOURCES", "prepare", "prepare_tables"]

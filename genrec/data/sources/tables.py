@@ -18,7 +18,7 @@ from genrec.data.sources.readers import SUFFIXES, read_table, suffix
 from genrec.errors import DataError
 
 
-def tables(
+def prepare_tables(
     folder: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
