@@ -1,0 +1,191 @@
+"""Beam search: what it promises at the edges, and the errors it raises."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from genrec.decoding import PrefixTrie, beam, beam_search
+from genrec.errors import ConfigError, GenrecError
+
+
+class RandomDecoder:
+    """The same random log-probabilities for a code whatever came before it."""
+
+    def __init__(self, levels, users=None):
+        self.levels = levels
+        self.users = torch.arange(len(levels[0])) if users is None else users
+        self.widths = []
+        self.selected = []
+
+    def first(self):
+        return self.levels[0][self.users], None
+
+    def next(self, state, parent, code, level):
+        self.widths.append(parent.shape)
+        rows = self.levels[level][self.users]
+        return rows[:, None].expand(-1, parent.shape[1], -1), None
+
+    def select(self, rows):
+        other = RandomDecoder(self.levels, self.users[rows])
+        self.selected.append(rows.tolist())
+        return other
+
+
+def setting(batch=6, items=400, sizes=(16, 16, 16), seed=0, scale=2.0):
+    rng = np.random.default_rng(seed)
+    codes = np.stack([rng.integers(0, size, items) for size in sizes], axis=1)
+    logits = [torch.from_numpy(rng.normal(size=(batch, size)) * scale).float() for size in sizes]
+    decoder = RandomDecoder([torch.log_softmax(level, dim=-1) for level in logits])
+    return decoder, PrefixTrie.from_codes(codes, sizes)
+
+
+def same(a, b, *, but=()):
+    for name, value in vars(a).items():
+        assert name in but or torch.equal(value, getattr(b, name)), name
+
+
+def test_beams_never_exceed_the_nodes_of_a_level():
+    decoder, trie = setting(sizes=(4, 16, 16))
+    beam_search(decoder, trie, k=5, beam_width=10_000)
+    assert [shape[1] for shape in decoder.widths] == list(trie.num_nodes[1:-1])
+
+
+def test_only_rows_without_certificate_are_searched_again():
+    decoder, trie = setting(items=4000, scale=3.0)
+    plain = beam_search(decoder, trie, k=10, beam_width=8)
+    missing = (~plain.certified).nonzero().flatten().tolist()
+    assert 0 < len(missing) < len(plain)
+    decoder.selected.clear()
+    exact = beam_search(decoder, trie, k=10, beam_width=8, exact=True)
+    assert decoder.selected[0] == missing
+    sizes = [len(rows) for rows in decoder.selected]
+    assert sizes == sorted(sizes, reverse=True)
+    assert exact.certified.all()
+    kept = plain.certified
+    same(plain.select(kept), exact.select(kept))
+    assert (exact.evaluations[~kept] > plain.evaluations[~kept]).all()
+
+
+def test_max_width_stops_the_widening():
+    decoder, trie = setting(scale=0.1)
+    result = beam_search(decoder, trie, k=10, beam_width=2, exact=True, max_width=8)
+    assert not result.certified.any()
+    assert max(shape[1] for shape in decoder.widths) <= 8
+    plain = beam_search(decoder, trie, k=10, beam_width=8)
+    same(plain, result, but=("evaluations",))
+
+
+def test_exclusions_widen_the_search_until_k_items_come_back():
+    codes = [[0, i] for i in range(8)] + [[1, i] for i in range(8)]
+    trie = PrefixTrie.from_codes(codes, [2, 8])
+    levels = [torch.tensor([[-0.1, -3.0]]), torch.full((1, 8), -2.0)]
+    exclude = torch.arange(7)[None]
+    result = beam_search(RandomDecoder(levels), trie, k=4, beam_width=1, exclude=exclude)
+    assert result.items[0, 0] == 7
+    assert (result.items[0, 1:] >= 8).all()
+
+
+def test_a_wholly_excluded_prefix_takes_no_place_in_the_beam():
+    trie = PrefixTrie.from_codes([[0, 0], [0, 1], [1, 0], [2, 0]], [3, 2])
+    levels = [torch.tensor([[-0.1, -2.0, -3.0]]), torch.tensor([[-0.7, -0.7]])]
+    exclude = torch.tensor([[1, 0, 0, -1]])
+    result = beam_search(RandomDecoder(levels), trie, k=1, beam_width=1, exclude=exclude)
+    assert result.items.tolist() == [[2]]
+    assert result.evaluations.tolist() == [2]
+    assert result.best_dropped.tolist() == [-3.0]
+
+
+def test_equal_scores_with_a_dropped_prefix_are_not_certified():
+    trie = PrefixTrie.from_codes([[0, 0], [1, 0]], [2, 1])
+    levels = [torch.full((1, 2), -0.5), torch.zeros(1, 1)]
+    plain = beam_search(RandomDecoder(levels), trie, k=1, beam_width=1)
+    assert not plain.certified.any()
+    assert plain.best_dropped.tolist() == [-0.5]
+    exact = beam_search(RandomDecoder(levels), trie, k=1, beam_width=1, exact=True)
+    assert exact.certified.all()
+    assert exact.items[0, 0] == int(trie.tie_order.argmin())
+
+
+def test_prefixes_with_equal_scores_are_not_kept_by_number():
+    trie = PrefixTrie.from_codes([[i, 0] for i in range(256)], [256, 1])
+    levels = [torch.full((1, 256), -math.log(256)), torch.zeros(1, 1)]
+    result = beam_search(RandomDecoder(levels), trie, k=16, beam_width=16)
+    kept = result.leaves[0]
+    assert kept.min() < 64
+    assert kept.max() >= 192
+
+
+def test_impossible_items_come_last_instead_of_vanishing():
+    trie = PrefixTrie.from_codes([[0, 0], [0, 1], [1, 0]], [2, 2], [0, 1, 2])
+    levels = [torch.tensor([[0.0, -torch.inf]]), torch.tensor([[-torch.inf, -0.2]])]
+    result = beam_search(RandomDecoder(levels), trie, k=4, beam_width=1)
+    assert result.items.tolist() == [[1, 0, 2, -1]]
+    assert result.scores[0, 1:].tolist() == [-math.inf] * 3
+    assert result.certified.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_floating_types_are_scored_in_float32(dtype):
+    decoder, trie = setting()
+    other = RandomDecoder([level.to(dtype) for level in decoder.levels])
+    same_values = RandomDecoder([level.to(dtype).float() for level in decoder.levels])
+    result = beam_search(other, trie, k=10, beam_width=20)
+    assert result.scores.dtype == torch.float32
+    same(result, beam_search(same_values, trie, k=10, beam_width=20))
+
+
+@pytest.mark.parametrize("name", ["_BUDGET", "_CACHED"])
+def test_cutting_the_batch_to_fit_memory_changes_nothing(monkeypatch, name):
+    decoder, trie = setting()
+    exclude = torch.randint(-1, 400, (6, 30), generator=torch.Generator().manual_seed(0))
+    options = {"k": 10, "beam_width": 20, "exclude": exclude, "exact": True}
+    whole = beam_search(decoder, trie, **options)
+    monkeypatch.setattr(beam, name, 700)
+    same(whole, beam_search(decoder, trie, **options))
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan, 0.5])
+@pytest.mark.parametrize("level", [0, 2])
+def test_a_decoder_that_returns_no_log_probabilities_is_an_error(value, level):
+    decoder, trie = setting(sizes=(4, 4, 4))
+    decoder.levels[level][3] = value
+    with pytest.raises(GenrecError, match="row 3 of the batch"):
+        beam_search(decoder, trie, k=3, beam_width=8)
+
+
+def test_another_vocabulary_is_an_error():
+    decoder, _ = setting()
+    _, other = setting(sizes=(16, 32, 16))
+    with pytest.raises(ConfigError, match=r"at level 1: expected .* another SID vocabulary"):
+        beam_search(decoder, other, k=3, beam_width=8)
+    _, other = setting(sizes=(32, 16, 16))
+    with pytest.raises(ConfigError, match="at level 0"):
+        beam_search(decoder, other, k=3, beam_width=8)
+
+
+@pytest.mark.parametrize("bad", [{"k": 0}, {"beam_width": 0}, {"max_width": 0}])
+def test_widths_below_one_are_an_error(bad):
+    decoder, trie = setting()
+    with pytest.raises(ConfigError, match="expected at least 1"):
+        beam_search(decoder, trie, **{"k": 3, "beam_width": 8, **bad})
+
+
+@pytest.mark.parametrize(
+    ("exclude", "message"),
+    [
+        (torch.zeros(5, 2, dtype=torch.int64), r"expected \[6, E\]"),
+        (torch.zeros(6, dtype=torch.int64), r"expected \[6, E\]"),
+        (torch.zeros(6, 2), "float32: expected item numbers"),
+        (torch.zeros(6, 2, dtype=torch.bool), "bool: expected item numbers"),
+        (torch.tensor([[0]] * 4 + [[400]] * 2), r"row 4: item 400 is outside 0\.\.399"),
+        (torch.tensor([[0]] * 5 + [[-2]]), r"row 5: item -2 is outside"),
+    ],
+)
+def test_malformed_exclusions_are_named(exclude, message):
+    decoder, trie = setting()
+    with pytest.raises(ConfigError, match=message):
+        beam_search(decoder, trie, k=3, beam_width=8, exclude=exclude)
