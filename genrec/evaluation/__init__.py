@@ -1,0 +1,71 @@
+"""Honest evaluation: item-level metrics by expectation over ties, intervals, slices, reports."""
+
+from genrec.evaluation.beams import BeamRow, BeamStudy, beam_study
+from genrec.evaluation.examples import Example, Recommended, collect_examples, item_titles
+from genrec.evaluation.html import write_report
+from genrec.evaluation.intervals import Difference, Interval, bootstrap_intervals, paired_difference
+from genrec.evaluation.memory import peak_memory
+from genrec.evaluation.metrics import mrr_at, ndcg_at, recall_at
+from genrec.evaluation.protocol import MASKS, evaluate, history_matrix
+from genrec.evaluation.rankers import ModelRanker, PopularityRanker, Ranker
+from genrec.evaluation.ranks import Ranks, ranks_from_scores, ranks_from_search
+from genrec.evaluation.report import (
+    comparison_table,
+    headline_metric,
+    metrics_record,
+    print_comparison,
+    print_examples,
+    read_metrics,
+    write_metrics,
+)
+from genrec.evaluation.results import Evaluation, SearchRecord, best_first
+from genrec.evaluation.slices import (
+    Slice,
+    by_history_length,
+    by_popularity,
+    quantile_edges,
+    slice_users,
+)
+
+__all__ = [
+    "MASKS",
+    "BeamRow",
+    "BeamStudy",
+    "Difference",
+    "Evaluation",
+    "Example",
+    "Interval",
+    "ModelRanker",
+    "PopularityRanker",
+    "Ranker",
+    "Ranks",
+    "Recommended",
+    "SearchRecord",
+    "Slice",
+    "beam_study",
+    "best_first",
+    "bootstrap_intervals",
+    "by_history_length",
+    "by_popularity",
+    "collect_examples",
+    "comparison_table",
+    "evaluate",
+    "headline_metric",
+    "history_matrix",
+    "item_titles",
+    "metrics_record",
+    "mrr_at",
+    "ndcg_at",
+    "paired_difference",
+    "peak_memory",
+    "print_comparison",
+    "print_examples",
+    "quantile_edges",
+    "ranks_from_scores",
+    "ranks_from_search",
+    "read_metrics",
+    "recall_at",
+    "slice_users",
+    "write_metrics",
+    "write_report",
+]

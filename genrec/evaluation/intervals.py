@@ -76,7 +76,7 @@ def bootstrap_means(values: FloatArray, *, replicates: int = 1000, seed: int = 0
     return means
 
 
-def intervals(
+def bootstrap_intervals(
     columns: Mapping[str, FloatArray],
     *,
     replicates: int = 1000,
@@ -96,14 +96,14 @@ def intervals(
     names = list(columns)
     values = np.stack([np.asarray(columns[name], dtype=np.float64) for name in names], axis=1)
     mean = values.mean(axis=0)
-    if replicates == 0:
-        return {name: Interval(float(m), float(m), float(m)) for name, m in zip(names, mean)}
-    tail = (1.0 - level) / 2.0
-    resampled = bootstrap_means(values, replicates=replicates, seed=seed)
-    low, high = np.quantile(resampled, [tail, 1.0 - tail], axis=0)
+    low, high = mean, mean
+    if replicates > 0:
+        tail = (1.0 - level) / 2.0
+        resampled = bootstrap_means(values, replicates=replicates, seed=seed)
+        low, high = np.quantile(resampled, [tail, 1.0 - tail], axis=0)
     return {
         name: Interval(float(m), float(lo), float(hi))
-        for name, m, lo, hi in zip(names, mean, low, high)
+        for name, m, lo, hi in zip(names, mean, low, high, strict=True)
     }
 
 
@@ -139,5 +139,8 @@ def paired_difference(
     at_most = (np.count_nonzero(resampled <= 0) + 1) / (replicates + 1)
     at_least = (np.count_nonzero(resampled >= 0) + 1) / (replicates + 1)
     return Difference(
-        float(difference.mean()), float(low), float(high), float(min(1.0, 2 * min(at_most, at_least)))
+        float(difference.mean()),
+        float(low),
+        float(high),
+        float(min(1.0, 2 * min(at_most, at_least))),
     )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genrec.evaluation.intervals import bootstrap_means, intervals, paired_difference
+from genrec.evaluation.intervals import bootstrap_intervals, bootstrap_means, paired_difference
 
 
 def test_equals_a_loop_over_resamples() -> None:
@@ -24,7 +24,7 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_agrees_with_the_normal_interval_of_a_proportion() -> None:
     hits = (np.arange(10_000) % 20 == 0).astype(float)
-    found = intervals({"recall": hits}, replicates=2000)["recall"]
+    found = bootstrap_intervals({"recall": hits}, replicates=2000)["recall"]
     half = 1.96 * np.sqrt(0.05 * 0.95 / len(hits))
     assert found.value == pytest.approx(0.05)
     assert found.low == pytest.approx(0.05 - half, abs=0.1 * half)
@@ -36,21 +36,21 @@ def test_covers_the_truth_about_as_often_as_it_says() -> None:
     covered = 0
     for trial in range(200):
         sample = (generator.random(300) < 0.3).astype(float)
-        found = intervals({"x": sample}, replicates=300, seed=trial)["x"]
+        found = bootstrap_intervals({"x": sample}, replicates=300, seed=trial)["x"]
         covered += found.low <= 0.3 <= found.high
     assert 0.89 <= covered / 200 <= 0.99
 
 
 def test_same_seed_same_interval_and_shared_users() -> None:
     values = np.random.default_rng(4).random(200)
-    first = intervals({"a": values, "b": 2 * values}, seed=9)
-    assert first == intervals({"a": values, "b": 2 * values}, seed=9)
+    first = bootstrap_intervals({"a": values, "b": 2 * values}, seed=9)
+    assert first == bootstrap_intervals({"a": values, "b": 2 * values}, seed=9)
     assert first["b"].low == pytest.approx(2 * first["a"].low)
-    assert first["a"] != intervals({"a": values}, seed=10)["a"]
+    assert first["a"] != bootstrap_intervals({"a": values}, seed=10)["a"]
 
 
 def test_no_replicates_no_width() -> None:
-    found = intervals({"a": np.array([0.0, 1.0])}, replicates=0)["a"]
+    found = bootstrap_intervals({"a": np.array([0.0, 1.0])}, replicates=0)["a"]
     assert found.as_dict() == {"value": 0.5, "low": 0.5, "high": 0.5}
 
 
@@ -58,7 +58,7 @@ def test_a_small_paired_gain_shows_where_separate_intervals_overlap() -> None:
     generator = np.random.default_rng(6)
     base = generator.random(2000)
     better = base + 0.01 + 0.01 * generator.normal(size=2000)
-    alone = intervals({"base": base, "better": better})
+    alone = bootstrap_intervals({"base": base, "better": better})
     assert alone["better"].low < alone["base"].high
     found = paired_difference(better, base)
     assert found.significant and found.value == pytest.approx(0.01, abs=0.002)

@@ -12,7 +12,7 @@ from genrec.evaluation.metrics import mrr_at, ndcg_at, recall_at
 
 
 def interval(*pairs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    before, ties = zip(*pairs)
+    before, ties = zip(*pairs, strict=True)
     return np.array(before, dtype=np.int64), np.array(ties, dtype=np.int64)
 
 

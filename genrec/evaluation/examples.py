@@ -1,0 +1,113 @@
+"""A few users' histories with titles, beside what was recommended to them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from genrec.data import Catalog, Dataset, EvalSet, batch
+from genrec.evaluation.metrics import IntArray
+from genrec.evaluation.protocol import history_matrix
+from genrec.evaluation.rankers import Ranker
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """One place of a list: the item's title, and whether it is what the user took next."""
+
+    title: str
+    hit: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One user.
+
+    Attributes:
+        user: the user's id.
+        history: titles, oldest first.
+        target: title of the item taken next.
+        lists: name of the ranker to its list, best first.
+    """
+
+    user: str
+    history: list[str]
+    target: str
+    lists: dict[str, list[Recommended]]
+
+
+def collect_examples(
+    rankers: Sequence[Ranker],
+    dataset: Dataset,
+    eval_set: EvalSet,
+    *,
+    count: int = 5,
+    k: int = 10,
+    max_length: int = 50,
+    title_column: str = "title",
+    seed: int = 0,
+) -> list[Example]:
+    """Recommend to a seeded sample of users, the items of their history left out.
+
+    Args:
+        rankers: each gives one list per user.
+        dataset: histories and titles.
+        eval_set: users to draw from.
+        count: how many.
+        k: list length.
+        max_length: events of the input that a model reads.
+        title_column: column of the items shown; item ids where it is missing or null.
+        seed: seed of the sample.
+    """
+    sample = eval_set.sample(min(count, len(eval_set)), seed)
+    history = history_matrix(dataset.histories.items, sample.start, sample.end)
+    inputs = batch(
+        dataset.histories,
+        sample.start,
+        sample.end,
+        max_length=max_length,
+        query_time=sample.times,
+    )
+    exclude = torch.from_numpy(history)
+    found = {
+        ranker.name: ranker.search(ranker.prepare(inputs), k=k, exclude=exclude).items.cpu().numpy()
+        for ranker in rankers
+    }
+    lists = [items.ravel() for items in found.values()]
+    shown = np.unique(np.concatenate([history.ravel(), sample.targets, *lists]))
+    shown = shown[shown >= 0]
+    names = item_titles(dataset.catalog, shown, title_column)
+    title = dict(zip(shown.tolist(), names, strict=True))
+    ids = dataset.histories.user_ids.take(sample.users).to_pylist()
+    return [
+        Example(
+            user=str(ids[row]),
+            history=[title[item] for item in history[row].tolist() if item >= 0],
+            target=title[target],
+            lists={
+                name: [
+                    Recommended(title[item], item == target)
+                    for item in items[row].tolist()
+                    if item >= 0
+                ]
+                for name, items in found.items()
+            },
+        )
+        for row, target in enumerate(sample.targets.tolist())
+    ]
+
+
+def item_titles(catalog: Catalog, items: IntArray, column: str = "title") -> list[str]:
+    """Titles of some items, HTML entities unescaped; the item's id where there is none."""
+    ids = catalog.item_ids.take(items).to_pylist()
+    if column not in catalog.columns:
+        return [str(name) for name in ids]
+    titles = catalog.table.column(column).take(items).to_pylist()
+    return [
+        html.unescape(str(title)).strip() if title else str(name)
+        for title, name in zip(titles, ids, strict=True)
+    ]

@@ -1,0 +1,427 @@
+"""The report as one HTML page that needs no network and no other file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import genrec
+from genrec.errors import ArtefactError, ConfigError
+from genrec.evaluation.beams import BeamStudy
+from genrec.evaluation.examples import Example
+from genrec.evaluation.plots import beam_curves, data_uri, metric_bars, slice_bars
+from genrec.evaluation.report import comparison, describe, headline_metric, number, span
+from genrec.evaluation.results import Evaluation, best_first
+from genrec.evaluation.slices import Slice
+from genrec.evaluation.style import CSS
+
+Slices = Mapping[str, Mapping[str, Sequence[Slice]]]
+
+_HISTORY_SHOWN = 12
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    evaluations: Sequence[Evaluation],
+    *,
+    title: str,
+    slices: Slices | None = None,
+    beams: Mapping[str, BeamStudy] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    vocabularies: Mapping[str, Mapping[str, Any]] | None = None,
+    examples: Sequence[Example] = (),
+) -> Path:
+    """Write the report.
+
+    Args:
+        path: the page.
+        evaluations: rankers on one split; the first is the one the report is about.
+        title: heading of the page.
+        slices: what was cut by (`training popularity of the target`) to each ranker's slices.
+        beams: name of a ranker to its beam widths against exact search.
+        facts: protocol facts shown as they are (dataset, order within a day, fingerprints ...).
+        vocabularies: name to the summary of a SID vocabulary; nested mappings get sub-headings.
+        examples: histories beside recommendations.
+
+    Raises:
+        ConfigError: if there is no evaluation, or they are of different splits or masks.
+        ArtefactError: if the page cannot be written.
+    """
+    page = render(
+        evaluations,
+        title=title,
+        slices=slices,
+        beams=beams,
+        facts=facts,
+        vocabularies=vocabularies,
+        examples=examples,
+    )
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise ArtefactError(
+            f"{path}: writing failed ({error.strerror or error}); "
+            "free some space or choose another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def render(
+    evaluations: Sequence[Evaluation],
+    *,
+    title: str,
+    slices: Slices | None = None,
+    beams: Mapping[str, BeamStudy] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    vocabularies: Mapping[str, Mapping[str, Any]] | None = None,
+    examples: Sequence[Example] = (),
+) -> str:
+    """The page as text; arguments as for `write_report`."""
+    if not evaluations:
+        raise ConfigError("there is no evaluation to report")
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        if (other.split, list(other.searches), other.ks) != (
+            first.split,
+            list(first.searches),
+            first.ks,
+        ):
+            raise ConfigError(
+                f"{first.ranker!r} and {other.ranker!r} differ in split, masks or list lengths; "
+                "a report compares rankers under one protocol"
+            )
+    parts = [
+        _cards(evaluations),
+        *(_comparison(evaluations, mask) for mask in first.searches),
+        _bars(evaluations),
+    ]
+    if slices:
+        parts.append(_slices(first, slices))
+    parts += [_beams(study, name) for name, study in (beams or {}).items()]
+    parts.append(_protocol(first, facts or {}))
+    parts += [_vocabulary(name, summary) for name, summary in (vocabularies or {}).items()]
+    if examples:
+        parts.append(_examples(examples))
+    items = first.facts.get("items")
+    catalogue = f", {items:,} items" if isinstance(items, int) else ""
+    subtitle = f"{first.split} split, {len(first):,} users{catalogue}, full ranking"
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></header>\n"
+        + "\n".join(parts)
+        + f"\n<footer>genrec {escape(genrec.__version__)}</footer>\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _cards(evaluations: Sequence[Evaluation]) -> str:
+    first = evaluations[0]
+    metric = headline_metric(first)
+    cards = []
+    for mask in first.searches:
+        found = first.metrics[f"{first.split}/{mask}/{metric}"]
+        cards.append(
+            (f"{_metric(metric)}, {mask}", number(found.value), f"95% interval {span(found)}")
+        )
+    mask = next(iter(first.searches))
+    width = first.facts.get("beam_width")
+    search = "exact search" if first.facts.get("exact") else f"beam width {width}"
+    cards.append(
+        ("Users with a proven list", f"{first.value(mask, 'certificate_rate'):.1%}", search)
+    )
+    seconds = first.facts.get("seconds", sum(s.seconds for s in first.searches.values()))
+    parameters = first.facts.get("parameters")
+    cards.append(
+        (
+            "Evaluation time",
+            f"{seconds:.1f} s",
+            f"{parameters:,} parameters" if isinstance(parameters, int) else "",
+        )
+    )
+    cells = "".join(
+        f'<div class="card"><div class="label">{escape(label)}</div>'
+        f'<div class="value">{escape(value)}</div><div class="more">{escape(more)}</div></div>'
+        for label, value, more in cards
+    )
+    return f'<div class="cards">{cells}</div>'
+
+
+def _comparison(evaluations: Sequence[Evaluation], mask: str) -> str:
+    first = evaluations[0]
+    metric = headline_metric(first)
+    rows = comparison(evaluations, mask)
+    tuples = any(evaluation.has_tuples for evaluation in evaluations)
+    names = [f"{name}@{k}" for name in ("recall", "ndcg") for k in first.ks] + [
+        f"mrr@{first.ks[-1]}"
+    ]
+    best = {name: max(e.value(mask, name) for e, _ in rows) for name in names}
+    longest = metric.partition("@")[2]
+    head = [
+        "ranker",
+        *map(_metric, names),
+        f"{_metric(metric)} to the best",
+        "certified",
+        "seconds",
+    ]
+    if tuples:
+        head.append(f"tuple-level Recall@{longest}")
+    body = []
+    for place, (evaluation, difference) in enumerate(rows):
+        cells = [f"<td>{escape(evaluation.ranker)}</td>"]
+        for name in names:
+            found = evaluation.metrics[f"{evaluation.split}/{mask}/{name}"]
+            detail = f'<span class="span">{span(found)}</span>' if name == metric else ""
+            top = ' class="top"' if found.value == best[name] else ""
+            cells.append(f"<td{top}>{number(found.value)}{detail}</td>")
+        gap = "best" if place == 0 else describe(difference)
+        detail = "" if difference is None else f'<span class="span">{span(difference)}</span>'
+        cells.append(f"<td>{gap}{detail}</td>")
+        cells.append(f"<td>{evaluation.value(mask, 'certificate_rate'):.1%}</td>")
+        cells.append(f"<td>{evaluation.searches[mask].seconds:.1f}</td>")
+        if tuples:
+            shown = "-"
+            if evaluation.has_tuples:
+                shown = number(evaluation.value(mask, f"tuple_recall@{longest}"))
+            cells.append(f"<td>{shown}</td>")
+        body.append((cells, place == 0))
+    note = (
+        "All items may be recommended."
+        if mask == "unmasked"
+        else "The items of each user's history are left out inside the search."
+    )
+    repeated = first.facts.get("targets_in_history")
+    if mask == "masked" and repeated:
+        note += f" {repeated:.2%} of the targets are in the history themselves and count as misses."
+    rest = (
+        " Item level, ties by expectation, intervals by bootstrap over users. The difference to the"
+        " best is paired, user by user; ~ marks one whose interval holds zero."
+    )
+    if tuples:
+        rest += (
+            " Tuple-level recall counts every item of a hit tuple as a hit and is shown only to"
+            " compare with work that reports it."
+        )
+    return _section(
+        f"Results, {mask}",
+        f'<p class="verdict">{_verdict(evaluations, mask, metric)}</p>'
+        f'<p class="note">{note}{rest}</p>' + _table(head, body),
+    )
+
+
+def _verdict(evaluations: Sequence[Evaluation], mask: str, metric: str) -> str:
+    """One sentence that says who wins, also when it is a baseline."""
+    first = evaluations[0]
+    if len(evaluations) == 1:
+        return f"{escape(first.ranker)} alone; there is no other ranker to compare it with."
+    ranked = best_first(evaluations, mask, metric)
+    if ranked[0] is first:
+        rival = ranked[1]
+        ratio = _ratio(first.value(mask, metric), rival.value(mask, metric))
+        text = f"<b>{escape(first.ranker)}</b> is ahead of <b>{escape(rival.ranker)}</b>{ratio}"
+    else:
+        rival = ranked[0]
+        ratio = _ratio(rival.value(mask, metric), first.value(mask, metric))
+        text = f"<b>{escape(rival.ranker)}</b> wins over <b>{escape(first.ranker)}</b>{ratio}"
+    if first.same_users(rival) and not first.minus(rival, mask, metric).significant:
+        text += ", but the difference could be chance"
+    return text + "."
+
+
+def _ratio(better: float, worse: float) -> str:
+    return f" by a factor of {better / worse:.2f} in the ordering metric" if worse > 0 else ""
+
+
+def _bars(evaluations: Sequence[Evaluation]) -> str:
+    first = evaluations[0]
+    k = headline_metric(first).partition("@")[2]
+    figure = metric_bars(evaluations, list(first.searches), [f"recall@{k}", f"ndcg@{k}"])
+    return _section(
+        "Metrics with intervals", _image(data_uri(figure), f"Recall and NDCG at {k} per ranker")
+    )
+
+
+def _slices(first: Evaluation, slices: Slices) -> str:
+    """One plot and one table per cut, shown for the last mask and the ordering metric."""
+    mask = list(first.searches)[-1]
+    body = ""
+    for heading, cut in slices.items():
+        shown = next(part for parts in cut.values() for part in parts).metrics
+        key = f"{mask}/{headline_metric(first)}"
+        body += _one_cut(cut, key if key in shown else next(iter(shown)), heading, mask)
+    return _section("Slices", body)
+
+
+def _one_cut(cut: Mapping[str, Sequence[Slice]], key: str, heading: str, mask: str) -> str:
+    title = f"By {heading} ({mask})"
+    figure = slice_bars(cut, key, title=title, xlabel=heading)
+    any_slices = next(iter(cut.values()))
+    keys = list(any_slices[0].metrics)
+    head = [
+        "ranker",
+        "slice",
+        "users",
+        *(f"{_metric(k.split('/')[1])}, {k.split('/')[0]}" for k in keys),
+    ]
+    body = []
+    for ranker, parts in cut.items():
+        for part in parts:
+            cells = [f"<td>{escape(ranker)}</td>", f"<td>{escape(part.name)}</td>"]
+            cells.append(f"<td>{part.users:,}</td>")
+            for name in keys:
+                found = part.metrics[name]
+                cells.append(
+                    f'<td>{number(found.value)}<span class="span">{span(found)}</span></td>'
+                )
+            body.append((cells, False))
+    table = f"<details><summary>as a table</summary>{_table(head, body)}</details>"
+    return _image(data_uri(figure), title) + table
+
+
+def _beams(study: BeamStudy, ranker: str) -> str:
+    head = [
+        "search",
+        f"recall of the exact top {study.k}",
+        "certified",
+        f"Recall@{study.k}",
+        f"NDCG@{study.k}",
+        "leaked mass",
+        "prefixes expanded",
+        "ms per user",
+    ]
+    body = [
+        (
+            [
+                f"<td>{escape(row.name)}</td>",
+                f"<td>{row.list_recall:.4f}</td>",
+                f"<td>{row.certificate_rate:.1%}</td>",
+                f"<td>{number(row.recall)}</td>",
+                f"<td>{number(row.ndcg)}</td>",
+                f"<td>{row.leaked_mass:.4f}</td>",
+                f"<td>{row.evaluations:.1f}</td>",
+                f"<td>{1000 * row.seconds / study.users:.3f}</td>",
+            ],
+            False,
+        )
+        for row in study.rows
+    ]
+    wrong = sum(row.false_certificates for row in study.rows)
+    note = (
+        f"{study.users:,} users, {'masked' if study.masked else 'unmasked'}: each width against "
+        "exact search. A certified list is proven to be the exact one; "
+        f"{wrong} certified lists differed from exact search."
+    )
+    return _section(
+        f"Beam width against recall and time, {ranker}",
+        f'<p class="note">{escape(note)}</p>'
+        + _image(data_uri(beam_curves(study)), "Recall, certificates and time by beam width")
+        + _table(head, body),
+    )
+
+
+def _protocol(first: Evaluation, facts: Mapping[str, Any]) -> str:
+    shown: dict[str, Any] = {
+        "split": first.split,
+        "users evaluated": len(first),
+        "candidates": "whole catalogue, no sampled negatives",
+        "ties": "expectation over the order inside a tie",
+        "intervals": f"95%, bootstrap over users, {first.bootstrap} resamples",
+        **{name: value for name, value in first.facts.items() if value is not None},
+        **facts,
+    }
+    if "targets_in_history" in shown:
+        shown["targets_in_history"] = f"{shown['targets_in_history']:.2%}"
+    return _section("Protocol", _facts(shown))
+
+
+def _vocabulary(name: str, vocabulary: Mapping[str, Any]) -> str:
+    plain = {key: value for key, value in vocabulary.items() if not isinstance(value, Mapping)}
+    nested = {key: value for key, value in vocabulary.items() if isinstance(value, Mapping)}
+    blocks = [f"<div>{_facts(plain)}</div>"] if plain else []
+    blocks += [f"<div><h3>{escape(_words(k))}</h3>{_facts(v)}</div>" for k, v in nested.items()]
+    return _section(f"SID vocabulary of {name}", f'<div class="columns">{"".join(blocks)}</div>')
+
+
+def _examples(examples: Sequence[Example]) -> str:
+    body = []
+    for example in examples:
+        shown = example.history[-_HISTORY_SHOWN:]
+        earlier = len(example.history) - len(shown)
+        items = "".join(f"<li>{escape(title)}</li>" for title in shown)
+        column = f"<div><h4>history{f', last {len(shown)}' if earlier else ''}</h4>"
+        column += f'<ol start="{earlier + 1}">{items}'
+        column += f'<li class="next">next: {escape(example.target)}</li></ol></div>'
+        for name, titles in example.lists.items():
+            entries = "".join(
+                f"<li{' class=hit' if item.hit else ''}>{escape(item.title)}</li>"
+                for item in titles
+            )
+            column += f"<div><h4>recommended by {escape(name)}</h4><ol>{entries}</ol></div>"
+        body.append(
+            f'<div class="example"><h3>user {escape(example.user)}</h3>'
+            f'<div class="lists">{column}</div></div>'
+        )
+    return _section(
+        "What was recommended",
+        '<p class="note">Users drawn at random, not chosen. Items of the history are left out; '
+        "what the user took next is ticked.</p>" + "".join(body),
+    )
+
+
+def _section(heading: str, body: str) -> str:
+    return f"<section><h2>{escape(heading)}</h2>{body}</section>"
+
+
+def _table(head: Iterable[str], body: Iterable[tuple[list[str], bool]]) -> str:
+    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    rows = "".join(
+        f"<tr{' class=best' if best else ''}>{''.join(cells)}</tr>" for cells, best in body
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{titles}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _facts(values: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(_words(key))}</td><td>{escape(_plain(value))}</td></tr>"
+        for key, value in values.items()
+    )
+    return f'<table class="facts"><tbody>{rows}</tbody></table>'
+
+
+def _image(source: str, alt: str) -> str:
+    return f'<img src="{source}" alt="{escape(alt)}">'
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(key)} {_plain(part)}" for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(part) for part in value)
+    return str(value)
+
+
+def _words(key: str) -> str:
+    return str(key).replace("_", " ")
+
+
+def _metric(name: str) -> str:
+    metric, _, k = name.partition("@")
+    return f"{ {'recall': 'Recall', 'ndcg': 'NDCG', 'mrr': 'MRR'}[metric] }@{k}"

@@ -1,0 +1,193 @@
+"""The evaluation protocol: every ranker sees the same users, inputs and exclusions.
+
+Full ranking over the whole catalogue. Each user's input is the whole history before the target (the
+model reads its last `max_length` events). `unmasked` leaves every item in the list; `masked` leaves
+out the items of the whole input history inside the search, so that the list still has k items. A
+target that is itself in the history (a repeat) cannot be hit when masked: it counts as a miss, and
+its share is reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from genrec.data import Dataset, EvalSet, evaluation_batches
+from genrec.decoding import SearchResult
+from genrec.errors import ConfigError, DataError
+from genrec.evaluation.memory import peak_memory, reset_peak_memory
+from genrec.evaluation.metrics import IntArray
+from genrec.evaluation.rankers import Ranker
+from genrec.evaluation.ranks import Ranks, is_excluded, ranks_from_search
+from genrec.evaluation.results import Evaluation, SearchRecord
+
+MASKS = ("unmasked", "masked")
+
+
+def evaluate(
+    ranker: Ranker,
+    dataset: Dataset,
+    eval_set: EvalSet,
+    *,
+    split: str,
+    ks: Sequence[int] = (5, 10, 20),
+    batch_size: int = 512,
+    max_length: int = 50,
+    masks: Sequence[str] = MASKS,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    request_time: bool = True,
+    progress: bool = False,
+) -> Evaluation:
+    """Rank the whole catalogue for every user of `eval_set` and see where the target stands.
+
+    Users are batched by history length, which keeps padding small; the result is in the order of
+    `eval_set`.
+
+    Args:
+        ranker: what is evaluated.
+        dataset: where the histories are.
+        eval_set: users, inputs and targets.
+        split: name of the split, the first part of each metric's key.
+        ks: list lengths.
+        batch_size: users per search.
+        max_length: events of the input that the model reads, the last ones.
+        masks: which of `unmasked` and `masked` to report.
+        bootstrap: resamples for the intervals.
+        seed: seed of the intervals.
+        request_time: models that read times see when the target was consumed, as a service knows
+            the time of a request; otherwise they see the time of the last event.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: if a list length, mask or batch size makes no sense.
+        DataError: if there is no user to evaluate.
+    """
+    ks = tuple(sorted(set(ks)))
+    if not ks or ks[0] < 1:
+        raise ConfigError(f"ks={list(ks)}: expected one or more list lengths of at least 1")
+    unknown = [mask for mask in masks if mask not in MASKS]
+    if unknown or not masks:
+        raise ConfigError(f"masks={list(masks)}: expected one or both of {', '.join(MASKS)}")
+    if batch_size < 1 or max_length < 1:
+        raise ConfigError(f"batch_size={batch_size} and max_length={max_length} must be at least 1")
+    if len(eval_set) == 0:
+        raise DataError(f"split {split!r} has no user to evaluate; check how the data was split")
+
+    started = time.perf_counter()
+    reset_peak_memory()
+    order: list[IntArray] = []
+    records: dict[str, list[_Batch]] = {mask: [] for mask in masks}
+    seconds = dict.fromkeys(masks, 0.0)
+    repeated = 0
+    batches = evaluation_batches(
+        dataset.histories,
+        eval_set if request_time else dataclasses.replace(eval_set, times=None),
+        max_length=max_length,
+        batch_size=batch_size,
+    )
+    bar = tqdm(
+        total=len(eval_set) * len(masks),
+        desc=f"evaluate {ranker.name}",
+        unit="user",
+        disable=not progress,
+    )
+    clock = time.perf_counter()
+    with bar:
+        for rows, inputs in batches:
+            order.append(rows)
+            part = eval_set.take(rows)
+            targets = inputs["targets"]
+            history = torch.from_numpy(
+                history_matrix(dataset.histories.items, part.start, part.end)
+            )
+            repeated += int(is_excluded(targets, history).sum())
+            encoded = ranker.prepare(inputs)
+            shared = (time.perf_counter() - clock) / len(masks)
+            for mask in masks:
+                clock = time.perf_counter()
+                exclude = history if mask == "masked" else None
+                result = ranker.search(encoded, k=ks[-1], exclude=exclude)
+                records[mask].append(_read(ranker, result, targets, exclude))
+                seconds[mask] += time.perf_counter() - clock + shared
+                bar.update(len(rows))
+            clock = time.perf_counter()
+
+    inverse = np.argsort(np.concatenate(order))
+    evaluation = Evaluation(
+        ranker=ranker.name,
+        split=split,
+        users=eval_set.users.astype(np.int64),
+        targets=eval_set.targets.astype(np.int64),
+        history_lengths=(eval_set.end - eval_set.start).astype(np.int64),
+        searches={mask: _join(records[mask], inverse, seconds[mask]) for mask in masks},
+        ks=ks,
+        has_tuples=ranker.has_tuples,
+        facts=dict(ranker.settings()),
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+    _ = evaluation.metrics  # computed now, so that `seconds` holds the whole of it
+    evaluation.facts.update(
+        seconds=time.perf_counter() - started,
+        targets_in_history=repeated / len(eval_set),
+        max_length=max_length,
+        batch_size=batch_size,
+        request_time=request_time and eval_set.times is not None,
+        items=len(dataset.catalog),
+        **peak_memory(),
+    )
+    return evaluation
+
+
+def history_matrix(items: np.ndarray, start: IntArray, end: IntArray) -> IntArray:
+    """The items of flat slices as one padded matrix.
+
+    Args:
+        items: integers [T], all events.
+        start: int64 [B], first event of each user.
+        end: int64 [B], one after the last.
+
+    Returns:
+        int64 [B, E], E the longest slice, -1 where a slice has ended.
+    """
+    width = int((end - start).max(initial=0))
+    column = np.arange(width)
+    index = start[:, None] + column
+    real = index < end[:, None]
+    matrix = np.full(index.shape, -1, dtype=np.int64)
+    matrix[real] = items[index[real]]
+    return matrix
+
+
+_Batch = tuple[Ranks, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _read(ranker: Ranker, result: SearchResult, targets: Tensor, exclude: Tensor | None) -> _Batch:
+    excluded = is_excluded(targets, exclude)
+    return (
+        ranks_from_search(result, ranker.leaf_of(targets), excluded=excluded),
+        result.certified.cpu().numpy(),
+        result.leaked.float().cpu().numpy(),
+        result.evaluations.cpu().numpy(),
+        excluded.numpy(),
+    )
+
+
+def _join(batches: list[_Batch], inverse: IntArray, seconds: float) -> SearchRecord:
+    ranks, *arrays = zip(*batches, strict=True)
+    certified, leaked, evaluations, excluded = (np.concatenate(a)[inverse] for a in arrays)
+    return SearchRecord(
+        ranks=Ranks.concatenate(ranks).take(inverse),
+        certified=certified,
+        leaked=leaked,
+        evaluations=evaluations,
+        target_excluded=excluded,
+        seconds=seconds,
+    )

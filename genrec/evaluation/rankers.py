@@ -1,0 +1,247 @@
+"""What can be evaluated: anything that ranks the catalogue for a batch of histories.
+
+A ranker answers a batch with a `SearchResult`: items best first, and behind them the groups of
+items that share a score (`leaves`). Models, baselines and a user's own rankers share one protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec.decoding import PrefixTrie, SearchResult
+from genrec.errors import ConfigError
+from genrec.evaluation.metrics import IntArray
+from genrec.models import Recommender
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """Ranks all items for each history of a batch.
+
+    Attributes:
+        name: shown in reports.
+        has_tuples: whether leaves are semantic IDs, so that tuple-level metrics mean something.
+    """
+
+    name: str
+    has_tuples: bool
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What all searches of a batch share, done once (a model encodes the histories)."""
+        ...
+
+    def search(
+        self, batch: dict[str, Tensor], *, k: int, exclude: Tensor | None = None
+    ) -> SearchResult:
+        """The `k` best items per user, on any device.
+
+        Args:
+            batch: histories as `genrec.data` batches them (`items` int64 [B, S], `mask` bool [B, S]
+                and what else the dataset has), or what `prepare` made of them.
+            k: items to return.
+            exclude: int64 [B, E], items that may not be recommended, -1 padded; or None.
+        """
+        ...
+
+    def leaf_of(self, items: Tensor) -> Tensor:
+        """The leaf of each item, int64, same shape."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What belongs beside the metrics: beam width, exactness, number of parameters."""
+        ...
+
+
+class PopularityRanker:
+    """The same list for everyone: items by how often they occur.
+
+    Items of equal count are real ties. Each distinct count is one leaf, so the metrics take the
+    expectation over the order inside it; the items shown follow `tie_order`.
+
+    Args:
+        counts: int64 [N], occurrences of each item, usually in the training events.
+        tie_order: int64 [N], a permutation rank, smaller first.
+        name: shown in reports.
+    """
+
+    has_tuples = False
+
+    def __init__(self, counts: IntArray, tie_order: IntArray, *, name: str = "popularity") -> None:
+        counts = np.asarray(counts, dtype=np.int64)
+        if counts.ndim != 1 or counts.shape != np.shape(tie_order):
+            raise ValueError(
+                f"counts {counts.shape} and tie order {np.shape(tie_order)} must both be [items]"
+            )
+        self.name = name
+        order = np.lexsort((tie_order, -counts))
+        values, leaf, sizes = np.unique(-counts, return_inverse=True, return_counts=True)
+        self._order = torch.from_numpy(order)
+        self._position = torch.empty(len(order), dtype=torch.int64)
+        self._position[self._order] = torch.arange(len(order))
+        self._leaf = torch.from_numpy(leaf.astype(np.int64))
+        self._leaf_counts = torch.from_numpy(-values)
+        self._leaf_sizes = torch.from_numpy(sizes.astype(np.int64))
+
+    def leaf_of(self, items: Tensor) -> Tensor:
+        """Leaves are numbered by falling count."""
+        return self._leaf[items.cpu()]
+
+    def settings(self) -> dict[str, Any]:
+        """Nothing was trained and nothing is pruned."""
+        return {"exact": True, "parameters": 0}
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Nothing to share."""
+        return batch
+
+    def search(
+        self, batch: dict[str, Tensor], *, k: int, exclude: Tensor | None = None
+    ) -> SearchResult:
+        """See `Ranker.search`; costs `k` plus the exclusions per user, never the catalogue."""
+        rows = len(batch["items"])
+        exclude = torch.full((rows, 0), -1) if exclude is None else _without_repeats(exclude.cpu())
+        reach = min(len(self._order), k + exclude.shape[1])
+        leaf_count = int(self._leaf[self._order[reach - 1]]) + 1
+
+        # One column beyond the end takes the padding and whatever lies out of reach.
+        kept = exclude >= 0
+        known = exclude.clamp(min=0)
+        position = torch.where(kept, self._position[known], reach).clamp(max=reach)
+        allowed = torch.ones(rows, reach + 1, dtype=torch.bool).scatter_(1, position, False)
+        allowed = allowed[:, :reach]
+        leaf = torch.where(kept, self._leaf[known], leaf_count).clamp(max=leaf_count)
+        removed = torch.zeros(rows, leaf_count + 1, dtype=torch.int64)
+        removed.scatter_add_(1, leaf, torch.ones_like(leaf))
+        sizes = self._leaf_sizes[:leaf_count] - removed[:, :leaf_count]
+
+        place = allowed.cumsum(dim=1) - 1
+        place = torch.where(allowed & (place < k), place, k)
+        items = torch.full((rows, k + 1), -1, dtype=torch.int64)
+        items.scatter_(1, place, self._order[:reach].expand(rows, reach))
+        items = items[:, :k].contiguous()
+        scores = self._leaf_counts[self._leaf[items.clamp(min=0)]].to(torch.float32)
+        return SearchResult(
+            items=items,
+            scores=scores.masked_fill(items < 0, float("-inf")),
+            leaves=torch.arange(leaf_count).expand(rows, leaf_count),
+            leaf_scores=self._leaf_counts[:leaf_count].to(torch.float32).expand(rows, leaf_count),
+            leaf_sizes=sizes,
+            certified=torch.ones(rows, dtype=torch.bool),
+            best_dropped=torch.full((rows,), float("-inf")),
+            leaked=torch.zeros(rows),
+            evaluations=torch.zeros(rows, dtype=torch.int64),
+        )
+
+
+class ModelRanker:
+    """A trained recommender with the way it is decoded.
+
+    Args:
+        model: a `genrec.models.Recommender`.
+        trie: the prefix trie of its SID vocabulary, for heads that score codes.
+        beam_width: tuples kept per step, for heads that search by beams.
+        exact: widen the search of each user until it is certified.
+        name: shown in reports.
+
+    Raises:
+        ConfigError: if the model's head scores codes and there is no trie.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        trie: PrefixTrie | None = None,
+        *,
+        beam_width: int = 50,
+        exact: bool = False,
+        name: str = "model",
+    ) -> None:
+        self.model = model
+        self.trie = trie if model.head.uses_trie else None
+        self.beam_width = beam_width
+        self.exact = exact
+        self.name = name
+        self.has_tuples = model.head.uses_trie
+        if self.has_tuples and trie is None:
+            raise ConfigError(f"{name}: this head scores codes; give the vocabulary's prefix trie")
+
+    def replace(self, **changes: Any) -> ModelRanker:
+        """The same model decoded otherwise: `beam_width`, `exact`, `name`."""
+        other = copy.copy(self)
+        for key, value in changes.items():
+            if key not in ("beam_width", "exact", "name"):
+                raise TypeError(f"{key!r} is not a decoding setting")
+            setattr(other, key, value)
+        return other
+
+    def leaf_of(self, items: Tensor) -> Tensor:
+        """The item's semantic ID as a leaf of the trie; for heads that score items, the item."""
+        if self.trie is None:
+            return items
+        leaves = self.trie.item_leaf
+        return leaves[items.to(leaves.device)].to(torch.int64)
+
+    def settings(self) -> dict[str, Any]:
+        """Beam width (None for heads that score everything), exactness, number of parameters."""
+        beams = self.model.head.searches_by_beams
+        return {
+            "beam_width": self.beam_width if beams else None,
+            "exact": self.exact or not beams,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+        }
+
+    @torch.inference_mode()
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Encode the histories: `{"hidden": float [B, D]}` on the model's device."""
+        device = self.model.device
+        inputs = {
+            name: batch[name].to(device, non_blocking=True)
+            for name in ("items", "mask", "event_time", "query_time", "action")
+            if name in batch
+        }
+        with _evaluating(self.model):
+            return {"hidden": self.model.encode_users(**inputs)}
+
+    @torch.inference_mode()
+    def search(
+        self, batch: dict[str, Tensor], *, k: int, exclude: Tensor | None = None
+    ) -> SearchResult:
+        """See `Ranker.search`; takes a batch or what `prepare` made of it."""
+        hidden = batch["hidden"] if "hidden" in batch else self.prepare(batch)["hidden"]
+        if self.trie is not None:
+            self.trie = self.trie.to(hidden.device)
+        with _evaluating(self.model):
+            return self.model.head.search(
+                hidden,
+                k=k,
+                trie=self.trie,
+                exclude=None if exclude is None else exclude.to(hidden.device),
+                beam_width=self.beam_width,
+                exact=self.exact,
+            )
+
+
+@contextlib.contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Dropout off inside the block, then as it was before."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _without_repeats(exclude: Tensor) -> Tensor:
+    """The same exclusions, each item once per row, the rest -1."""
+    ordered = exclude.sort(dim=1).values
+    repeated = torch.zeros_like(ordered, dtype=torch.bool)
+    repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return ordered.masked_fill(repeated, -1)
