@@ -91,8 +91,6 @@ class CollaborativeEmbedder(Embedder):
             )
         matrix = positive_pmi(counts, shift=self.shift, smoothing=self.smoothing)
         vectors = truncated_svd(matrix, self.dim, seed=self.seed, power=0.5, what="the PPMI matrix")
-        # The SVD leaves rounding noise where a row has nothing in it.
-        vectors[matrix.getnnz(axis=1) == 0] = 0
         if self.normalize:
             vectors = normalize_rows(vectors)
         trained = np.bincount(items, minlength=len(catalog)) > 0

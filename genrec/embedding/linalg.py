@@ -25,7 +25,7 @@ def truncated_svd(matrix: Any, dim: int, *, seed: int, power: float, what: str) 
         what: name of the matrix, for the warning.
 
     Returns:
-        float32 [n, min(dim, n, m)].
+        float32 [n, min(dim, n, m)]; an empty row of `matrix` gives a zero row.
     """
     from sklearn.utils.extmath import randomized_svd
 
@@ -37,7 +37,11 @@ def truncated_svd(matrix: Any, dim: int, *, seed: int, power: float, what: str) 
         )
         dim = available
     left, singular, _ = randomized_svd(matrix, dim, n_iter=7, random_state=seed)
-    return (left * singular**power).astype(np.float32)
+    vectors = (left * singular**power).astype(np.float32)
+    # Rounding noise in the row of an item that has nothing would become a direction when the rows
+    # are normalised.
+    vectors[matrix.getnnz(axis=1) == 0] = 0
+    return vectors
 
 
 def normalize_rows(vectors: np.ndarray) -> np.ndarray:
