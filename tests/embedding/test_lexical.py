@@ -9,7 +9,7 @@ from genrec.errors import ConfigError, DataError
 
 def reference(texts, dim, min_items):
     """The same thing said slowly: counts, sublinear TF, smoothed IDF, L2, dense SVD."""
-    documents = [[w for w in t.lower().replace(".", " ").replace(",", " ").split()] for t in texts]
+    documents = [t.lower().replace(".", " ").replace(",", " ").split() for t in texts]
     documents = [[w for w in d if len(w) > 1] for d in documents]
     terms = sorted({w for d in documents for w in d})
     terms = [t for t in terms if sum(t in d for d in documents) >= min_items]

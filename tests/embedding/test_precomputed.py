@@ -125,7 +125,7 @@ def test_vectors_of_other_lengths_name_the_item(tmp_path, items, values, message
 def test_a_null_in_a_fixed_size_column_is_no_vector(tmp_path, items):
     values = [*VALUES[:4].tolist(), None]
     path = write(tmp_path / "v.parquet", values=values, kind=pa.list_(pa.float32(), 3))
-    with pytest.raises(DataError, match="'e'.*no vector"):
+    with pytest.raises(DataError, match=r"'e'.*no vector"):
         PrecomputedEmbedder(path=path).embed(items)
 
 
