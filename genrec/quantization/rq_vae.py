@@ -25,6 +25,9 @@ from genrec.quantization.nearest import ResidualSearch, residual_distances
 from genrec.quantization.residual_vq import ResidualVQ
 from genrec.quantization.vectors import Vectors
 
+_WINDOW = 100  # steps over which the reconstruction is averaged
+_RAMP = 20
+
 
 @register("rq-vae")
 class RQVAE(Quantizer):
@@ -46,12 +49,12 @@ class RQVAE(Quantizer):
         commitment: weight of the commitment loss.
         decay: of the moving averages.
         revive_every: steps between revivals of unused codes, 0 for never.
-        epochs: passes over the vectors at most.
-        patience: epochs without a better loss after which training stops.
-        warmup_epochs: passes without quantization before the codebooks start.
+        steps: of training at most, those of `warmup_steps` included.
+        patience: spans of 100 steps without a better reconstruction after which training stops.
+        warmup_steps: steps without quantization before the codebooks start.
         refine: Lloyd iterations on the final latents.
         batch_size: rows per step.
-        learning_rate: peak, reached after one epoch and followed by a cosine to zero.
+        learning_rate: peak, reached after 20 steps and followed by a cosine to zero.
         weight_decay: of AdamW, on weight matrices.
         max_samples: at most this many rows are trained on.
         seed: of the sample, the weights, the batches and the codebooks.
@@ -71,9 +74,9 @@ class RQVAE(Quantizer):
         commitment: float = 0.25,
         decay: float = 0.99,
         revive_every: int = 20,
-        epochs: int = 100,
-        patience: int = 20,
-        warmup_epochs: int = 5,
+        steps: int = 2500,
+        patience: int = 5,
+        warmup_steps: int = 100,
         refine: int = 10,
         batch_size: int = 512,
         learning_rate: float = 1e-3,
@@ -91,9 +94,14 @@ class RQVAE(Quantizer):
         if decay == 1:
             raise ConfigError("decay: is 1; expected less, or the codebooks never move")
         self.revive_every = check_number("revive_every", revive_every, low=0)
-        self.epochs = check_number("epochs", epochs, low=1)
+        self.warmup_steps = check_number("warmup_steps", warmup_steps, low=0)
+        self.steps = check_number("steps", steps, low=1)
+        if steps <= warmup_steps:
+            raise ConfigError(
+                f"steps: is {steps}; expected more than warmup_steps, {warmup_steps}, or the "
+                "codebooks never start"
+            )
         self.patience = check_number("patience", patience, low=1)
-        self.warmup_epochs = check_number("warmup_epochs", warmup_epochs, low=0)
         self.refine = check_number("refine", refine, low=0)
         self.batch_size = check_number("batch_size", batch_size, low=1)
         self.learning_rate = check_number("learning_rate", learning_rate, low=0)
@@ -142,9 +150,7 @@ class RQVAE(Quantizer):
         rng: np.random.Generator,
         progress: bool,
     ) -> ResidualVQ:
-        """Train in place; returns the levels as they were at the best epoch."""
-        steps = -(-len(x) // self.batch_size)
-        total = (self.warmup_epochs + self.epochs) * steps
+        """Train in place; returns the levels as they were when the loss was best."""
         levels = ResidualVQ(
             self._sizes, self.latent, decay=self.decay if self.update == "ema" else None
         ).to(self.device)
@@ -161,47 +167,47 @@ class RQVAE(Quantizer):
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: min((step + 1) / steps, 0.5 * (1 + np.cos(np.pi * step / total))),
+            lambda step: min((step + 1) / _RAMP, 0.5 * (1 + np.cos(np.pi * step / self.steps))),
         )
-        best, since, step = float("inf"), 0, 0
+        best, since, error = float("inf"), 0, 0.0
         kept: tuple[dict, dict, ResidualVQ] | None = None
-        epochs = range(self.warmup_epochs + self.epochs)
-        with tqdm(epochs, desc="rq-vae", unit="epoch", disable=not progress) as bar:
-            for epoch in bar:
-                quantize = epoch >= self.warmup_epochs
-                if epoch == self.warmup_epochs:
+        batches = _batches(len(x), self.batch_size, rng)
+        steps = range(1, self.steps + 1)
+        with tqdm(steps, desc="rq-vae", unit="step", disable=not progress) as bar:
+            for step in bar:
+                quantize = step > self.warmup_steps
+                if step == self.warmup_steps + 1:
                     self._start(encoder, levels, x, rng)
-                order = torch.from_numpy(rng.permutation(len(x))).to(self.device)
-                error = 0.0
-                for rows in order.split(self.batch_size):
-                    batch = x[rows]
-                    z = encoder(batch)
-                    loss = torch.zeros((), device=x.device)
-                    if quantize:
-                        z, loss = levels(z, self.commitment)
-                    missed = (decoder(z) - batch).square().mean()
-                    optimizer.zero_grad(set_to_none=True)
-                    (missed + loss).backward()
-                    optimizer.step()
-                    schedule.step()
-                    error += float(missed.detach()) * len(rows)
-                    step += 1
-                    if quantize and self.revive_every and step % self.revive_every == 0:
-                        levels.revive(rng, optimizer)
-                error /= len(x)
-                bar.set_postfix(reconstruction=f"{error:.4f}")
-                if not quantize:
+                    error = 0.0
+                batch = x[next(batches).to(x.device)]
+                z = encoder(batch)
+                loss = torch.zeros((), device=x.device)
+                if quantize:
+                    z, loss = levels(z, self.commitment)
+                missed = (decoder(z) - batch).square().mean()
+                optimizer.zero_grad(set_to_none=True)
+                (missed + loss).backward()
+                optimizer.step()
+                schedule.step()
+                error += float(missed.detach())
+                since_start = step - self.warmup_steps
+                if quantize and self.revive_every and since_start % self.revive_every == 0:
+                    levels.revive(rng, optimizer)
+                if not quantize or (since_start % _WINDOW and step < self.steps):
                     continue
+                error /= (since_start - 1) % _WINDOW + 1
+                bar.set_postfix(reconstruction=f"{error:.4f}")
                 since += 1
-                if error < best * 0.999:
+                if error < best * (1 - 1e-3):
                     best, since = error, 0
                     kept = deepcopy((encoder.state_dict(), decoder.state_dict(), levels))
                 if since >= self.patience:
                     break
+                error = 0.0
         assert kept is not None
         encoder.load_state_dict(kept[0])
         decoder.load_state_dict(kept[1])
-        self.report["epochs"] = epoch + 1
+        self.report["steps"] = step
         return kept[2]
 
     def _start(
@@ -301,6 +307,12 @@ class RQVAE(Quantizer):
             if tensors[name].shape != (width,):
                 raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}")
         self._use(encoder, decoder, codebooks, tensors["mean"], tensors["scale"])
+
+
+def _batches(n: int, size: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    """Row numbers of one batch after the other, every row once per pass, without end."""
+    while True:
+        yield from torch.from_numpy(rng.permutation(n)).split(size)
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
