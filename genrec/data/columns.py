@@ -190,7 +190,10 @@ def parse_timestamps(
         empty = pc.fill_null(pc.equal(pc.binary_length(text), 0), True)
         text = pc.if_else(empty, pa.scalar(None, pa.large_string()), text)
         numeric = pc.fill_null(pc.match_substring_regex(text, r"^-?[0-9]+(\.[0-9]*)?$"), True)
-        if not pc.all(numeric).as_py():
+        odd = ~np.asarray(numeric)
+        if odd.any():
+            if odd.sum() <= (~np.asarray(empty) & ~odd).sum():
+                raise _unreadable(text, odd, where)
             return _parse_iso(text, where)
         whole = not pc.any(pc.match_substring(text, ".")).as_py()
         column = text.cast(pa.int64() if whole else pa.float64())
@@ -209,13 +212,18 @@ def _parse_iso(text: pa.ChunkedArray, where: str) -> tuple[np.ndarray, np.ndarra
     parsed = pd.to_datetime(text.to_pandas(), utc=True, format="ISO8601", errors="coerce")
     failed = np.asarray(parsed.isna()) & ~missing
     if failed.any():
-        row = int(np.argmax(failed))
-        raise DataError(
-            f"{where} row {row + 1} is {text[row].as_py()!r} ({int(failed.sum())} such rows); "
-            "expected Unix seconds or milliseconds, or ISO 8601 such as 2018-03-01T12:00:00"
-        )
+        raise _unreadable(text, failed, where)
     micros = parsed.dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)
     return np.where(missing, 0, micros), missing
+
+
+def _unreadable(text: pa.ChunkedArray, failed: np.ndarray, where: str) -> DataError:
+    row = int(np.argmax(failed))
+    return DataError(
+        f"{where} row {row + 1} is {text[row].as_py()!r} ({int(failed.sum())} such rows); "
+        "expected Unix seconds or milliseconds in every row, or ISO 8601 in every row such as "
+        "2018-03-01T12:00:00"
+    )
 
 
 def _scale(

@@ -67,7 +67,9 @@ class Dataset:
         self.info: dict[str, Any] = {"order": "file", **(info or {})}
         self.folder = folder
         self._fingerprint = fingerprint
-        if histories.num_events and int(histories.items.max()) >= len(catalog):
+        # An index was checked when it was written; asking again would read every event.
+        known = fingerprint is not None
+        if not known and histories.items.max(initial=-1) >= len(catalog):
             raise DataError(
                 f"histories use item {int(histories.items.max())}, the catalog has "
                 f"{len(catalog)} items; build both from the same tables"

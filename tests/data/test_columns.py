@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from genrec.data.columns import action_codes, integers_if_canonical, like_ids, parse_timestamps
+from genrec.errors import DataError
+
+MOMENT = 1_519_905_600  # 2018-03-01T12:00:00Z
+UTC = datetime.timezone.utc
+
+
+def parse(values: object, unit: str = "auto") -> tuple[list[int], list[bool]]:
+    column = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    micros, missing = parse_timestamps(column, "log.csv", "when", unit)
+    assert micros.dtype == np.int64 and missing.dtype == bool
+    return micros.tolist(), missing.tolist()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [MOMENT],
+        [MOMENT * 1_000],
+        [MOMENT * 1_000_000],
+        [MOMENT * 1_000_000_000],
+        [float(MOMENT)],
+        [str(MOMENT)],
+        [f" {MOMENT}.0 "],
+        [str(MOMENT * 1_000)],
+        ["2018-03-01T12:00:00"],
+        ["2018-03-01 12:00:00Z"],
+        ["2018-03-01T14:00:00+02:00"],
+        [datetime.datetime(2018, 3, 1, 12)],
+        [datetime.datetime(2018, 3, 1, 12, tzinfo=UTC)],
+    ],
+)
+def test_every_usual_form_gives_the_same_moment(values: list) -> None:
+    assert parse(values) == ([MOMENT * 1_000_000], [False])
+
+
+def test_pandas_timestamps_and_dates() -> None:
+    stamps = pd.Series(pd.to_datetime(["2018-03-01T12:00:00"]))
+    assert parse(pa.Array.from_pandas(stamps))[0] == [MOMENT * 1_000_000]
+    assert parse([datetime.date(2018, 3, 1)])[0] == [(MOMENT - 43_200) * 1_000_000]
+
+
+def test_parts_of_a_second_are_kept_for_the_order() -> None:
+    assert parse([MOMENT * 1_000 + 7])[0] == [MOMENT * 1_000_000 + 7_000]
+    assert parse(["2018-03-01T12:00:00.25"])[0] == [MOMENT * 1_000_000 + 250_000]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [MOMENT, None],
+        [float(MOMENT), float("nan")],
+        [str(MOMENT), ""],
+        ["2018-03-01T12:00:00", " "],
+    ],
+)
+def test_null_nan_and_empty_are_missing(values: list) -> None:
+    assert parse(values) == ([MOMENT * 1_000_000, 0], [False, True])
+
+
+def test_a_column_of_nothing() -> None:
+    assert parse(pa.nulls(2)) == ([0, 0], [True, True])
+    assert parse(pa.array([None, None], pa.int64())) == ([0, 0], [True, True])
+
+
+def test_the_unit_can_be_said() -> None:
+    assert parse([5_000], "ms")[0] == [5_000_000]
+    assert parse([5_000], "us")[0] == [5_000]
+    assert parse([5_000], "ns")[0] == [5]
+    with pytest.raises(DataError, match="'h' is unknown"):
+        parse([5], "h")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["2018-03-01", "yesterday"], r"log.csv: column 'when' row 2 is 'yesterday' \(1 such rows"),
+        (["1519905600", "1519905601", "2018-03-01"], "row 3 is '2018-03-01' .1 such rows"),
+        ([MOMENT * 1_000, MOMENT], "mixes seconds and milliseconds .row 2 is 1519905600"),
+        ([1.0, float("inf")], "row 2 is infinite"),
+        ([True], "holds bool; expected Unix seconds"),
+    ],
+)
+def test_what_does_not_parse_is_named(values: list, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        parse(values)
+
+
+def test_actions_are_codes_from_one() -> None:
+    codes, names = action_codes(pa.chunked_array([["view", None, "buy"], ["view"]]), "t")
+    assert codes.tolist() == [2, 0, 1, 2] and codes.dtype == np.int16 and names == ["buy", "view"]
+    codes, names = action_codes(pa.chunked_array([[1.0, None, 0.0]]), "t")
+    assert codes.tolist() == [2, 0, 1] and names == [0, 1]
+    codes, names = action_codes(pa.chunked_array([[True, False]]), "t")
+    assert codes.tolist() == [2, 1] and names == [0, 1]
+    codes, names = action_codes(pa.chunked_array([pa.nulls(2)]), "t")
+    assert codes.tolist() == [0, 0] and names == []
+
+
+def test_bad_actions() -> None:
+    with pytest.raises(DataError, match="holds list"):
+        action_codes(pa.chunked_array([[[1]]]), "t")
+    with pytest.raises(DataError, match="40000 different values"):
+        action_codes(pa.chunked_array([np.arange(40_000)]), "t")
+
+
+def test_ids_meet_as_integers_or_as_text() -> None:
+    text = pa.array(["1", "20", "-3"], pa.large_string())
+    assert integers_if_canonical(text).to_pylist() == [1, 20, -3]
+    kept = pa.array(["1", "007"], pa.large_string())
+    assert integers_if_canonical(kept) is kept
+    huge = pa.array(["99999999999999999999"], pa.large_string())
+    assert integers_if_canonical(huge) is huge
+    both = like_ids(pa.array([1, 7]), kept)
+    assert [b.to_pylist() for b in both] == [["1", "7"], ["1", "007"]]
+    both = like_ids(pa.array([1, 7]), text)
+    assert [b.to_pylist() for b in both] == [[1, 7], [1, 20, -3]]
