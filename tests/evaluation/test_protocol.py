@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genrec.data import Dataset, Split
+from genrec.decoding import PrefixTrie
+from genrec.errors import ArtefactError, ConfigError, DataError
+from genrec.evaluation import Evaluation, ModelRanker, PopularityRanker, evaluate, history_matrix
+from genrec.evaluation.metrics import ndcg_at, recall_at
+from genrec.evaluation.ranks import ranks_from_scores
+from genrec.models import Recommender
+
+
+@pytest.fixture(scope="module")
+def popular(dataset: Dataset, split: Split, train_counts: np.ndarray) -> Evaluation:
+    ranker = PopularityRanker(train_counts, np.arange(len(train_counts)))
+    return evaluate(ranker, dataset, split.test, split="test", bootstrap=200, batch_size=17)
+
+
+def test_popularity_equals_a_loop_over_users(
+    popular: Evaluation, dataset: Dataset, split: Split, train_counts: np.ndarray
+) -> None:
+    scores = torch.from_numpy(train_counts).float()[None]
+    for row, user in enumerate(split.test.users):
+        history = dataset.histories.history(user)
+        target, seen = history[-1], np.unique(history[:-1])
+        for mask, exclude in (("unmasked", None), ("masked", torch.tensor(seen)[None].long())):
+            ranks = ranks_from_scores(scores, torch.tensor([int(target)]), exclude=exclude)
+            for k in (5, 20):
+                for name, function in (("recall", recall_at), ("ndcg", ndcg_at)):
+                    expected = function(ranks.before, ranks.ties, k)
+                    assert popular.per_user(mask, f"{name}@{k}")[row] == pytest.approx(expected[0])
+        assert popular.history_lengths[row] == len(history) - 1
+
+
+def test_targets_in_the_history_are_misses_when_masked_and_counted(
+    popular: Evaluation, dataset: Dataset, split: Split
+) -> None:
+    repeated = np.array(
+        [
+            dataset.histories.history(user)[-1] in dataset.histories.history(user)[:-1]
+            for user in split.test.users
+        ]
+    )
+    assert repeated.any() and not repeated.all()
+    assert popular.facts["targets_in_history"] == pytest.approx(repeated.mean())
+    assert np.array_equal(popular.searches["masked"].target_excluded, repeated)
+    assert not popular.searches["masked"].ranks.found[repeated].any()
+    assert popular.per_user("unmasked", "recall@20")[repeated].any()
+
+
+def test_flat_keys(popular: Evaluation) -> None:
+    keys = set(popular.metrics)
+    assert {"test/unmasked/ndcg@10", "test/masked/recall@5", "test/masked/mrr@20"} <= keys
+    assert {"test/unmasked/certificate_rate", "test/unmasked/leaked_mass"} <= keys
+    assert not any("tuple" in key for key in keys)
+    found = popular.metrics["test/unmasked/ndcg@10"]
+    assert found.low <= found.value <= found.high
+    assert popular.facts["items"] == 60 and popular.facts["peak_memory_mb"] > 0
+
+
+@pytest.fixture(scope="module")
+def beam(sid_model: Recommender, trie: PrefixTrie, dataset: Dataset, split: Split) -> Evaluation:
+    ranker = ModelRanker(sid_model, trie, beam_width=4, name="sid")
+    return evaluate(
+        ranker, dataset, split.test, split="test", max_length=8, ks=(3, 10), bootstrap=50
+    )
+
+
+def test_a_sid_model_reports_tuples_and_certificates(beam: Evaluation) -> None:
+    for mask in ("unmasked", "masked"):
+        item_level = beam.per_user(mask, "recall@10")
+        tuple_level = beam.per_user(mask, "tuple_recall@10")
+        assert (tuple_level >= item_level - 1e-12).all()
+        assert tuple_level.sum() > item_level.sum()
+    assert "test/masked/tuple_ndcg@3" in beam.metrics
+    assert 0 < beam.value("unmasked", "leaked_mass") < 1
+    assert beam.facts["beam_width"] == 4 and beam.facts["exact"] is False
+    assert (beam.searches["unmasked"].evaluations > 0).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_batch_size_does_not_matter(
+    batch_size: int,
+    beam: Evaluation,
+    sid_model: Recommender,
+    trie: PrefixTrie,
+    dataset: Dataset,
+    split: Split,
+) -> None:
+    ranker = ModelRanker(sid_model, trie, beam_width=4, name="sid")
+    other = evaluate(
+        ranker,
+        dataset,
+        split.test,
+        split="test",
+        max_length=8,
+        ks=(3, 10),
+        bootstrap=50,
+        batch_size=batch_size,
+    )
+    for mask, record in beam.searches.items():
+        assert np.array_equal(record.ranks.before, other.searches[mask].ranks.before)
+        assert np.array_equal(record.ranks.ties, other.searches[mask].ranks.ties)
+    assert {k: v for k, v in beam.metrics.items() if "leaked" not in k} == {
+        k: v for k, v in other.metrics.items() if "leaked" not in k
+    }
+
+
+def test_exact_search_is_certified_everywhere(
+    sid_model: Recommender, trie: PrefixTrie, dataset: Dataset, split: Split
+) -> None:
+    ranker = ModelRanker(sid_model, trie, beam_width=4, exact=True)
+    found = evaluate(ranker, dataset, split.test, split="test", max_length=8, bootstrap=0)
+    assert found.value("unmasked", "certificate_rate") == 1
+    assert found.value("masked", "certificate_rate") == 1
+
+
+def test_paired_differences_need_the_same_users(
+    popular: Evaluation, beam: Evaluation, dataset: Dataset, split: Split
+) -> None:
+    found = popular.minus(beam, "masked", "ndcg@10")
+    expected = popular.value("masked", "ndcg@10") - beam.value("masked", "ndcg@10")
+    assert found.value == pytest.approx(expected)
+    ranker = PopularityRanker(np.zeros(60, dtype=int), np.arange(60))
+    other = evaluate(ranker, dataset, split.validation, split="validation", bootstrap=0)
+    with pytest.raises(ConfigError, match="different users"):
+        popular.minus(other, "masked", "ndcg@10")
+
+
+def test_one_mask_only(dataset: Dataset, split: Split) -> None:
+    ranker = PopularityRanker(np.zeros(60, dtype=int), np.arange(60))
+    found = evaluate(ranker, dataset, split.test, split="test", masks=("masked",), bootstrap=0)
+    assert list(found.searches) == ["masked"]
+    seen = [set(dataset.histories.history(user)[:-1].tolist()) for user in split.test.users]
+    chance = [
+        0.0 if target in items else 10 / (60 - len(items))
+        for items, target in zip(seen, split.test.targets.tolist(), strict=True)
+    ]
+    assert found.per_user("masked", "recall@10") == pytest.approx(chance)
+    with pytest.raises(ConfigError, match="not evaluated"):
+        found.per_user("unmasked", "recall@10")
+    with pytest.raises(ConfigError, match="unknown or longer"):
+        found.per_user("masked", "recall@21")
+    with pytest.raises(ConfigError, match="unknown or longer"):
+        found.per_user("masked", "precision@10")
+
+
+def test_bad_arguments(dataset: Dataset, split: Split) -> None:
+    ranker = PopularityRanker(np.zeros(60, dtype=int), np.arange(60))
+    nobody = split.test.take(np.zeros(0, dtype=np.int64))
+    with pytest.raises(DataError, match="'test' has no user"):
+        evaluate(ranker, dataset, nobody, split="test")
+    for bad in ({"ks": ()}, {"ks": (0, 5)}, {"masks": ("seen",)}, {"batch_size": 0}):
+        with pytest.raises(ConfigError, match=r"expected|at least"):
+            evaluate(ranker, dataset, split.test, split="test", **bad)  # type: ignore[arg-type]
+
+
+def test_save_and_load(beam: Evaluation, tmp_path: Path) -> None:
+    beam.save(tmp_path / "test.parquet")
+    again = Evaluation.load(tmp_path / "test.parquet")
+    assert again.metrics == beam.metrics
+    assert again.names == beam.names and again.facts == beam.facts
+    assert again.searches["masked"].seconds == beam.searches["masked"].seconds
+    assert beam.minus(again, "masked", "ndcg@10").value == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["test.parquet"]
+
+
+def test_load_refuses_what_is_not_an_evaluation(tmp_path: Path, dataset: Dataset) -> None:
+    import pyarrow.parquet as pq
+
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 cut off")
+    pq.write_table(dataset.catalog.table, tmp_path / "items.parquet")
+    for name in ("cut.parquet", "missing.parquet", "items.parquet"):
+        with pytest.raises(ArtefactError, match=name):
+            Evaluation.load(tmp_path / name)
+
+
+def test_history_matrix() -> None:
+    items = np.array([5, 6, 7, 8, 9], dtype=np.int32)
+    found = history_matrix(items, np.array([0, 3, 4]), np.array([3, 5, 4]))
+    assert found.tolist() == [[5, 6, 7], [8, 9, -1], [-1, -1, -1]]
+    assert found.dtype == np.int64
+    assert history_matrix(items, np.array([1]), np.array([1])).shape == (1, 0)
+
+
+def test_request_time_is_a_choice_and_recorded(dataset: Dataset, split: Split) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watching(PopularityRanker):
+        def prepare(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            last = batch["mask"].sum(dim=1) - 1
+            seen.append(batch["query_time"].gather(1, last[:, None]).squeeze(1))
+            return batch
+
+    ranker = Watching(np.zeros(60, dtype=int), np.arange(60))
+    options = {"split": "test", "batch_size": 1000, "bootstrap": 0}
+    known = evaluate(ranker, dataset, split.test, **options)  # type: ignore[arg-type]
+    hidden = evaluate(ranker, dataset, split.test, request_time=False, **options)  # type: ignore[arg-type]
+    assert known.facts["request_time"] and not hidden.facts["request_time"]
+    assert (seen[0] >= seen[1]).all() and (seen[0] > seen[1]).any()
