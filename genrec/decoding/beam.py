@@ -208,7 +208,7 @@ def _step(
     if nodes.device.type == "cpu":
         rows = max(1, _CACHED // (nodes.shape[1] * branch))
     found = []
-    for start in range(0, nodes.shape[0], rows):
+    for start in range(0, max(1, nodes.shape[0]), rows):
         part = slice(start, start + rows)
         here, ok = nodes[part], alive[part]
         keys, children, lost = _expand(
@@ -280,7 +280,7 @@ def _kill_excluded(
     slot = dead - trie.pointers[level][above]
     target = (column.gather(1, place) * keys.shape[2] + slot).masked_fill(~hit, 0)
     kill = torch.full_like(target, torch.iinfo(torch.int64).max).masked_fill_(hit, DEAD)
-    keys.view(keys.shape[0], -1).scatter_reduce_(1, target, kill, "amin")
+    keys.flatten(1).scatter_reduce_(1, target, kill, "amin")
 
 
 def _finish(

@@ -23,7 +23,8 @@ class SearchResult:
         leaf_sizes: int64 ``[B, k]``, allowed items in the leaf; 0 as padding.
         certified: bool ``[B]``; true where ``items`` is proven to be the exact answer.
         best_dropped: float32 ``[B]``, best score of a prefix that was pruned; -inf if none was.
-        leaked: float32 ``[B]``, probability met on codes that do not exist.
+        leaked: float32 ``[B]``, probability met on codes that do not exist, each prefix weighted
+            by the exponential of its score (so that with renormalised scores it may exceed 1).
         evaluations: int64 ``[B]``, prefixes expanded; in exhaustive searches tuples scored.
     """
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.decoding import PrefixTrie, beam, beam_search
+from genrec.decoding import PrefixTrie, beam, beam_search, exact_parallel_search
 from genrec.errors import ConfigError, GenrecError
 
 
@@ -97,6 +97,38 @@ def test_a_wholly_excluded_prefix_takes_no_place_in_the_beam():
     assert result.items.tolist() == [[2]]
     assert result.evaluations.tolist() == [2]
     assert result.best_dropped.tolist() == [-3.0]
+
+
+def test_the_best_dropped_prefix_of_all_levels_counts():
+    trie = PrefixTrie.from_codes([[0, 0, 0], [1, 0, 0], [1, 1, 0]], [2, 2, 1])
+    levels = [torch.tensor([[-0.1, -0.5]]), torch.tensor([[-2.0, 0.0]]), torch.zeros(1, 1)]
+    result = beam_search(RandomDecoder(levels), trie, k=1, beam_width=1)
+    assert result.items.tolist() == [[0]]
+    assert result.best_dropped.tolist() == [-0.5]
+    assert not result.certified.any()
+
+
+@pytest.mark.parametrize("left", [1, 5, 20])
+def test_many_exclusions_on_deep_tries_equal_exhaustive_search(left):
+    decoder, trie = setting(batch=200, items=60, sizes=(3,) * 5)
+    rng = np.random.default_rng(1)
+    rows = [rng.permutation(60)[: 60 - left] for _ in range(200)]
+    exclude = torch.from_numpy(np.stack(rows))
+    found = beam_search(decoder, trie, k=10, beam_width=1000, exclude=exclude)
+    truth = exact_parallel_search(decoder.levels, trie, k=10, exclude=exclude)
+    assert torch.equal(found.leaf_sizes, truth.leaf_sizes)
+    assert torch.equal(found.items, truth.items)
+    assert torch.allclose(found.scores, truth.scores)
+
+
+def test_an_empty_batch_gives_an_empty_result():
+    decoder, trie = setting()
+    nobody = decoder.select(torch.arange(0))
+    exclude = torch.empty(0, 3, dtype=torch.int64)
+    result = beam_search(nobody, trie, k=3, beam_width=4, exclude=exclude, exact=True)
+    assert result.items.shape == (0, 3)
+    levels = [level[:0] for level in decoder.levels]
+    assert exact_parallel_search(levels, trie, k=3, exclude=exclude).items.shape == (0, 3)
 
 
 def test_equal_scores_with_a_dropped_prefix_are_not_certified():
