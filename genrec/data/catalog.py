@@ -11,8 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrec.data.columns import as_table, find_ids, id_column, integers_if_canonical
-from genrec.data.columns import require_columns as _require
+from genrec.data.columns import (
+    as_table,
+    find_ids,
+    id_column,
+    integers_if_canonical,
+    one_array,
+    require_columns,
+)
 from genrec.errors import ConfigError, DataError
 
 
@@ -33,10 +39,15 @@ class Catalog:
     """
 
     def __init__(self, table: Any, *, name: str = "items", checked: bool = False) -> None:
-        self.table: pa.Table = table if checked else as_table(table, name)
-        _require(self.table, ["item_id"], name)
-        self.item_ids: pa.Array = id_column(self.table, "item_id", name)
-        if not checked and pc.count_distinct(self.item_ids).as_py() != len(self.item_ids):
+        self.table: pa.Table
+        self.item_ids: pa.Array
+        if checked:
+            self.table, self.item_ids = table, one_array(table.column("item_id"))
+            return
+        self.table = as_table(table, name)
+        require_columns(self.table, ["item_id"], name)
+        self.item_ids = id_column(self.table, "item_id", name)
+        if pc.count_distinct(self.item_ids).as_py() != len(self.item_ids):
             counts = pc.value_counts(self.item_ids)
             twice = counts.filter(pc.greater(counts.field("counts"), 1))
             first = twice[0]["values"].as_py()

@@ -109,7 +109,7 @@ def id_column(table: pa.Table, column: str, name: str) -> pa.Array:
             f"{name}: column {column!r} has no id in {count} rows (the first is row {row + 1}); "
             "remove or fill these rows"
         )
-    return _one_chunk(values)
+    return one_array(values)
 
 
 def integers_if_canonical(ids: pa.Array) -> pa.Array:
@@ -134,7 +134,7 @@ def like_ids(ids: pa.Array, others: pa.Array) -> tuple[pa.Array, pa.Array]:
 def to_ids(values: Any) -> pa.Array:
     """Ids given as a list, numpy, pandas or Arrow array -> one Arrow array; null where unusable."""
     if isinstance(values, pa.ChunkedArray):
-        array = _one_chunk(values)
+        array = one_array(values)
     elif isinstance(values, pa.Array):
         array = values
     else:
@@ -289,11 +289,15 @@ def action_codes(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[A
     return (_numpy(codes) + 1).astype(np.int16), values.to_pylist()
 
 
-def _one_chunk(values: pa.ChunkedArray | pa.Array) -> pa.Array:
-    combined = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if isinstance(combined, pa.ChunkedArray):
-        combined = pa.concat_arrays(combined.chunks)
-    return combined
+def one_array(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column as one array; copies only where it has several chunks."""
+    if isinstance(values, pa.Array):
+        return values
+    return (
+        values.chunk(0)
+        if values.num_chunks == 1
+        else pa.concat_arrays(values.chunks or [pa.array([], values.type)])
+    )
 
 
 def _missing(column: pa.ChunkedArray) -> np.ndarray:

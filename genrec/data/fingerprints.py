@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from genrec.artefacts import fingerprint
 from genrec.data.catalog import Catalog
+from genrec.data.columns import one_array
 from genrec.data.histories import Histories
 
 
@@ -35,8 +36,7 @@ def dataset_fingerprint(catalog: Catalog, histories: Histories) -> str:
 
 def _column(values: pa.ChunkedArray | pa.Array) -> Iterator[Any]:
     """Type, validity and content of a column, nested lists and structs flattened."""
-    chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
-    array = pa.concat_arrays(chunks) if len(chunks) != 1 else chunks[0]
+    array = one_array(values)
     kind = array.type
     yield np.asarray(array.is_valid())
     if pa.types.is_struct(kind):

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from genrec.artefacts import file_sha256, read_json, write_json
 from genrec.data.catalog import Catalog
+from genrec.data.columns import one_array
 from genrec.data.fingerprints import dataset_fingerprint
 from genrec.data.histories import Histories
 from genrec.errors import DataError
@@ -186,14 +187,10 @@ def _mappable(catalog: Catalog) -> pa.Table:
 
 def _write_arrow(path: Path, table: pa.Table) -> None:
     # One record batch: each column is then one contiguous piece of the file.
-    columns = [_one_piece(table.column(i)) for i in range(table.num_columns)]
+    columns = [one_array(table.column(i)) for i in range(table.num_columns)]
     batch = pa.RecordBatch.from_arrays(columns, schema=table.schema)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_batch(batch)
-
-
-def _one_piece(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def _map_arrow(path: Path) -> pa.Table:
