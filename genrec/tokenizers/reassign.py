@@ -109,26 +109,38 @@ def _spread(costs: np.ndarray, own: np.ndarray, counts: np.ndarray, capacity: in
     Returns:
         `int [m]`, the code of each item; no code holds more than `capacity`.
     """
-    added = costs - np.take_along_axis(costs, own[:, None], axis=1)
+    own_cost = np.take_along_axis(costs, own[:, None], axis=1)[:, 0]
+    preferred = _nearest_first(costs)
     room = np.maximum(capacity - counts, 0)
     excess = np.maximum(counts - capacity, 0)
-    added[:, room == 0] = np.inf
     target = own.copy()
     staying = np.arange(len(own))
-    best = added.argmin(axis=1)
+    choice = np.zeros(len(own), dtype=np.int64)
     while excess.any():
-        price = added[staying, best[staying]]
-        order = staying[np.argsort(price, kind="stable")]
-        leaving = order[_rank_within(own[order]) < excess[own[order]]]
-        leaving = leaving[_rank_within(best[leaving]) < room[best[leaving]]]
-        target[leaving] = best[leaving]
+        # Codes fill up and never open again, so every item walks down its preferences once.
+        stuck = staying
+        while len(stuck := stuck[room[preferred[stuck, choice[stuck]]] == 0]):
+            choice[stuck] += 1
+        best = preferred[staying, choice[staying]]
+        price = costs[staying, best] - own_cost[staying]
+        order = np.argsort(price, kind="stable")
+        order = order[_rank_within(own[staying[order]]) < excess[own[staying[order]]]]
+        order = order[_rank_within(best[order]) < room[best[order]]]
+        leaving = staying[order]
+        target[leaving] = best[order]
         excess -= np.bincount(own[leaving], minlength=len(excess))
-        room -= np.bincount(best[leaving], minlength=len(room))
-        added[:, room == 0] = np.inf
+        room -= np.bincount(best[order], minlength=len(room))
         staying = staying[(target[staying] == own[staying]) & (excess[own[staying]] > 0)]
-        again = staying[room[best[staying]] == 0]
-        best[again] = added[again].argmin(axis=1)
     return target
+
+
+def _nearest_first(costs: np.ndarray) -> np.ndarray:
+    """Codes of each row in the order of their cost, `int32 [m, K]`."""
+    order = np.empty(costs.shape, dtype=np.int32)
+    step = max(1, BLOCK // costs.shape[1])
+    for start in range(0, len(costs), step):
+        order[start : start + step] = costs[start : start + step].argsort(axis=1, kind="stable")
+    return order
 
 
 def _encode_below(
@@ -164,9 +176,16 @@ def _match_groups(
         costs = _costs(codes, last, np.concatenate(block), quantizer, vectors)
         start = 0
         for members in block:
-            _, chosen = linear_sum_assignment(costs[start : start + len(members)])
-            codes[members, last] = chosen
+            codes[members, last] = _match(costs[start : start + len(members)])
             start += len(members)
+
+
+def _match(costs: np.ndarray) -> np.ndarray:
+    """Distinct codes `int [g]` at least total cost, for costs `[g, K]` with g <= K."""
+    if (costs == costs[0]).all():
+        # Identical vectors, the common case in real catalogues and the slowest for the solver.
+        return np.argsort(costs[0], kind="stable")[: len(costs)]
+    return linear_sum_assignment(costs)[1]
 
 
 def _costs(

@@ -109,9 +109,7 @@ def test_check_catalog(vocabularies, item_ids):
         vocabulary.check_catalog(Catalog.from_ids([*item_ids, "new"]))
     with pytest.raises(ArtefactError, match=r"1 items only in the SID vocabulary, .*'item-119'"):
         vocabulary.check_catalog(Catalog.from_ids(item_ids[:-1]))
-    with pytest.raises(
-        ArtefactError, match=r"another order than the catalogue \(row 0"
-    ):
+    with pytest.raises(ArtefactError, match=r"another order than the catalogue \(row 0"):
         vocabulary.check_catalog(Catalog.from_ids(item_ids[::-1]))
 
 
