@@ -33,9 +33,40 @@ def tables(place: Path) -> tuple[Path, dict[str, Any]]:
     return place, {}
 
 
+def amazon(place: Path) -> tuple[Path, dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    pairs = {(int(u), int(i)) for u, i in rng.integers(0, [20, 30], size=(300, 2))}
+    reviews = [
+        {"reviewerID": f"U{u}", "asin": f"I{i}", "overall": 4.0, "unixReviewTime": 86_400 * (u + i)}
+        for u, i in sorted(pairs)
+    ]
+    metadata = [{"asin": f"I{i}", "title": f"thing {i}"} for i in range(30)]
+    (place / "reviews_Toys_5.json").write_text("\n".join(map(json.dumps, reviews)))
+    (place / "meta_Toys.json").write_text("\n".join(map(repr, metadata)))
+    return place, {"core": 3}
+
+
+def generated(place: Path) -> tuple[None, dict[str, Any]]:
+    return None, {"num_items": 200, "num_users": 40}
+
+
+def movielens(place: Path) -> tuple[Path, dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    ratings = [f"{u},{i},4.0,{10**9 + t}" for u, i, t in rng.integers(1, 30, size=(200, 3))]
+    movies = [f"{i},Thing {i} (1999),Drama" for i in range(1, 30)]
+    (place / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *ratings]))
+    (place / "movies.csv").write_text("\n".join(["movieId,title,genres", *movies]))
+    return place, {}
+
+
 # Lays out a small input in an empty folder; returns `path` (None if nothing is read) and options.
 Layout = Callable[[Path], tuple["Path | None", dict[str, Any]]]
-LAYOUTS: dict[str, Layout] = {"tables": tables}
+LAYOUTS: dict[str, Layout] = {
+    "amazon": amazon,
+    "generated": generated,
+    "movielens": movielens,
+    "tables": tables,
+}
 
 
 @pytest.fixture(params=sorted(SOURCES))

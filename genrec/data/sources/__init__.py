@@ -7,12 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 from genrec.data.dataset import Dataset
+from genrec.data.sources.amazon import prepare_amazon
+from genrec.data.sources.generated import prepare_generated
+from genrec.data.sources.movielens import prepare_movielens
 from genrec.data.sources.tables import prepare_tables
 from genrec.errors import ConfigError
 
 # Called as source(folder, path, **options), without path where nothing is read; each returns the
 # dataset it wrote.
 SOURCES: dict[str, Callable[..., Dataset]] = {
+    "amazon": prepare_amazon,
+    "generated": prepare_generated,
+    "movielens": prepare_movielens,
     "tables": prepare_tables,
 }
 
@@ -41,4 +47,11 @@ def prepare(
     return SOURCES[source](folder, *where, **options)
 
 
-__all__ = ["SOURCES", "prepare", "prepare_tables"]
+__all__ = [
+    "SOURCES",
+    "prepare",
+    "prepare_amazon",
+    "prepare_generated",
+    "prepare_movielens",
+    "prepare_tables",
+]
