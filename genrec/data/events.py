@@ -123,14 +123,14 @@ def read_events(
         # Missing times are filled from their neighbours, so the rows are put in order first.
         before = _order(users, position)
         users, micros, missing = _take(before, users, micros, missing)
-        silent = _fill(micros, missing, offsets)
+        micros, silent = _fill(micros, missing, offsets)
         after = _order(users, micros)
         micros, missing = _take(after, micros, missing)
         order = before if after is None else after if before is None else before[after]
-    (rows,) = _take(order, kept)
+    items, rows = _take(order, items, kept)
     histories = Histories(
         offsets,
-        *_take(order, items),
+        items,
         None if micros is None else micros // MICROSECONDS,
         None if actions is None else _take(order, actions)[0],
         encoded.dictionary,
@@ -167,8 +167,9 @@ def _item_numbers(
 def _positions(interactions: pa.Table, name: str) -> np.ndarray:
     column = interactions.column("position")
     numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    if not numeric or column.null_count:
-        row = 0 if not numeric else int(np.argmax(np.asarray(column.is_null())))
+    bad = np.asarray(column.is_null(nan_is_null=True)) if numeric else np.ones(1, dtype=bool)
+    if bad.any():
+        row = int(np.argmax(bad))
         raise DataError(
             f"{name}: column 'position' row {row + 1} is {column[row].as_py()!r}; "
             "expected a number in every row"
@@ -191,10 +192,10 @@ def _take(order: np.ndarray | None, *arrays: np.ndarray) -> tuple[np.ndarray, ..
     return arrays if order is None else tuple(array[order] for array in arrays)
 
 
-def _fill(micros: np.ndarray, missing: np.ndarray, offsets: np.ndarray) -> int:
-    """Give missing times the value of their neighbour in place; number of users without any."""
+def _fill(micros: np.ndarray, missing: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, int]:
+    """Times with the missing ones filled from their neighbours, and the users without any."""
     if not missing.any():
-        return 0
+        return micros, 0
     lengths = np.diff(offsets)
     events = np.arange(len(micros))
     start, end = np.repeat(offsets[:-1], lengths), np.repeat(offsets[1:], lengths)
@@ -203,8 +204,8 @@ def _fill(micros: np.ndarray, missing: np.ndarray, offsets: np.ndarray) -> int:
     source = np.where(before >= start, before, after)
     found = (source >= start) & (source < end)
     made_up = micros[~missing].min() - (end - events) * (86_400 * MICROSECONDS)
-    micros[:] = np.where(found, micros[np.minimum(source, len(micros) - 1)], made_up)
-    return int((~found)[offsets[:-1]].sum())
+    filled = np.where(found, micros[np.minimum(source, len(micros) - 1)], made_up)
+    return filled, int((~found)[offsets[:-1]].sum())
 
 
 def describe(histories: Histories, catalog: Catalog) -> dict[str, Any]:

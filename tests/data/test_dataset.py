@@ -147,6 +147,15 @@ def test_a_user_without_any_time_has_no_ties(tmp_path: Path) -> None:
     assert stored.column("timestamp").null_count == 6
 
 
+def test_datetimes_with_gaps(tmp_path: Path) -> None:
+    moments = pd.to_datetime(["2020-01-01", None, "2020-01-03"])
+    events = pd.DataFrame({"user_id": [1, 1, 1], "item_id": [7, 8, 9], "timestamp": moments})
+    dataset = write_dataset(tmp_path / "d", None, events)
+    assert sequences(dataset) == {1: [7, 8, 9]}
+    assert dataset.histories.timestamps is not None
+    assert (dataset.histories.timestamps // 86_400 - 18_262).tolist() == [0, 0, 2]
+
+
 def test_a_folder_made_with_pandas(
     tmp_path: Path, items: pd.DataFrame, events: pd.DataFrame, small: Dataset
 ) -> None:
@@ -273,6 +282,10 @@ def test_unknown_items(tmp_path: Path, items: pd.DataFrame, events: pd.DataFrame
         (lambda e: e.assign(timestamp=["2018-01-01"] * 5 + ["no"]), "row 6 is 'no'"),
         (lambda e: e.assign(timestamp=None), "column 'timestamp' is empty in every row"),
         (lambda e: e.assign(position=[0, 1, None, 3, 4, 5]), "'position' row 3 is nan|None"),
+        (
+            lambda e: pa.table({**e.to_dict("list"), "position": [0.0] * 5 + [float("nan")]}),
+            "'position' row 6 is nan",
+        ),
         (lambda e: e.assign(position="x"), "'position' row 1 is 'x'"),
         (lambda e: pd.concat([e, e.user_id], axis=1), "log.csv: .*user_id|twice"),
     ],
