@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -399,3 +402,39 @@ def test_download_from_a_publisher(tmp_path, monkeypatch):
     ]
     assert np.array_equal(bare.histories.items, dataset.histories.items)
     assert not (tmp_path / "bad").exists()
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("GENREC_DATA" not in os.environ, reason="GENREC_DATA is not set")
+def test_real_order(tmp_path):
+    """Beauty laid out as its publisher does (by product) comes back in the published order."""
+    joined = Path(os.environ["GENREC_DATA"]) / "amazon2014-beauty" / "joined"
+    known = pd.read_csv(joined / "interactions.csv.gz", dtype={"item_id": str})
+    undated = known[known["timestamp"].isna()]["user_id"].unique()
+    known = known[~known["user_id"].isin(undated)]
+    rows = known.sort_values(["item_id", "user_id"]).to_dict("records")
+    records = [
+        {
+            "reviewerID": row["user_id"],
+            "asin": row["item_id"],
+            "unixReviewTime": int(row["timestamp"]),
+        }
+        for row in rows
+    ]
+    path = write(tmp_path / "reviews_Beauty_5.json", records)
+    _, interactions, _ = read_amazon(path, None, core=0)
+    read = interactions.to_pandas().sort_values("user_id", kind="stable")
+    known = known.sort_values(["user_id", "position"])
+    assert read["item_id"].tolist() == known["item_id"].tolist()
+    core = read_amazon(path, None, core=5)[1].num_rows
+    assert core == slow_core_size(known) < len(known)
+
+
+def slow_core_size(frame):
+    while True:
+        users = frame["user_id"].map(frame["user_id"].value_counts())
+        items = frame["item_id"].map(frame["item_id"].value_counts())
+        kept = frame[(users >= 5) & (items >= 5)]
+        if len(kept) == len(frame):
+            return len(frame)
+        frame = kept
