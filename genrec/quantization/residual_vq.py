@@ -44,7 +44,7 @@ class ResidualVQ(nn.Module):
         # Averages start as if one batch had been spread like the counts.
         self.counts[level] = (counts.float() / counts.float().mean()).clamp(min=0.1)
         self.sums[level] = codebook * self.counts[level][:, None]
-        self.used[level] = torch.ones(len(codebook), dtype=torch.bool, device=codebook.device)
+        self.used[level] = torch.zeros(len(codebook), dtype=torch.bool, device=codebook.device)
 
     def forward(self, z: Tensor, commitment: float) -> tuple[Tensor, Tensor]:
         """Quantized z with the gradient of z, and the sum of the levels' losses (a scalar).

@@ -126,10 +126,10 @@ class RQVAE(Quantizer):
         x = vectors.sample(max(self.max_samples, *self._sizes), rng)
         mean = x.double().mean(dim=0)
         spread = x.double().std(dim=0, correction=0)
-        # Columns that are constant up to rounding carry nothing: they are left at their mean.
+        # Columns that are constant up to rounding carry nothing: scale 0 leaves them at their mean.
         still = spread <= 1e-6 * mean.abs().clamp(min=1e-30)
-        scale = spread.masked_fill(still, 1.0)
-        x = ((x.double() - mean) / scale).masked_fill(still, 0.0).float().to(self.device)
+        scale = spread.masked_fill(still, 0.0)
+        x = _standardised(x, mean, scale).float().to(self.device)
         with _one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**31)))
             encoder, decoder = self._build(x.shape[1])
@@ -267,7 +267,7 @@ class RQVAE(Quantizer):
         }
 
     def _latent(self, x: Tensor) -> Tensor:
-        return self._encoder((x.to(self.device).double() - self._mean) / self._scale)
+        return self._encoder(_standardised(x.to(self.device), self._mean, self._scale))
 
     def _reconstruct(self, codes: Tensor) -> Tensor:
         parts = [book[codes[:, level]] for level, book in enumerate(self._codebooks)]
@@ -307,6 +307,10 @@ class RQVAE(Quantizer):
             if tensors[name].shape != (width,):
                 raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}")
         self._use(encoder, decoder, codebooks, tensors["mean"], tensors["scale"])
+
+
+def _standardised(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    return (x.double() - mean) * torch.where(scale > 0, 1 / scale, 0.0)
 
 
 def _batches(n: int, size: int, rng: np.random.Generator) -> Iterator[Tensor]:

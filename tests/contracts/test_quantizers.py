@@ -100,7 +100,7 @@ def test_same_seed_same_codes_whatever_the_global_seed(name, fitted, x):
 
 
 def test_threads_do_not_change_codes(name):
-    x = clustered(n=3000, d=70, seed=1)
+    x = clustered(n=1500, d=50, seed=1)
     threads, codes = torch.get_num_threads(), []
     try:
         for count in (1, 2):
@@ -337,7 +337,7 @@ odd_vectors = st.tuples(st.integers(1, 30), st.integers(1, 6)).flatmap(
         shape,
         elements=st.one_of(
             st.sampled_from([0.0, 1.0, -1.0, 0.5]),
-            st.floats(-1e15, 1e15, width=32),
+            st.floats(-(2.0**49), 2.0**49, width=32),
             st.floats(-1, 1, width=32),
             st.sampled_from([float("nan"), float("inf")]) if shape[0] > 25 else st.just(0.0),
         ),
@@ -349,7 +349,8 @@ odd_vectors = st.tuples(st.integers(1, 30), st.integers(1, 6)).flatmap(
 @settings(max_examples=15, deadline=None)
 @given(vectors=odd_vectors, size=st.sampled_from([2, 4, 8]), levels=st.integers(1, 3))
 def test_any_vectors_give_valid_codes_or_a_clear_error(quantizer_name, vectors, size, levels):
-    quantizer = build(quantizer_name, size=size, levels=levels)
+    quick = {"steps": 20, "warmup_steps": 5} if quantizer_name == "rq-vae" else {}
+    quantizer = build(quantizer_name, size=size, levels=levels, **quick)
     try:
         quantizer.fit(vectors)
     except GenrecError as error:

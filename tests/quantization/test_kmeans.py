@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+
+from genrec.quantization.kmeans import _sums, assign, kmeans
+
+
+def points(n=400, d=5, seed=0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def inertia(x: torch.Tensor, centroids: torch.Tensor) -> float:
+    return float((x - centroids[assign(x, centroids)]).square().sum())
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("init", ["k-means++", "sample"])
+def test_as_good_as_scikit_learn(init):
+    x = points(n=2000, d=8)
+    ours = inertia(x, kmeans(x, 30, rng=rng(), iterations=50, init=init))
+    theirs = KMeans(30, n_init=1, max_iter=50, random_state=0).fit(x.numpy()).inertia_
+    assert ours < 1.03 * theirs
+
+
+def test_one_iteration_from_given_centroids_is_the_mean_of_each_cluster():
+    x = points()
+    start = x[:6].clone()
+    codes = assign(x, start)
+    expected = torch.stack([x[codes == k].mean(dim=0) for k in range(6)])
+    found = kmeans(x, 6, rng=rng(), iterations=1, init=start)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(start, x[:6])
+
+
+def test_more_iterations_are_never_worse():
+    x = points()
+    errors = [inertia(x, kmeans(x, 12, rng=rng(), iterations=i)) for i in (1, 3, 10, 30)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_it_stops_when_nothing_changes():
+    steps = []
+    kmeans(points(), 4, rng=rng(), iterations=1000, on_step=lambda: steps.append(1))
+    assert len(steps) < 200
+
+
+@pytest.mark.parametrize("init", ["k-means++", "sample"])
+@pytest.mark.parametrize("k", [1, 50, 399, 400])
+def test_every_centroid_is_used(init, k):
+    x = points()
+    centroids = kmeans(x, k, rng=rng(), iterations=3, init=init)
+    assert len(torch.unique(assign(x, centroids))) == k
+
+
+def test_empty_clusters_are_seeded_from_the_farthest_points():
+    x = torch.tensor([[0.0], [0.1], [10.0], [10.0], [-20.0]])
+    start = torch.tensor([[0.0], [1000.0], [2000.0]])
+    centroids = kmeans(x, 3, rng=rng(), init=start)
+    assert sorted(centroids[:, 0].tolist()) == pytest.approx([-20.0, 0.05, 10.0])
+
+
+def test_fewer_distinct_points_than_centroids():
+    x = torch.eye(3).repeat(20, 1)
+    for init in ("k-means++", "sample"):
+        centroids = kmeans(x, 10, rng=rng(), init=init)
+        assert inertia(x, centroids) == 0
+        assert len(torch.unique(assign(x, centroids))) == 3
+
+
+def test_many_centroids_start_from_a_sample():
+    x = points(n=3000, d=2)
+    centroids = kmeans(x, 2500, rng=rng(), iterations=2)
+    assert len(torch.unique(assign(x, centroids))) == 2500
+
+
+def test_sums_equal_a_loop():
+    x, codes = points(50), torch.arange(50) % 7
+    slow = torch.stack([x[codes == k].sum(dim=0) for k in range(8)])
+    torch.testing.assert_close(_sums(x, codes, 8), slow)
