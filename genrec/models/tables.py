@@ -74,9 +74,7 @@ class ItemTables(nn.Module):
             if value is None:
                 continue
             table = getattr(self, name)
-            given = torch.as_tensor(
-                np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
-            )
+            given = value if isinstance(value, torch.Tensor) else torch.tensor(value)
             if given.shape != table.shape:
                 raise DataError(
                     f"item tables: {name} have shape {tuple(given.shape)}, expected "

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from genrec.data import Histories, batch
-from genrec.data.sources import read_table
+from genrec.data.sources.readers import read_table
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation import ModelRanker, history_matrix, item_titles
 from genrec.pipeline.runs import Run
@@ -116,7 +116,7 @@ def recommend(
 
 
 def _read_histories(path: str) -> pd.DataFrame:
-    table = read_table(path).to_pandas()
+    table = read_table(Path(path), text_columns=("user_id", "item_id")).to_pandas()
     for column in ("user_id", "item_id"):
         if column not in table:
             raise DataError(

@@ -140,6 +140,7 @@ def train_model(
         model=model,
         args=_arguments(config, checkpoints, size, progress=progress),
         train_dataset=sequences,
+        eval_dataset=sequences,  # asked for by Trainer; `evaluate` ranks the validation users
         data_collator=_as_it_is,
         validate=validate,
         average=average,

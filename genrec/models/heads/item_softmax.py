@@ -1,4 +1,4 @@
-"""Cross-entropy over items whose scores are sums of code scores, without a matrix of all of them."""
+"""Cross-entropy over items whose scores are sums of code scores, never held all at once."""
 
 from __future__ import annotations
 

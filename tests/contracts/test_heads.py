@@ -1,0 +1,100 @@
+"""What every registered head must do; a new one is picked up by itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from genrec.decoding import PrefixTrie
+from genrec.models import HEADS, Head, ItemTables, SidEmbedding
+
+ITEMS, WIDTH, SIZES = 60, 12, (5, 4, 6)
+VARIANTS = [
+    *((name, {}) for name in HEADS),
+    ("parallel", {"normalize": "items"}),
+    ("parallel", {"tied": False, "label_smoothing": 0.1}),
+    ("autoregressive", {"temperature": 0.1}),
+    ("dense", {"similarity": "cosine", "temperature": 0.1}),
+    ("dense", {"items": "table"}),
+    ("dense", {"loss": "sampled", "negatives": 20}),
+]
+
+
+def tables(seed: int = 0) -> ItemTables:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.stack([torch.randint(0, k, (ITEMS,), generator=generator) for k in SIZES], 1)
+    made = ItemTables(num_items=ITEMS, codebook_sizes=SIZES)
+    return made.fill(codes=codes.int(), tie_order=torch.randperm(ITEMS, generator=generator))
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda v: f"{v[0]}{v[1] or ''}")
+def head(request: pytest.FixtureRequest) -> Head:
+    name, options = request.param
+    torch.manual_seed(0)
+    items = tables()
+    encoder = SidEmbedding(tables=items, d_model=WIDTH)
+    made = HEADS[name](tables=items, encoder=encoder, d_model=WIDTH, **options).eval()
+    torch.nn.init.normal_(encoder.table.weight)
+    for parameter in made.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return made
+
+
+@pytest.fixture
+def trie(head: Head) -> PrefixTrie:
+    return PrefixTrie.from_codes(head.tables.codes, SIZES, tie_order=head.tables.tie_order)
+
+
+def test_loss_is_a_finite_scalar_with_gradients(head: Head) -> None:
+    hidden = torch.randn(9, WIDTH, requires_grad=True)
+    loss = head.loss(hidden, torch.randint(0, ITEMS, (9,)))
+    assert loss.dim() == 0
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert hidden.grad is not None
+    assert (hidden.grad.abs().sum(1) > 0).all()
+
+
+def test_a_state_learns_its_target(head: Head, trie: PrefixTrie) -> None:
+    """Descending the loss of one state brings its target to the top of the search."""
+    head.train()
+    hidden = torch.randn(1, WIDTH, requires_grad=True)
+    target = torch.tensor([17])
+    optimiser = torch.optim.Adam([hidden, *head.parameters(), *head.encoder.parameters()], lr=0.05)
+    for _ in range(150):
+        optimiser.zero_grad()
+        head.loss(hidden, target).backward()
+        optimiser.step()
+    head.eval()
+    found = head.search(hidden.detach(), k=5, trie=trie, exact=True)
+    same = (head.tables.codes == head.tables.codes[17]).all(1).nonzero().flatten()
+    best = found.items[0, 0] if head.uses_trie else found.items[0, :1]
+    assert best in (same if head.uses_trie else target)
+
+
+def test_search_ranks_by_score_and_repeats_itself(head: Head, trie: PrefixTrie) -> None:
+    hidden = torch.randn(4, WIDTH)
+    found = head.search(hidden, k=ITEMS, trie=trie, exact=True)
+    again = head.search(hidden, k=ITEMS, trie=trie, exact=True)
+    assert torch.equal(found.items, again.items)
+    assert found.certified.all()
+    assert (found.scores[:, 1:] <= found.scores[:, :-1]).all()
+    for row in found.items:
+        assert sorted(row.tolist()) == list(range(ITEMS))
+
+
+def test_excluded_items_never_come_back(head: Head, trie: PrefixTrie) -> None:
+    hidden = torch.randn(3, WIDTH)
+    best = head.search(hidden, k=4, trie=trie, exact=True).items
+    rest = head.search(hidden, k=10, trie=trie, exact=True, exclude=best).items
+    assert (rest >= 0).all()
+    for row in range(3):
+        assert not set(rest[row].tolist()) & set(best[row].tolist())
+
+
+def test_other_users_of_the_batch_change_nothing(head: Head, trie: PrefixTrie) -> None:
+    hidden = torch.randn(5, WIDTH)
+    together = head.search(hidden, k=8, trie=trie, exact=True)
+    for row in range(5):
+        alone = head.search(hidden[row : row + 1], k=8, trie=trie, exact=True)
+        torch.testing.assert_close(alone.scores[0], together.scores[row], atol=1e-4, rtol=1e-4)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from genrec.decoding import PrefixTrie
+from genrec.errors import ConfigError
+from genrec.models import AutoregressiveHead, DenseHead, IdEmbedding, ItemTables, ParallelHead
+from genrec.models import SidEmbedding
+from genrec.models.heads.item_softmax import CodeRows, item_cross_entropy, log_partition
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+WIDTH = 8
+
+
+def make(sizes: tuple[int, ...], items: int, seed: int = 0) -> tuple[ItemTables, SidEmbedding]:
+    torch.manual_seed(seed)
+    codes = torch.stack([torch.randint(0, k, (items,)) for k in sizes], 1).int()
+    tables = ItemTables(num_items=items, codebook_sizes=sizes).fill(
+        codes=codes, tie_order=torch.randperm(items)
+    )
+    return tables, SidEmbedding(tables=tables, d_model=WIDTH)
+
+
+def test_autoregressive_scores_are_a_distribution_over_all_tuples() -> None:
+    sizes = (3, 2, 4)
+    tables, encoder = make(sizes, 10)
+    head = AutoregressiveHead(tables=tables, encoder=encoder, d_model=WIDTH).eval()
+    everything = torch.tensor(list(itertools.product(*map(range, sizes))))
+    trie = PrefixTrie.from_codes(everything, sizes)
+    found = head.search(torch.randn(2, WIDTH), k=len(everything), trie=trie, beam_width=24)
+    torch.testing.assert_close(found.scores.exp().sum(1), torch.ones(2))
+    torch.testing.assert_close(found.leaked, torch.zeros(2), atol=1e-5, rtol=0)
+
+
+def test_autoregressive_search_scores_are_what_the_loss_trains() -> None:
+    sizes = (4, 3, 5)
+    tables, encoder = make(sizes, 30)
+    head = AutoregressiveHead(tables=tables, encoder=encoder, d_model=WIDTH).eval()
+    trie = PrefixTrie.from_codes(tables.codes, sizes, tie_order=tables.tie_order)
+    hidden = torch.randn(1, WIDTH)
+    found = head.search(hidden, k=30, trie=trie, exact=True)
+    for item, score in zip(found.items[0], found.scores[0], strict=True):
+        loss = head.loss(hidden, item.view(1)) * len(sizes)
+        torch.testing.assert_close(score, -loss, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (4, 3, 6)])
+@pytest.mark.parametrize("normalize", ["codes", "items"])
+def test_parallel_search_equals_brute_force(sizes: tuple[int, ...], normalize: str) -> None:
+    tables, encoder = make(sizes, 40)
+    head = ParallelHead(tables=tables, encoder=encoder, d_model=WIDTH, normalize=normalize).eval()
+    torch.nn.init.normal_(head.weight)
+    trie = PrefixTrie.from_codes(tables.codes, sizes, tie_order=tables.tie_order)
+    hidden = torch.randn(3, WIDTH)
+    found = head.search(hidden, k=40, trie=trie)
+    levels = head.log_probs(hidden)
+    for row in range(3):
+        scores = torch.stack(
+            [sum(levels[i][row, c] for i, c in enumerate(code)) for code in tables.codes.tolist()]
+        )
+        torch.testing.assert_close(found.scores[row], scores[found.items[row]])
+        torch.testing.assert_close(found.scores[row], scores.sort(descending=True).values)
+        if normalize == "items":
+            torch.testing.assert_close(scores.exp().sum(), torch.tensor(1.0))
+            for item in (0, 7):
+                loss = head.loss(hidden[row : row + 1], torch.tensor([item]))
+                torch.testing.assert_close(-loss, scores[item], atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    items=st.integers(1, 90),
+    states=st.integers(1, 150),
+    levels=st.integers(1, 4),
+    smoothing=st.sampled_from([0.0, 0.2]),
+    seed=st.integers(0, 99),
+)
+def test_item_cross_entropy_and_its_gradient(
+    items: int, states: int, levels: int, smoothing: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    size = 5
+    codes = torch.randint(0, size, (items, levels), dtype=torch.int32)
+    offsets = torch.arange(levels, dtype=torch.int32) * size
+    rows = CodeRows(codes, offsets, levels * size)
+    table = torch.randn(levels * size, states, requires_grad=True)
+    targets = torch.randint(0, items, (states,))
+    fast = item_cross_entropy(table, rows, targets, label_smoothing=smoothing)
+    scores = table[(codes + offsets).long()].sum(1).T
+    slow = F.cross_entropy(scores, targets, label_smoothing=smoothing)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(3 * fast, table)[0], torch.autograd.grad(3 * slow, table)[0],
+        atol=1e-6, rtol=1e-4,
+    )
+    torch.testing.assert_close(log_partition(table, rows), scores.logsumexp(1))
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_sampled_softmax_with_log_q_approaches_the_full_softmax(power: float) -> None:
+    torch.manual_seed(3)
+    tables = ItemTables(num_items=50).fill(counts=torch.arange(1.0, 51.0))
+    encoder = IdEmbedding(tables=tables, d_model=WIDTH)
+    torch.nn.init.normal_(encoder.table.weight)
+    common = {"tables": tables, "encoder": encoder, "d_model": WIDTH}
+    full = DenseHead(**common)
+    sampled = DenseHead(**common, loss="sampled", negatives=200_000, negative_power=power)
+    hidden, targets = torch.randn(6, WIDTH), torch.tensor([0, 3, 11, 24, 37, 49])
+    torch.testing.assert_close(
+        sampled.loss(hidden, targets), full.loss(hidden, targets), atol=0.02, rtol=0.02
+    )
+
+
+def test_dense_search_equals_brute_force_with_ties() -> None:
+    tables = ItemTables(num_items=30).fill(tie_order=torch.randperm(30))
+    encoder = IdEmbedding(tables=tables, d_model=WIDTH)
+    with torch.no_grad():
+        encoder.table.weight.copy_(torch.randint(-1, 2, (30, WIDTH)))
+    head = DenseHead(tables=tables, encoder=encoder, d_model=WIDTH)
+    hidden = torch.randint(-1, 2, (4, WIDTH)).float()
+    found = head.search(hidden, k=30)
+    scores = hidden @ encoder.table.weight.T
+    for row in range(4):
+        order = sorted(range(30), key=lambda i: (-scores[row, i].item(), tables.tie_order[i]))
+        assert found.items[row].tolist() == order
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "message"),
+    [
+        (ParallelHead, {"temperature": 0}, "temperature=0"),
+        (ParallelHead, {"normalize": "all"}, "normalize='all'"),
+        (AutoregressiveHead, {"temperature": -1}, "temperature=-1"),
+        (DenseHead, {"loss": "bpr"}, "loss='bpr'"),
+        (DenseHead, {"negatives": 0}, "negatives=0"),
+    ],
+)
+def test_bad_options(head: type, options: dict, message: str) -> None:
+    tables, encoder = make((3, 3), 6)
+    with pytest.raises(ConfigError, match=message):
+        head(tables=tables, encoder=encoder, d_model=WIDTH, **options)
+
+
+@pytest.mark.parametrize("head", [ParallelHead, AutoregressiveHead])
+def test_code_heads_need_a_vocabulary_and_a_trie(head: type) -> None:
+    bare = ItemTables(num_items=5)
+    with pytest.raises(ConfigError, match="SID vocabulary"):
+        head(tables=bare, encoder=IdEmbedding(tables=bare, d_model=WIDTH), d_model=WIDTH)
+    tables, encoder = make((3, 3), 6)
+    made = head(tables=tables, encoder=encoder, d_model=WIDTH)
+    with pytest.raises(ConfigError, match="prefix trie"):
+        made.search(torch.randn(1, WIDTH), k=3)
+
+
+def test_tied_head_without_code_embeddings_is_refused() -> None:
+    tables, _ = make((3, 3), 6)
+    with pytest.raises(ConfigError, match="tied: false"):
+        ParallelHead(
+            tables=tables, encoder=IdEmbedding(tables=tables, d_model=WIDTH), d_model=WIDTH
+        )
