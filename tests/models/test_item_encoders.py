@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from genrec.errors import ConfigError, DataError
+from genrec.models import (
+    ITEM_ENCODERS,
+    IdEmbedding,
+    ItemTables,
+    SemanticProjection,
+    SidEmbedding,
+    SumEncoder,
+)
+
+ITEMS, WIDTH, SIZES = 20, 6, (4, 3)
+OPTIONS = {"sum": {"parts": {"codes": {"type": "sid"}, "content": {"type": "semantic"}}}}
+
+
+@pytest.fixture
+def tables() -> ItemTables:
+    torch.manual_seed(0)
+    codes = torch.stack([torch.randint(0, k, (ITEMS,)) for k in SIZES], 1).int()
+    return ItemTables(num_items=ITEMS, codebook_sizes=SIZES, vector_dim=5).fill(
+        codes=codes, vectors=torch.randn(ITEMS, 5)
+    )
+
+
+@pytest.mark.parametrize("name", ITEM_ENCODERS)
+def test_contract(name: str, tables: ItemTables) -> None:
+    encoder = ITEM_ENCODERS[name](tables=tables, d_model=WIDTH, **OPTIONS.get(name, {})).eval()
+    items = torch.randint(0, ITEMS, (3, 7))
+    vectors = encoder(items)
+    assert vectors.shape == (3, 7, WIDTH)
+    torch.testing.assert_close(encoder.all_items()[items], vectors)
+    vectors.sum().backward()
+    assert not [n for n, p in encoder.named_parameters() if p.grad is None]
+    assert not list(encoder.buffers(recurse=False))
+
+
+@pytest.mark.parametrize("pool", ["mean", "sum"])
+def test_sid_embedding_pools_code_embeddings(pool: str, tables: ItemTables) -> None:
+    encoder = SidEmbedding(tables=tables, d_model=WIDTH, pool=pool)
+    for item in range(ITEMS):
+        first, second = tables.codes[item].tolist()
+        rows = torch.stack([encoder.table.level(0)[first], encoder.table.level(1)[second]])
+        torch.testing.assert_close(encoder(torch.tensor(item)), getattr(rows, pool)(0))
+
+
+def test_items_of_one_tuple_share_a_vector(tables: ItemTables) -> None:
+    tables.codes[3] = tables.codes[9]
+    encoder = SidEmbedding(tables=tables, d_model=WIDTH)
+    assert torch.equal(encoder(torch.tensor(3)), encoder(torch.tensor(9)))
+
+
+def test_semantic_projection_is_the_gated_sum_of_its_experts(tables: ItemTables) -> None:
+    encoder = SemanticProjection(tables=tables, d_model=WIDTH, experts=3, hidden=4).eval()
+    x = tables.vectors[11]
+    gate = encoder.gate(x).softmax(0)
+    hidden = torch.nn.functional.gelu(encoder.inner(x)).view(3, 4)
+    total = sum(gate[e] * hidden[e] @ encoder.outer[e] for e in range(3))
+    torch.testing.assert_close(encoder(torch.tensor(11)), encoder.norm(total))
+
+
+def test_one_linear_expert(tables: ItemTables) -> None:
+    encoder = SemanticProjection(tables=tables, d_model=WIDTH, hidden=0)
+    expected = encoder.norm(tables.vectors @ encoder.outer[0])
+    torch.testing.assert_close(encoder.all_items(), expected)
+
+
+def test_sum_is_the_sum(tables: ItemTables) -> None:
+    encoder = SumEncoder(
+        parts={"a": {"type": "id"}, "b": {"type": "sid"}}, tables=tables, d_model=WIDTH
+    )
+    items = torch.arange(ITEMS)
+    torch.testing.assert_close(encoder(items), encoder.parts["a"](items) + encoder.parts["b"](items))
+    assert encoder.code_table is encoder.parts["b"].table
+
+
+def test_parts_that_lack_their_tables_are_refused() -> None:
+    bare = ItemTables(num_items=4)
+    with pytest.raises(ConfigError, match="SID vocabulary"):
+        SidEmbedding(tables=bare, d_model=WIDTH)
+    with pytest.raises(ConfigError, match="item vectors"):
+        SemanticProjection(tables=bare, d_model=WIDTH)
+    with pytest.raises(ConfigError, match="parts is empty"):
+        SumEncoder(parts={}, tables=bare, d_model=WIDTH)
+    assert IdEmbedding(tables=bare, d_model=WIDTH).all_items().shape == (4, WIDTH)
+
+
+def test_tables_refuse_wrong_values() -> None:
+    tables = ItemTables(num_items=3, codebook_sizes=(2, 2), vector_dim=2)
+    with pytest.raises(DataError, match=r"codes have shape \(4, 2\)"):
+        tables.fill(codes=torch.zeros(4, 2, dtype=torch.int32))
+    with pytest.raises(DataError, match="item 1 has codes"):
+        tables.fill(codes=torch.tensor([[0, 1], [2, 0], [0, 0]], dtype=torch.int32))
+    vectors = torch.zeros(3, 2)
+    vectors[2, 1] = torch.nan
+    with pytest.raises(DataError, match="vectors of item 2"):
+        tables.fill(vectors=vectors)
