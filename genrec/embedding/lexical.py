@@ -38,7 +38,7 @@ class LexicalEmbedder(Embedder):
 
     columns: Sequence[str] | None = None
     template: str | None = None
-    dim: int = 128
+    dim: int = 256
     ngrams: int = 1
     min_items: int = 2
     max_terms: int = 200_000

@@ -148,9 +148,11 @@ class TextEmbedder(Embedder):
             if vectors.shape[1] == 0:
                 vectors = np.zeros((len(texts), batch.shape[1]), dtype=np.float32)
             vectors[rows] = batch
+            if cache is None:
+                continue
             waiting.append((rows, batch))
             due = sum(len(r) for r, _ in waiting) >= _SHARD_ROWS
-            if cache is not None and (due or time.monotonic() - since > _SHARD_SECONDS):
+            if due or time.monotonic() - since > _SHARD_SECONDS:
                 _flush(cache, keys, waiting)
                 since = time.monotonic()
         if cache is not None and waiting:

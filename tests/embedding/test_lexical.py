@@ -58,7 +58,7 @@ def test_a_small_vocabulary_gives_fewer_dimensions_with_a_warning(catalog):
 def test_no_repeated_word_at_all_is_an_error():
     catalog = Catalog(pa.table({"item_id": [1, 2], "title": ["one thing", "another item"]}))
     with pytest.raises(DataError, match="min_items"):
-        LexicalEmbedder(min_items=2).embed(catalog)
+        LexicalEmbedder(min_items=2, dim=1).embed(catalog)
 
 
 def test_a_column_that_does_not_exist_is_named(catalog):
