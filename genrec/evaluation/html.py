@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import genrec
-from genrec.errors import ArtefactError, ConfigError
+from genrec.errors import ConfigError
 from genrec.evaluation.beams import BeamStudy
 from genrec.evaluation.examples import Example
+from genrec.evaluation.files import replacing
 from genrec.evaluation.plots import beam_curves, data_uri, metric_bars, slice_bars
 from genrec.evaluation.report import comparison, describe, headline_metric, number, span
 from genrec.evaluation.results import Evaluation, best_first
@@ -59,20 +60,9 @@ def write_report(
         vocabularies=vocabularies,
         examples=examples,
     )
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise ArtefactError(
-            f"{path}: writing failed ({error.strerror or error}); "
-            "free some space or choose another folder"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def render(
@@ -166,22 +156,16 @@ def _comparison(evaluations: Sequence[Evaluation], mask: str) -> str:
     ]
     best = {name: max(e.value(mask, name) for e, _ in rows) for name in names}
     longest = metric.partition("@")[2]
-    head = [
-        "ranker",
-        *map(_metric, names),
-        f"{_metric(metric)} to the best",
-        "certified",
-        "seconds",
-    ]
+    head = ["ranker", *map(_metric, names), "to the best", "certified", "seconds"]
     if tuples:
-        head.append(f"tuple-level Recall@{longest}")
+        head.append(f"tuple-level recall@{longest}")
     body = []
     for place, (evaluation, difference) in enumerate(rows):
         cells = [f"<td>{escape(evaluation.ranker)}</td>"]
         for name in names:
             found = evaluation.metrics[f"{evaluation.split}/{mask}/{name}"]
             detail = f'<span class="span">{span(found)}</span>' if name == metric else ""
-            top = ' class="top"' if found.value == best[name] else ""
+            top = ' class="top"' if evaluation.value(mask, name) == best[name] else ""
             cells.append(f"<td{top}>{number(found.value)}{detail}</td>")
         gap = "best" if place == 0 else describe(difference)
         detail = "" if difference is None else f'<span class="span">{span(difference)}</span>'
@@ -204,7 +188,8 @@ def _comparison(evaluations: Sequence[Evaluation], mask: str) -> str:
         note += f" {repeated:.2%} of the targets are in the history themselves and count as misses."
     rest = (
         " Item level, ties by expectation, intervals by bootstrap over users. The difference to the"
-        " best is paired, user by user; ~ marks one whose interval holds zero."
+        f" best is in {_metric(metric)} and paired, user by user; ~ marks one whose interval holds"
+        " zero."
     )
     if tuples:
         rest += (
@@ -226,19 +211,19 @@ def _verdict(evaluations: Sequence[Evaluation], mask: str, metric: str) -> str:
     ranked = best_first(evaluations, mask, metric)
     if ranked[0] is first:
         rival = ranked[1]
-        ratio = _ratio(first.value(mask, metric), rival.value(mask, metric))
-        text = f"<b>{escape(first.ranker)}</b> is ahead of <b>{escape(rival.ranker)}</b>{ratio}"
+        values = _against(first.value(mask, metric), rival.value(mask, metric), metric)
+        text = f"<b>{escape(first.ranker)}</b> is ahead of <b>{escape(rival.ranker)}</b>{values}"
     else:
         rival = ranked[0]
-        ratio = _ratio(rival.value(mask, metric), first.value(mask, metric))
-        text = f"<b>{escape(rival.ranker)}</b> wins over <b>{escape(first.ranker)}</b>{ratio}"
+        values = _against(rival.value(mask, metric), first.value(mask, metric), metric)
+        text = f"<b>{escape(rival.ranker)}</b> beats <b>{escape(first.ranker)}</b>{values}"
     if first.same_users(rival) and not first.minus(rival, mask, metric).significant:
         text += ", but the difference could be chance"
     return text + "."
 
 
-def _ratio(better: float, worse: float) -> str:
-    return f" by a factor of {better / worse:.2f} in the ordering metric" if worse > 0 else ""
+def _against(better: float, worse: float, metric: str) -> str:
+    return f": {number(better)} against {number(worse)} in {_metric(metric)}"
 
 
 def _bars(evaluations: Sequence[Evaluation]) -> str:
@@ -335,20 +320,21 @@ def _protocol(first: Evaluation, facts: Mapping[str, Any]) -> str:
         "candidates": "whole catalogue, no sampled negatives",
         "ties": "expectation over the order inside a tie",
         "intervals": f"95%, bootstrap over users, {first.bootstrap} resamples",
-        **{name: value for name, value in first.facts.items() if value is not None},
         **facts,
     }
-    if "targets_in_history" in shown:
-        shown["targets_in_history"] = f"{shown['targets_in_history']:.2%}"
-    return _section("Protocol", _facts(shown))
+    run = {name: value for name, value in first.facts.items() if value is not None}
+    if "targets_in_history" in run:
+        run["targets_in_history"] = f"{run['targets_in_history']:.2%}"
+    heading = f"<h3>how {escape(first.ranker)} was evaluated</h3>"
+    return _section("Protocol", f'<div class="flow">{_facts(shown)}{heading}{_facts(run)}</div>')
 
 
 def _vocabulary(name: str, vocabulary: Mapping[str, Any]) -> str:
     plain = {key: value for key, value in vocabulary.items() if not isinstance(value, Mapping)}
     nested = {key: value for key, value in vocabulary.items() if isinstance(value, Mapping)}
-    blocks = [f"<div>{_facts(plain)}</div>"] if plain else []
-    blocks += [f"<div><h3>{escape(_words(k))}</h3>{_facts(v)}</div>" for k, v in nested.items()]
-    return _section(f"SID vocabulary of {name}", f'<div class="columns">{"".join(blocks)}</div>')
+    blocks = _facts(plain)
+    blocks += "".join(f"<h3>{escape(_words(k))}</h3>{_facts(v)}" for k, v in nested.items())
+    return _section(f"SID vocabulary of {name}", f'<div class="flow">{blocks}</div>')
 
 
 def _examples(examples: Sequence[Example]) -> str:
@@ -382,7 +368,7 @@ def _section(heading: str, body: str) -> str:
 
 
 def _table(head: Iterable[str], body: Iterable[tuple[list[str], bool]]) -> str:
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    titles = "".join(f"<th>{escape(title).replace('@', '<wbr>@')}</th>" for title in head)
     rows = "".join(
         f"<tr{' class=best' if best else ''}>{''.join(cells)}</tr>" for cells, best in body
     )
@@ -393,11 +379,11 @@ def _table(head: Iterable[str], body: Iterable[tuple[list[str], bool]]) -> str:
 
 
 def _facts(values: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(_words(key))}</td><td>{escape(_plain(value))}</td></tr>"
+    return "".join(
+        f'<div class="fact"><span>{escape(_words(key))}</span>'
+        f"<span>{escape(_plain(value))}</span></div>"
         for key, value in values.items()
     )
-    return f'<table class="facts"><tbody>{rows}</tbody></table>'
 
 
 def _image(source: str, alt: str) -> str:

@@ -20,6 +20,7 @@ from genrec.evaluation.slices import Slice
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b7280")
+_WIDTH = 10.6  # inches; fills the width of the page
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -57,7 +58,9 @@ def metric_bars(
     """One panel per metric: a bar with its interval per ranker, grouped by mask."""
     with mpl.rc_context(_STYLE):
         rows = len(evaluations) * len(masks)
-        figure = Figure(figsize=(9.2, 1.0 + 0.30 * rows + 0.15 * len(masks)), layout="constrained")
+        figure = Figure(
+            figsize=(_WIDTH, 1.0 + 0.30 * rows + 0.15 * len(masks)), layout="constrained"
+        )
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
             place, ticks, labels = 0.0, [], []
@@ -99,7 +102,7 @@ def slice_bars(
                 users[part.name] = part.users
     width = 0.8 / len(slices)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9.2, 3.2), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
         axes = figure.subplots()
         for index, (ranker, parts) in enumerate(slices.items()):
             offset = (index - (len(slices) - 1) / 2) * width
@@ -138,7 +141,7 @@ def beam_curves(study: BeamStudy) -> Figure:
     place = np.arange(len(beams))
     ticks = [str(row.beam_width) for row in beams]
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9.2, 3.1), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
         left, right = figure.subplots(1, 2)
         left.plot(
             place,
@@ -190,7 +193,7 @@ def _bar(axes: Axes, place: float, found: Interval, colour: str) -> None:
         error_kw={"ecolor": "#374151", "elinewidth": 1, "capsize": 2},
     )
     axes.annotate(
-        f"{found.value:.4f}",
+        f"{found.value:.4f}".replace("0.", ".", 1),
         (found.high, place),
         xytext=(5, 0),
         textcoords="offset points",

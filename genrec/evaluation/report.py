@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import genrec
 from genrec.artefacts import read_json, write_json
@@ -17,6 +20,7 @@ from genrec.evaluation.examples import Example
 from genrec.evaluation.intervals import Difference, Interval
 from genrec.evaluation.results import Evaluation, best_first
 
+_BARE: Any = {"show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
 TIE_ORDERS = ("file", "shuffled-day")
 
 
@@ -96,12 +100,6 @@ def write_metrics(
     """
     record = metrics_record(evaluations, **facts)
     folder = Path(folder)
-    try:
-        (folder / "ranks").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtefactError(
-            f"{folder}: cannot be written ({error.strerror}); choose a folder you may write to"
-        ) from error
     for evaluation in evaluations:
         evaluation.save(folder / "ranks" / f"{evaluation.split}.parquet")
     write_json(folder / "metrics.json", record)
@@ -149,45 +147,48 @@ def number(value: float) -> str:
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
-def span(found: Interval | Difference) -> str:
+def span(found: Interval | Difference, joint: str = " to ") -> str:
     """The ends of an interval."""
-    return f"{number(found.low)} to {number(found.high)}"
+    return f"{number(found.low)}{joint}{number(found.high)}"
 
 
-def comparison_table(evaluations: Sequence[Evaluation], mask: str, *, title: str = "") -> Table:
+def comparison_table(
+    evaluations: Sequence[Evaluation], mask: str, *, wide: bool = True, title: str = ""
+) -> Table:
     """Rankers ordered by result; the best value of each column is bold.
 
     Args:
         evaluations: rankers on one split.
         mask: `unmasked` or `masked`.
+        wide: show all list lengths; otherwise only those up to the ordering metric's, which fits
+            80 columns.
         title: above the table.
     """
     first = evaluations[0]
     metric = headline_metric(first)
-    columns = [f"{name}@{k}" for name in ("recall", "ndcg") for k in first.ks]
-    table = Table(
-        title=title or f"{first.split}, {mask}: {len(first):,} users", title_justify="left"
-    )
-    table.add_column("ranker", no_wrap=True)
+    length = int(metric.partition("@")[2])
+    ks = [k for k in first.ks if wide or length // 2 <= k <= length]
+    columns = [f"{name}@{k}" for name in ("recall", "ndcg") for k in ks]
+    title = title or f"{first.split}, {mask}, {len(first):,} users"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, **_BARE)
+    table.add_column("ranker", overflow="ellipsis", no_wrap=True, min_width=12)
     for name in columns:
-        table.add_column(name.replace("recall", "R").replace("ndcg", "N"), justify="right")
-    table.add_column(f"{metric}, 95%", justify="right", no_wrap=True)
-    table.add_column("to the best", justify="right", no_wrap=True)
-    table.add_column("certified", justify="right")
-    table.add_column("seconds", justify="right")
+        table.add_column(_short(name), justify="right", no_wrap=True)
+    last = ("certified", "seconds") if wide else ("cert.", "sec.")
+    for heading in (f"{_short(metric)} 95%", "to best", *last):
+        table.add_column(heading, justify="right", no_wrap=True)
     rows = comparison(evaluations, mask)
     best = {name: max(e.value(mask, name) for e, _ in rows) for name in columns}
     for place, (evaluation, difference) in enumerate(rows):
         cells = []
         for name in columns:
             value = evaluation.value(mask, name)
-            text = number(value)
-            cells.append(f"[bold]{text}[/bold]" if value == best[name] else text)
+            cells.append(Text(number(value), style="bold" if value == best[name] else ""))
         interval = evaluation.metrics[f"{evaluation.split}/{mask}/{metric}"]
         table.add_row(
-            evaluation.ranker,
+            Text(evaluation.ranker),
             *cells,
-            span(interval),
+            span(interval, "-"),
             "best" if place == 0 else describe(difference),
             f"{evaluation.value(mask, 'certificate_rate'):.1%}",
             f"{evaluation.searches[mask].seconds:.1f}",
@@ -206,42 +207,48 @@ def print_comparison(evaluations: Sequence[Evaluation], *, console: Console | No
     """Print one table per mask."""
     console = console or Console()
     for mask in evaluations[0].searches:
-        console.print(comparison_table(evaluations, mask))
+        console.print(comparison_table(evaluations, mask, wide=console.width >= 100))
+        console.print()
     console.print(
-        "Item level, full ranking, ties by expectation. Intervals: bootstrap over users. "
-        "~ means the paired difference to the best could be zero.",
+        "Item level, full ranking, ties by expectation, intervals by bootstrap over users. "
+        "~ marks a paired difference to the best that could be zero.",
         style="dim",
+        highlight=False,
     )
 
 
 def print_examples(
-    examples: Sequence[Example], *, console: Console | None = None, last: int = 8
+    examples: Sequence[Example], *, console: Console | None = None, rows: int = 8
 ) -> None:
-    """Print histories (their last events) beside what was recommended; hits are marked."""
+    """Print the last events of histories beside the first places of lists; hits are marked.
+
+    Shows as many rankers as the console has room for, in their order.
+    """
     console = console or Console()
+    shown = max(1, console.width // 26 - 1)
     for example in examples:
-        table = Table(title=f"user {example.user}", title_justify="left", show_lines=False)
-        table.add_column("history, oldest first", overflow="fold")
-        for name in example.lists:
-            table.add_column(f"recommended by {name}", overflow="fold")
-        history = example.history[-last:]
-        lists = list(example.lists.values())
-        for row in range(max(len(history) + 1, *(len(items) for items in lists))):
-            left = ""
-            if row < len(history):
-                left = history[row]
-            elif row == len(history):
-                left = f"[bold]next: {example.target}[/bold]"
-            cells = [items[row] if row < len(items) else None for items in lists]
-            table.add_row(
-                left,
-                *(
-                    ""
-                    if cell is None
-                    else f"[green]{cell.title} <[/green]"
-                    if cell.hit
-                    else cell.title
-                    for cell in cells
-                ),
-            )
+        lists = dict(itertools.islice(example.lists.items(), shown))
+        title = Text(f"user {example.user}; took next: {example.target}", overflow="ellipsis")
+        title.truncate(console.width - 1)
+        table = Table(
+            title=title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            expand=True,
+            **_BARE,
+        )
+        for heading in ("history", *lists):
+            table.add_column(Text(heading), no_wrap=True, overflow="ellipsis", ratio=1)
+        columns = [[Text(title) for title in example.history[-rows:]]]
+        columns += [
+            [Text(f"* {r.title}", "bold green") if r.hit else Text(r.title) for r in items[:rows]]
+            for items in lists.values()
+        ]
+        for cells in itertools.zip_longest(*columns, fillvalue=Text("")):
+            table.add_row(*cells)
         console.print(table)
+        console.print()
+
+
+def _short(metric: str) -> str:
+    return metric.replace("recall", "R").replace("ndcg", "N")

@@ -11,7 +11,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec.errors import ArtefactError, ConfigError
+from genrec.evaluation.files import replacing
 from genrec.evaluation.intervals import Difference, Interval, bootstrap_intervals, paired_difference
 from genrec.evaluation.metrics import FloatArray, IntArray, mrr_at, ndcg_at, recall_at
 from genrec.evaluation.ranks import Ranks
@@ -185,18 +185,8 @@ class Evaluation:
             "seconds": {mask: record.seconds for mask, record in self.searches.items()},
         }
         table = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(about).encode()})
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with replacing(path) as temporary:
             pq.write_table(table, temporary)
-            temporary.replace(path)
-        except OSError as error:
-            raise ArtefactError(
-                f"{path}: writing failed ({error.strerror or error}); "
-                "free some space or choose another folder"
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evaluation:

@@ -27,18 +27,22 @@ p.verdict { margin: 4px 0 12px; max-width: 78ch; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 7px 10px; text-align: right; border-bottom: 1px solid var(--line);
+th, td { padding: 7px 8px; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
-th { color: var(--faint); font-weight: 550; font-size: 13px; vertical-align: bottom; }
+th { color: var(--faint); font-weight: 550; font-size: 12.5px; vertical-align: bottom;
+  white-space: normal; line-height: 1.3; }
 tbody tr:last-child td { border-bottom: none; }
 th:first-child, td:first-child { text-align: left; padding-left: 2px; }
 tr.best td { background: var(--tint); }
 td.top { font-weight: 700; }
 td .span { display: block; color: var(--faint); font-size: 12px; font-weight: 400; }
-table.facts { width: auto; min-width: min(100%, 460px); }
-table.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-table.facts td:first-child { color: var(--soft); width: 240px; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 32px; }
+.flow { columns: 2 380px; column-gap: 48px; margin-top: 10px; font-size: 14px;
+  font-variant-numeric: tabular-nums; }
+.flow h3 { break-after: avoid; margin-top: 16px; }
+.fact { display: flex; justify-content: space-between; gap: 20px; padding: 6px 2px;
+  border-bottom: 1px solid var(--line); break-inside: avoid; }
+.fact span:first-child { color: var(--soft); flex: none; }
+.fact span:last-child { text-align: right; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; display: block; margin: 8px 0; }
 details { margin-top: 8px; }
 summary { cursor: pointer; color: var(--accent); font-size: 14px; }
@@ -46,7 +50,7 @@ summary { cursor: pointer; color: var(--accent); font-size: 14px; }
 .example:first-of-type { border-top: none; margin-top: 4px; }
 .example h3 { margin: 0 0 8px; }
 .lists { display: grid; gap: 20px 28px;
-  grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); }
 .lists h4 { margin: 0 0 4px; font-size: 13px; color: var(--faint); font-weight: 550; }
 .lists ol { margin: 0; padding-left: 26px; font-size: 13.5px; }
 .lists li { margin-bottom: 3px; overflow-wrap: anywhere; }
@@ -56,7 +60,6 @@ li.next { list-style: none; margin: 8px 0 0 -26px; padding: 5px 9px; background:
 li.hit { color: var(--good); font-weight: 650; }
 li.hit::after { content: "  \\2713"; }
 footer { color: var(--faint); font-size: 13px; margin-top: 24px; }
-@media (max-width: 640px) { main { padding: 20px 12px 40px; } section { padding: 16px 14px; }
-  .columns { grid-template-columns: 1fr; } }
+@media (max-width: 640px) { main { padding: 20px 12px 40px; } section { padding: 16px 14px; } }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
 """
