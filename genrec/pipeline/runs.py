@@ -22,6 +22,7 @@ from genrec.errors import ArtefactError
 from genrec.models import Recommender
 from genrec.pipeline.settings import SplitConfig
 from genrec.tokenizers import SidVocabulary
+from genrec.training.trainer import MODEL_KIND, quiet_transformers
 
 RUN_FILE = "run.json"
 
@@ -107,7 +108,8 @@ class Run:
     @cached_property
     def model(self) -> Recommender:
         """The best model, in evaluation mode."""
-        folder = check_folder(self.folder / "model", kind="model")
+        folder = check_folder(self.folder / "model", kind=MODEL_KIND)
+        quiet_transformers()
         return Recommender.from_pretrained(folder).eval()
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import set_seed
@@ -131,6 +132,7 @@ def train_model(
     checkpoint = _last_checkpoint(checkpoints, averaged=config.average > 0) if resume else None
     if checkpoint is None and checkpoints.is_dir():
         shutil.rmtree(checkpoints)
+    quiet_transformers()
     set_seed(config.seed)
     model = build()
     average = WeightAverage(model, decay=config.average) if config.average else None
@@ -157,6 +159,11 @@ def train_model(
     write_json(output / "log.json", trainer.state.log_history)
     best = check_folder(checkpoints / "best", kind=MODEL_KIND)
     return Recommender.from_pretrained(best)
+
+
+def quiet_transformers() -> None:
+    """Switch off the bars that saving and loading small models draw."""
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _arguments(
@@ -228,6 +235,3 @@ def _readable(folder: Path) -> bool:
     except (OSError, json.JSONDecodeError):
         return False
     return True
-
-
-__all__ = ["METRIC", "MODEL_KIND", "RecommenderTrainer", "train_model"]

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Create $VENV and install genrec with its development tools, without CUDA packages where a CPU
+# build of torch is at hand. On Linux the default index serves torch with several gigabytes of CUDA
+# libraries; set GENREC_TORCH=torch to install that one on a machine with a GPU.
+set -eu
+PYTHON=${PYTHON:-python3}
+VENV=${VENV:-.venv}
+TORCH=${GENREC_TORCH:-torch==2.13.0}
+CPU_INDEX=https://download.pytorch.org/whl/cpu
+
+[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+pip="$VENV/bin/python -m pip --disable-pip-version-check"
+
+if ! "$VENV/bin/python" -c "import torch" 2>/dev/null; then
+    if [ -n "${GENREC_TORCH:-}" ] || [ "$(uname -s)" != Linux ]; then
+        $pip install "$TORCH"
+    elif $pip install "$TORCH+cpu" 2>/dev/null; then
+        :
+    elif "$VENV/bin/python" -c "import urllib.request as r; r.urlopen('$CPU_INDEX/torch/', timeout=5)" 2>/dev/null; then
+        $pip install "$TORCH" --index-url "$CPU_INDEX"
+    else
+        echo "no CPU build of torch is at hand, installing the default build (large)" >&2
+        $pip install "$TORCH"
+    fi
+fi
+$pip install -e ".[dev]"
