@@ -100,8 +100,9 @@ class CodeTable(nn.Module):
 class SemanticProjection(ItemEncoder):
     """Continuous item vectors through gated experts (MSP of AsymRec, arXiv 2605.14512).
 
-    `MSP(x) = sum_e softmax(W_g x)_e MLP_e(x)` with two-layer experts. The paper's number of
-    experts, widths and activation are not public; `experts=1` is the plain projection.
+    `MSP(x) = sum_e softmax(W_g x)_e MLP_e(x)` with two-layer experts, x layer-normalised. The
+    paper's number of experts, widths and activation are not public; `experts=1` is the plain
+    projection.
 
     Args:
         tables: item tables with vectors.
@@ -128,16 +129,17 @@ class SemanticProjection(ItemEncoder):
         self.experts = experts
         vector_dim = tables.vector_dim
         width = d_model if hidden is None else hidden
+        self.norm = nn.LayerNorm(vector_dim)
         self.gate = nn.Linear(vector_dim, experts) if experts > 1 else None
         self.inner = nn.Linear(vector_dim, experts * width) if width else None
-        fan_in = width or vector_dim
-        self.outer = nn.Parameter(torch.randn(experts, fan_in, d_model) * fan_in**-0.5)
-        self.norm = nn.LayerNorm(d_model)
+        self.outer = nn.Parameter(torch.empty(experts, width or vector_dim, d_model))
+        for weight in (self.outer, *(m.weight for m in (self.gate, self.inner) if m is not None)):
+            nn.init.normal_(weight, std=0.02)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         """Vectors `[..., d_model]` of items `[...]`."""
-        x = self.tables.vectors[items]
+        x = self.norm(self.tables.vectors[items])
         if self.inner is None:
             hidden = x.unsqueeze(-2).expand(*x.shape[:-1], self.experts, x.shape[-1])
         else:
@@ -145,7 +147,7 @@ class SemanticProjection(ItemEncoder):
         if self.gate is not None:
             hidden = hidden * self.gate(x).softmax(-1).unsqueeze(-1)
         out = hidden.flatten(-2) @ self.outer.flatten(0, 1)
-        return self.dropout(self.norm(out))
+        return self.dropout(out)
 
 
 class IdEmbedding(ItemEncoder):

@@ -164,7 +164,9 @@ class Recommender(PreTrainedModel):
         meta = SequenceMeta.from_mask(
             mask, event_time=event_time, query_time=query_time, action=action
         )
-        hidden = self.backbone(self.input_dropout(self.input_norm(self.item_encoder(items))), meta)
+        real = self.input_dropout(self.input_norm(self.item_encoder(items[mask])))
+        embeddings = real.new_zeros(*items.shape, self.config.d_model)
+        hidden = self.backbone(embeddings.index_put((mask,), real), meta)
         loss = None
         if labels is not None:
             known = labels >= 0

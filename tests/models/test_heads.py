@@ -94,8 +94,10 @@ def test_item_cross_entropy_and_its_gradient(
     slow = F.cross_entropy(scores, targets, label_smoothing=smoothing)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
-        torch.autograd.grad(3 * fast, table)[0], torch.autograd.grad(3 * slow, table)[0],
-        atol=1e-6, rtol=1e-4,
+        torch.autograd.grad(3 * fast, table)[0],
+        torch.autograd.grad(3 * slow, table)[0],
+        atol=1e-6,
+        rtol=1e-4,
     )
     torch.testing.assert_close(log_partition(table, rows), scores.logsumexp(1))
 

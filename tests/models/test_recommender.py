@@ -53,8 +53,14 @@ def trie_of(model: Recommender) -> PrefixTrie:
 
 @pytest.mark.parametrize(
     ("encoder", "head"),
-    [("sid", "autoregressive"), ("sum", "parallel"), ("id", "dense"), ("semantic", "dense"),
-     ("semantic", "autoregressive"), ("sum", "dense")],
+    [
+        ("sid", "autoregressive"),
+        ("sum", "parallel"),
+        ("id", "dense"),
+        ("semantic", "dense"),
+        ("semantic", "autoregressive"),
+        ("sum", "dense"),
+    ],
 )
 def test_saved_and_loaded_to_the_bit(encoder: str, head: str, tmp_path: Path) -> None:
     model = build(encoder, head).eval()
@@ -126,8 +132,9 @@ def test_misspelt_parts(part: str, config: dict, message: str) -> None:
 def test_a_model_learns_a_rule() -> None:
     """The next item is the present one plus one: a few steps must find it."""
     model = build("sid", "autoregressive").train()
-    codes = torch.stack([torch.arange(ITEMS) % 4, torch.arange(ITEMS) % 5,
-                         torch.arange(ITEMS) // 20], 1)
+    codes = torch.stack(
+        [torch.arange(ITEMS) % 4, torch.arange(ITEMS) % 5, torch.arange(ITEMS) // 20], 1
+    )
     model.tables.fill(codes=codes.int())
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(150):

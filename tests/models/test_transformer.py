@@ -20,8 +20,10 @@ def slow_forward(model: CausalTransformer, x: torch.Tensor, positions: str) -> t
         size = width // block.heads
         weight, bias = block.qkv.weight, block.qkv.bias
         for head in range(block.heads):
-            rows = [slice(part * width + head * size, part * width + (head + 1) * size)
-                    for part in range(3)]
+            rows = [
+                slice(part * width + head * size, part * width + (head + 1) * size)
+                for part in range(3)
+            ]
             q, k, v = (normed @ weight[r].T + bias[r] for r in rows)
             if positions == "rotary":
                 q, k = (torch.stack([turn(row, i) for i, row in enumerate(m)]) for m in (q, k))
@@ -51,8 +53,9 @@ def test_matches_the_formulas(positions: str) -> None:
     x = torch.randn(2, 7, 8)
     fast = model(x, SequenceMeta.from_mask(torch.ones(2, 7, dtype=torch.bool)))
     for row in range(2):
-        torch.testing.assert_close(fast[row], slow_forward(model, x[row], positions),
-                                   atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            fast[row], slow_forward(model, x[row], positions), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_parameter_count() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -27,8 +29,9 @@ class CausalTransformer(Backbone):
         activation: `gelu`, `relu` or `silu`.
         max_length: longest sequence; only learned positions hold a table of that size.
 
-    Cost per layer and sequence of S tokens: `(8 + 4 ffn / D) S D^2 + 4 S^2 D` multiply-adds;
-    activations are linear in S where the platform has a fused attention kernel.
+    Only attention is computed at padding. Cost per layer and sequence of S tokens:
+    `(8 + 4 ffn / D) S D^2 + 4 S^2 D` multiply-adds; activations are linear in S where the
+    platform has a fused attention kernel.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class CausalTransformer(Backbone):
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(d_model)
+        init_linear(self)
 
     def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
         """Map embeddings `[B, S, D]` to hidden states `[B, S, D]`."""
@@ -88,10 +92,44 @@ class CausalTransformer(Backbone):
             hidden = hidden + self.position(meta.position)
         else:
             rotation = rotary_angles(meta.position, self.blocks[0].head_width, embeddings.dtype)
-        allowed = None if meta.right_padded else causal_mask(meta.mask)
+        attention = _Attention(
+            allowed=None if meta.right_padded else causal_mask(meta.mask),
+            rotation=rotation,
+            shape=meta.mask.shape,
+            real=None if bool(meta.mask.all()) else meta.mask.flatten().nonzero().flatten(),
+        )
+        hidden = attention.pack(hidden.flatten(0, 1))
         for block in self.blocks:
-            hidden = block(hidden, allowed, rotation)
-        return self.norm(hidden)
+            hidden = block(hidden, attention)
+        return attention.unpack(self.norm(hidden)).view_as(embeddings)
+
+
+@dataclass
+class _Attention:
+    """What all blocks of one pass share. Padding takes part in the attention only.
+
+    Attributes:
+        allowed: bool `[B, 1, S, S]`, or None where a causal mask is enough.
+        rotation: cosine and sine of rotary positions.
+        shape: B and S.
+        real: int64 `[M]`, the real tokens among the `B * S`, None if all are.
+    """
+
+    allowed: torch.Tensor | None
+    rotation: tuple[torch.Tensor, torch.Tensor] | None
+    shape: torch.Size
+    real: torch.Tensor | None
+
+    def pack(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`[B S, D]` -> `[M, D]`."""
+        return tokens if self.real is None else tokens.index_select(0, self.real)
+
+    def unpack(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`[M, D]` -> `[B S, D]`, zero at padding."""
+        if self.real is None:
+            return tokens
+        full = tokens.new_zeros(self.shape.numel(), tokens.shape[1])
+        return full.index_copy(0, self.real, tokens)
 
 
 class _Block(nn.Module):
@@ -118,29 +156,31 @@ class _Block(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        hidden: torch.Tensor,
-        allowed: torch.Tensor | None,
-        rotation: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> torch.Tensor:
-        batch, length, width = hidden.shape
-        qkv = self.qkv(self.attention_norm(hidden))
-        qkv = qkv.view(batch, length, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+    def forward(self, hidden: torch.Tensor, attention: _Attention) -> torch.Tensor:
+        qkv = attention.unpack(self.qkv(self.attention_norm(hidden)))
+        qkv = qkv.view(*attention.shape, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
-        if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
+        if attention.rotation is not None:
+            query, key = rotate(query, attention.rotation), rotate(key, attention.rotation)
         mixed = F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=allowed,
+            attn_mask=attention.allowed,
             dropout_p=self.attention_dropout if self.training else 0.0,
-            is_causal=allowed is None,
+            is_causal=attention.allowed is None,
         )
-        mixed = mixed.transpose(1, 2).reshape(batch, length, width)
+        mixed = attention.pack(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
         hidden = hidden + self.dropout(self.out(mixed))
         return hidden + self.dropout(self.ffn(self.ffn_norm(hidden)))
+
+
+def init_linear(module: nn.Module, *, std: float = 0.02) -> None:
+    """Draw the weights of all linear layers from N(0, std), as GPT-2 does; biases are zero."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
 
 
 def causal_mask(mask: torch.Tensor) -> torch.Tensor:
