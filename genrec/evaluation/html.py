@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from genrec.errors import ConfigError
 from genrec.evaluation.beams import BeamStudy
 from genrec.evaluation.examples import Example
 from genrec.evaluation.files import replacing
+from genrec.evaluation.markup import facts as fact_list
+from genrec.evaluation.markup import image, metric_name, plain, section, table, words
 from genrec.evaluation.plots import beam_curves, data_uri, metric_bars, slice_bars
 from genrec.evaluation.report import comparison, describe, headline_metric, number, span
 from genrec.evaluation.results import Evaluation, best_first
@@ -121,7 +123,7 @@ def _cards(evaluations: Sequence[Evaluation]) -> str:
     for mask in first.searches:
         found = first.metrics[f"{first.split}/{mask}/{metric}"]
         cards.append(
-            (f"{_metric(metric)}, {mask}", number(found.value), f"95% interval {span(found)}")
+            (f"{metric_name(metric)}, {mask}", number(found.value), f"95% interval {span(found)}")
         )
     mask = next(iter(first.searches))
     width = first.facts.get("beam_width")
@@ -156,7 +158,7 @@ def _comparison(evaluations: Sequence[Evaluation], mask: str) -> str:
     ]
     best = {name: max(e.value(mask, name) for e, _ in rows) for name in names}
     longest = metric.partition("@")[2]
-    head = ["ranker", *map(_metric, names), "to the best", "certified", "seconds"]
+    head = ["ranker", *map(metric_name, names), "to the best", "certified", "seconds"]
     if tuples:
         head.append(f"tuple-level recall@{longest}")
     body = []
@@ -187,19 +189,19 @@ def _comparison(evaluations: Sequence[Evaluation], mask: str) -> str:
     if mask == "masked" and repeated:
         note += f" {repeated:.2%} of the targets are in the history themselves and count as misses."
     rest = (
-        " Item level, ties by expectation, intervals by bootstrap over users. The difference to the"
-        f" best is in {_metric(metric)} and paired, user by user; ~ marks one whose interval holds"
-        " zero."
+        " Item level, ties by expectation, intervals by bootstrap over users. The difference to"
+        f" the best is in {metric_name(metric)} and paired, user by user; ~ marks one whose"
+        " interval holds zero."
     )
     if tuples:
         rest += (
             " Tuple-level recall counts every item of a hit tuple as a hit and is shown only to"
             " compare with work that reports it."
         )
-    return _section(
+    return section(
         f"Results, {mask}",
         f'<p class="verdict">{_verdict(evaluations, mask, metric)}</p>'
-        f'<p class="note">{note}{rest}</p>' + _table(head, body),
+        f'<p class="note">{note}{rest}</p>' + table(head, body),
     )
 
 
@@ -223,15 +225,15 @@ def _verdict(evaluations: Sequence[Evaluation], mask: str, metric: str) -> str:
 
 
 def _against(better: float, worse: float, metric: str) -> str:
-    return f": {number(better)} against {number(worse)} in {_metric(metric)}"
+    return f": {number(better)} against {number(worse)} in {metric_name(metric)}"
 
 
 def _bars(evaluations: Sequence[Evaluation]) -> str:
     first = evaluations[0]
     k = headline_metric(first).partition("@")[2]
     figure = metric_bars(evaluations, list(first.searches), [f"recall@{k}", f"ndcg@{k}"])
-    return _section(
-        "Metrics with intervals", _image(data_uri(figure), f"Recall and NDCG at {k} per ranker")
+    return section(
+        "Metrics with intervals", image(data_uri(figure), f"Recall and NDCG at {k} per ranker")
     )
 
 
@@ -243,20 +245,15 @@ def _slices(first: Evaluation, slices: Slices) -> str:
         shown = next(part for parts in cut.values() for part in parts).metrics
         key = f"{mask}/{headline_metric(first)}"
         body += _one_cut(cut, key if key in shown else next(iter(shown)), heading, mask)
-    return _section("Slices", body)
+    return section("Slices", body)
 
 
 def _one_cut(cut: Mapping[str, Sequence[Slice]], key: str, heading: str, mask: str) -> str:
     title = f"By {heading} ({mask})"
     figure = slice_bars(cut, key, title=title, xlabel=heading)
-    any_slices = next(iter(cut.values()))
-    keys = list(any_slices[0].metrics)
-    head = [
-        "ranker",
-        "slice",
-        "users",
-        *(f"{_metric(k.split('/')[1])}, {k.split('/')[0]}" for k in keys),
-    ]
+    keys = list(next(iter(cut.values()))[0].metrics)
+    head = ["ranker", "slice", "users"]
+    head += [f"{metric_name(name)}, {mask}" for mask, name in (key.split("/") for key in keys)]
     body = []
     for ranker, parts in cut.items():
         for part in parts:
@@ -268,8 +265,8 @@ def _one_cut(cut: Mapping[str, Sequence[Slice]], key: str, heading: str, mask: s
                     f'<td>{number(found.value)}<span class="span">{span(found)}</span></td>'
                 )
             body.append((cells, False))
-    table = f"<details><summary>as a table</summary>{_table(head, body)}</details>"
-    return _image(data_uri(figure), title) + table
+    details = f"<details><summary>as a table</summary>{table(head, body)}</details>"
+    return image(data_uri(figure), title) + details
 
 
 def _beams(study: BeamStudy, ranker: str) -> str:
@@ -305,11 +302,11 @@ def _beams(study: BeamStudy, ranker: str) -> str:
         "exact search. A certified list is proven to be the exact one; "
         f"{wrong} certified lists differed from exact search."
     )
-    return _section(
+    return section(
         f"Beam width against recall and time, {ranker}",
         f'<p class="note">{escape(note)}</p>'
-        + _image(data_uri(beam_curves(study)), "Recall, certificates and time by beam width")
-        + _table(head, body),
+        + image(data_uri(beam_curves(study)), "Recall, certificates and time by beam width")
+        + table(head, body),
     )
 
 
@@ -326,15 +323,35 @@ def _protocol(first: Evaluation, facts: Mapping[str, Any]) -> str:
     if "targets_in_history" in run:
         run["targets_in_history"] = f"{run['targets_in_history']:.2%}"
     heading = f"<h3>how {escape(first.ranker)} was evaluated</h3>"
-    return _section("Protocol", f'<div class="flow">{_facts(shown)}{heading}{_facts(run)}</div>')
+    return section(
+        "Protocol", f'<div class="flow">{fact_list(shown)}{heading}{fact_list(run)}</div>'
+    )
 
 
 def _vocabulary(name: str, vocabulary: Mapping[str, Any]) -> str:
-    plain = {key: value for key, value in vocabulary.items() if not isinstance(value, Mapping)}
-    nested = {key: value for key, value in vocabulary.items() if isinstance(value, Mapping)}
-    blocks = _facts(plain)
-    blocks += "".join(f"<h3>{escape(_words(k))}</h3>{_facts(v)}" for k, v in nested.items())
-    return _section(f"SID vocabulary of {name}", f'<div class="flow">{blocks}</div>')
+    """Plain values first, then a block per mapping, then a table per list of mappings."""
+    single: dict[str, Any] = {}
+    blocks = tables = ""
+    for key, value in vocabulary.items():
+        heading = f"<h3>{escape(words(key))}</h3>"
+        if isinstance(value, Mapping):
+            blocks += heading + fact_list(value)
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+            tables += heading + _records(value)
+        else:
+            single[key] = value
+    body = f'<div class="flow">{fact_list(single)}{blocks}</div>{tables}'
+    return section(f"SID vocabulary of {name}", body)
+
+
+def _records(records: Sequence[Mapping[str, Any]]) -> str:
+    """Mappings with the same keys as a numbered table."""
+    keys = list(records[0])
+    body = [
+        ([f"<td>{place}</td>"] + [f"<td>{escape(plain(row[key]))}</td>" for key in keys], False)
+        for place, row in enumerate(records)
+    ]
+    return table(["", *map(words, keys)], body)
 
 
 def _examples(examples: Sequence[Example]) -> str:
@@ -356,58 +373,8 @@ def _examples(examples: Sequence[Example]) -> str:
             f'<div class="example"><h3>user {escape(example.user)}</h3>'
             f'<div class="lists">{column}</div></div>'
         )
-    return _section(
+    return section(
         "What was recommended",
         '<p class="note">Users drawn at random, not chosen. Items of the history are left out; '
         "what the user took next is ticked.</p>" + "".join(body),
     )
-
-
-def _section(heading: str, body: str) -> str:
-    return f"<section><h2>{escape(heading)}</h2>{body}</section>"
-
-
-def _table(head: Iterable[str], body: Iterable[tuple[list[str], bool]]) -> str:
-    titles = "".join(f"<th>{escape(title).replace('@', '<wbr>@')}</th>" for title in head)
-    rows = "".join(
-        f"<tr{' class=best' if best else ''}>{''.join(cells)}</tr>" for cells, best in body
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr>{titles}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _facts(values: Mapping[str, Any]) -> str:
-    return "".join(
-        f'<div class="fact"><span>{escape(_words(key))}</span>'
-        f"<span>{escape(_plain(value))}</span></div>"
-        for key, value in values.items()
-    )
-
-
-def _image(source: str, alt: str) -> str:
-    return f'<img src="{source}" alt="{escape(alt)}">'
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{_words(key)} {_plain(part)}" for key, part in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_plain(part) for part in value)
-    return str(value)
-
-
-def _words(key: str) -> str:
-    return str(key).replace("_", " ")
-
-
-def _metric(name: str) -> str:
-    metric, _, k = name.partition("@")
-    return f"{ {'recall': 'Recall', 'ndcg': 'NDCG', 'mrr': 'MRR'}[metric] }@{k}"

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from genrec.evaluation.beams import BeamStudy
 from genrec.evaluation.intervals import Interval
+from genrec.evaluation.markup import metric_name
 from genrec.evaluation.results import Evaluation
 from genrec.evaluation.slices import Slice
 
@@ -75,7 +76,7 @@ def metric_bars(
             axes.set_yticks(ticks, labels)
             axes.tick_params(axis="y", length=0)
             axes.grid(False, axis="y")
-            axes.set_title(_pretty(metric))
+            axes.set_title(metric_name(metric))
             axes.set_xlim(left=0)
             axes.margins(x=0.16)
         panels[0].invert_yaxis()
@@ -127,7 +128,7 @@ def slice_bars(
         axes.grid(False, axis="x")
         axes.set_ylim(bottom=0)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel(_pretty(key.split("/")[-1]))
+        axes.set_ylabel(metric_name(key.split("/")[-1]))
         axes.set_title(title)
         axes.legend(loc="upper left", ncols=min(4, len(slices)))
         axes.margins(y=0.22)
@@ -201,9 +202,3 @@ def _bar(axes: Axes, place: float, found: Interval, colour: str) -> None:
         fontsize=9,
         color="#374151",
     )
-
-
-def _pretty(metric: str) -> str:
-    name, _, k = metric.partition("@")
-    title = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}.get(name, name)
-    return f"{title}@{k}" if k else title

@@ -194,7 +194,14 @@ def page(
         },
         beams={"sid <b>": study},
         facts={"dataset": "toy", "order within a day": "file"},
-        vocabularies={"sid": {"levels": 3, "collision_rate": 0.25, "utilisation": {"level 0": 1}}},
+        vocabularies={
+            "sid": {
+                "levels": 3,
+                "collision_rate": 0.25,
+                "bucket": {"size": 4},
+                "levels": [{"used": 4}],
+            }
+        },
         examples=examples,
     )
     return path.read_text()
@@ -221,6 +228,7 @@ def test_the_page_holds_everything(page: str, evaluations: list[Evaluation]) -> 
         assert f"<h2>{heading}" in page
     for evaluation in evaluations:
         assert number(evaluation.value("masked", "ndcg@10")) in page
+    assert "<th>trie nodes</th>" in page and "collision share" in page
     assert "tuple-level recall" in page and "order within a day" in page
     best = max(evaluations, key=lambda e: e.value("masked", "ndcg@10"))
     assert best is evaluations[1] and "<b>popularity</b> beats <b>sid &lt;b&gt;</b>" in page
