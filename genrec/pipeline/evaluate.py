@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from genrec.allocator import keep_freed_memory
 from genrec.data import Dataset, Split
 from genrec.errors import ConfigError
 from genrec.evaluation import (
@@ -81,6 +82,7 @@ def evaluate(
         raise ConfigError("evaluate: give at least one run folder")
     if split not in ("test", "validation"):
         raise ConfigError(f"evaluate: split={split!r}; expected 'test' or 'validation'")
+    keep_freed_memory()
     opened = _named([Run.open(folder, dataset=dataset) for folder in runs])
     first = next(iter(opened.values()))
     _check_same_protocol(opened)

@@ -16,6 +16,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import set_seed
 
+from genrec.allocator import keep_freed_memory
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.errors import ConfigError
 from genrec.models import Recommender
@@ -133,6 +134,7 @@ def train_model(
     if checkpoint is None and checkpoints.is_dir():
         shutil.rmtree(checkpoints)
     quiet_transformers()
+    keep_freed_memory()
     set_seed(config.seed)
     model = build()
     average = WeightAverage(model, decay=config.average) if config.average else None
