@@ -202,8 +202,10 @@ class SumEncoder(ItemEncoder):
     @property
     def code_table(self) -> CodeTable | None:
         """The code embeddings of the first part that has any."""
-        tables = (part.code_table for part in self.parts.values())
-        return next((table for table in tables if table is not None), None)
+        for part in self.parts.values():
+            if isinstance(part, ItemEncoder) and part.code_table is not None:
+                return part.code_table
+        return None
 
 
 ITEM_ENCODERS: dict[str, type[ItemEncoder]] = {

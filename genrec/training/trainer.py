@@ -69,7 +69,7 @@ class RecommenderTrainer(Trainer):
         return metrics
 
     def _keep_if_best(self, model: Recommender, found: Mapping[str, float]) -> None:
-        best = Path(self.args.output_dir) / "best"
+        best = Path(str(self.args.output_dir)) / "best"
         known = read_json(best / "validation.json") if best.is_dir() else {}
         if known and found[METRIC] <= known[METRIC]:
             return

@@ -60,6 +60,7 @@ class CausalTransformer(Backbone):
             raise ConfigError(
                 f"backbone: activation={activation!r}; expected one of {', '.join(ACTIVATIONS)}"
             )
+        self.head_width = d_model // heads
         self.spec = BackboneSpec(style="stream", d_model=d_model, max_length=max_length)
         self.position = nn.Embedding(max_length, d_model) if positions == "learned" else None
         if self.position is not None:
@@ -91,7 +92,7 @@ class CausalTransformer(Backbone):
         if self.position is not None:
             hidden = hidden + self.position(meta.position)
         else:
-            rotation = rotary_angles(meta.position, self.blocks[0].head_width, embeddings.dtype)
+            rotation = rotary_angles(meta.position, self.head_width, embeddings.dtype)
         attention = _Attention(
             allowed=None if meta.right_padded else causal_mask(meta.mask),
             rotation=rotation,
