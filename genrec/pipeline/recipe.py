@@ -99,7 +99,12 @@ class Recipe:
 
 
 def run(
-    recipe: str, *, out: str | None = None, only: list[str] | None = None, progress: bool = True
+    recipe: str,
+    *,
+    out: str | None = None,
+    only: list[str] | None = None,
+    order: str | None = None,
+    progress: bool = True,
 ) -> Path:
     """Run a recipe's stages in order: prepare, embed, quantize, train, evaluate.
 
@@ -111,8 +116,10 @@ def run(
 
     Args:
         recipe: YAML file.
-        out: output folder, `runs/<name of the recipe>` by default.
+        out: output folder, `runs/<name of the recipe>` by default; with `--order shuffled-day`,
+            `runs/<name>-shuffled-day`.
         only: train and evaluate only these of the recipe's runs.
+        order: order of events of one day, in place of the recipe's: `file` or `shuffled-day`.
         progress: show progress bars and tables.
 
     Returns:
@@ -122,7 +129,10 @@ def run(
     if only:
         check_keys(f"{recipe}: --only", only, plan.runs)
         plan.runs = {name: plan.runs[name] for name in plan.runs if name in only}
-    folder = Path(out or f"runs/{plan.name}")
+    if order is not None:
+        plan.split = {**plan.split, "order": order}
+    suffix = f"-{order}" if order not in (None, "file") else ""
+    folder = Path(out or f"runs/{plan.name}{suffix}")
     stages = _Stages(folder, Console(stderr=True, quiet=not progress))
     split = SplitConfig(**plan.split)
     dataset = str(folder / "dataset")
