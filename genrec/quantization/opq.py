@@ -88,10 +88,13 @@ class OPQ(Quantizer):
             product.cp.max_points_per_centroid = self.samples_per_code
         rotation.pq = trial
         rotation.niter = self.iterations
-        rotation.max_train_points = len(z)
         rotation.verbose = progress
+        # faiss 1.15 writes past its buffer when there are fewer rows than columns; repeating all
+        # rows leaves the problem the same.
+        enough = np.tile(z, (-(-width // len(z)), 1))
+        rotation.max_train_points = len(enough)
         with _one_thread():
-            rotation.train(z)
+            rotation.train(enough)
             final.train(rotation.apply(z))
         turn = faiss.vector_to_array(rotation.A).reshape(width, width).astype(np.float64)
         shape = (self.num_subspaces, self.codebook_size, width // self.num_subspaces)

@@ -74,12 +74,12 @@ class RQVAE(Quantizer):
         commitment: float = 0.25,
         decay: float = 0.99,
         revive_every: int = 20,
-        steps: int = 2500,
+        steps: int = 2000,
         patience: int = 5,
         warmup_steps: int = 100,
         refine: int = 10,
         batch_size: int = 512,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         weight_decay: float = 1e-2,
         max_samples: int = 262_144,
         seed: int = 0,
@@ -196,6 +196,11 @@ class RQVAE(Quantizer):
                 if not quantize or (since_start % _WINDOW and step < self.steps):
                     continue
                 error /= (since_start - 1) % _WINDOW + 1
+                if not np.isfinite(error):
+                    raise ConfigError(
+                        f"rq-vae: training diverged at step {step}; use a learning_rate below "
+                        f"{self.learning_rate:g}"
+                    )
                 bar.set_postfix(reconstruction=f"{error:.4f}")
                 since += 1
                 if error < best * (1 - 1e-3):

@@ -65,6 +65,14 @@ def test_any_number_of_subspaces(levels, whiten):
     assert distortion(quantizer, x) < 0.8
 
 
+@pytest.mark.parametrize("whiten", [False, True])
+def test_fewer_items_than_columns(whiten):
+    for seed in range(6):
+        x = vectors(n=5 + seed, d=64, seed=seed)
+        quantizer = OPQ(4, 4, iterations=3, whiten=whiten).fit(x)
+        assert distortion(quantizer, x) < 1
+
+
 def test_whitening_gives_each_direction_the_same_weight():
     rng = np.random.default_rng(1)
     x = (rng.normal(size=(2000, 4)) * [100, 1, 1, 1]).astype(np.float32)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from genrec.errors import ConfigError
 from genrec.quantization import RQVAE
 
 QUICK = {"hidden": (32,), "latent": 8, "steps": 200, "warmup_steps": 50, "batch_size": 64}
@@ -65,6 +66,11 @@ def test_a_plateau_stops_training():
     options = {**QUICK, "steps": 5000, "learning_rate": 0.0, "patience": 2}
     quantizer = RQVAE((8, 8), **options).fit(vectors())
     assert quantizer.report["steps"] < 2000
+
+
+def test_divergence_says_what_to_do():
+    with pytest.raises(ConfigError, match=r"diverged.*learning_rate"):
+        RQVAE((8, 8), **{**QUICK, "learning_rate": 1e30}).fit(vectors())
 
 
 def test_linear_and_deep_networks():
