@@ -189,6 +189,7 @@ def _arguments(
         else ("constant_with_warmup" if config.warmup else "constant"),
         warmup_steps=round(config.warmup * total),
         max_grad_norm=config.max_grad_norm,
+        use_cpu=not torch.accelerator.is_available(),
         bf16=config.precision == "bf16",
         fp16=config.precision == "fp16",
         eval_strategy="steps",
