@@ -1,0 +1,140 @@
+"""Write docs/results/<recipe>.md from the folders that `genrec run` leaves behind.
+
+    python scripts/results.py runs/amazon2014-beauty runs/amazon2014-beauty-shuffled-day
+
+Every figure in docs/results comes from here: each row is one `metrics.json`. Folders of one recipe
+(its orders of same-day events) go into one page; a page starts with the command that made it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genrec.artefacts import read_json
+
+DOCS = Path(__file__).parent.parent / "docs" / "results"
+COLUMNS = (
+    "method",
+    "order",
+    "seed",
+    "R@10",
+    "N@10",
+    "95%",
+    "masked R@10",
+    "masked N@10",
+    "95%",
+    "beam",
+    "certified",
+    "parameters",
+    "training",
+    "evaluation",
+)
+
+
+def number(value: float) -> str:
+    return f"{value:.4f}".replace("0.", ".", 1)
+
+
+def row(method: str, metrics: dict[str, Any], searches: bool) -> list[str]:
+    cells = [method, str(metrics["tie_order"]), str(metrics.get("seed", ""))]
+    for mask in ("unmasked", "masked"):
+        recall, ndcg = (metrics[f"test/{mask}/{name}@10"] for name in ("recall", "ndcg"))
+        cells += [
+            number(recall["value"]),
+            f"**{number(ndcg['value'])}**",
+            f"{number(ndcg['low'])} to {number(ndcg['high'])}",
+        ]
+    training = metrics.get("training_seconds")
+    return [
+        *cells,
+        str(metrics["beam_width"]) if searches else "exact",
+        f"{metrics['certificate_rate']:.1%}",
+        f"{metrics.get('parameters', 0):,}",
+        f"{training / 60:.1f} min" if training else "",
+        f"{metrics['seconds']:.0f} s",
+    ]
+
+
+def beams(method: str, study: dict[str, Any]) -> list[str]:
+    lines = [
+        f"### Beam width against exact search: {method}",
+        "",
+        f"{study['users']:,} users, top {study['k']}, unmasked. List recall: share of the exact "
+        "list that the beam found. A false certificate would be a proven list that differs.",
+        "",
+        "| beam | list recall | certified | false certificates | R@10 | N@10 | leaked mass | s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for entry in study["rows"]:
+        name = "exact" if entry["beam_width"] is None else entry["beam_width"]
+        lines.append(
+            f"| {name} | {entry['list_recall']:.4f} | {entry['certificate_rate']:.1%} | "
+            f"{entry['false_certificates']} | {number(entry['recall'])} | "
+            f"{number(entry['ndcg'])} | {entry['leaked_mass']:.3f} | {entry['seconds']:.1f} |"
+        )
+    return [*lines, ""]
+
+
+def page(folders: list[Path], note: str) -> tuple[str, str]:
+    name = folders[0].name
+    rows, studies, facts = [], [], []
+    for folder in folders:
+        found = sorted((folder / "runs").glob("*/metrics.json"))
+        for path in [*found, folder / "report" / "popularity" / "metrics.json"]:
+            if not path.is_file():
+                continue
+            metrics = read_json(path)
+            study = metrics.get("beams")
+            rows.append((metrics["test/unmasked/ndcg@10"]["value"], path.parent.name, metrics))
+            if study:
+                studies += beams(f"{path.parent.name}, {metrics['tie_order']} order", study)
+            fingerprints = ", ".join(f"{k} {v}" for k, v in metrics["fingerprints"].items() if v)
+            if fingerprints:
+                facts.append(f"- {path.parent.name}, {metrics['tie_order']} order: {fingerprints}")
+    rows.sort(key=lambda entry: (entry[2]["tie_order"], -entry[0]))
+    users = rows[0][2]["test/users"]
+    lines = [
+        f"# {name}",
+        "",
+        f"`genrec run recipes/{name}.yaml`"
+        + (" and the same with `--order shuffled-day`" if len(folders) > 1 else "")
+        + f"; page by `python scripts/results.py`, {datetime.date.today()}, "
+        f"{platform.machine()} CPU, torch {torch.__version__}. {note}",
+        "",
+        f"Test split, {users:,} users, item level, the whole catalogue ranked, ties and collisions "
+        "by expectation; intervals from a bootstrap over users. Best first within each order.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'|'.join('---' if c in ('method', 'order') else '---:' for c in COLUMNS)}|",
+        *(
+            f"| {' | '.join(row(method, metrics, 'beams' in metrics))} |"
+            for _, method, metrics in rows
+        ),
+        "",
+        *studies,
+        "## Fingerprints",
+        "",
+        *facts,
+        "",
+    ]
+    return name, "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--note", default="", help="what else a reader must know")
+    arguments = parser.parse_args()
+    name, text = page(arguments.folders, arguments.note)
+    (DOCS / f"{name}.md").write_text(text)
+    print(f"wrote {DOCS / name}.md")
+
+
+if __name__ == "__main__":
+    main()
