@@ -196,10 +196,9 @@ def page(
         facts={"dataset": "toy", "order within a day": "file"},
         vocabularies={
             "sid": {
-                "levels": 3,
-                "collision_rate": 0.25,
-                "bucket": {"size": 4},
-                "levels": [{"used": 4}],
+                "collision_share": 0.25,
+                "largest_bucket": {"size": 4},
+                "levels": [{"used": 4, "trie_nodes": 9}, {"used": 5, "trie_nodes": 12}],
             }
         },
         examples=examples,
