@@ -118,7 +118,8 @@ def run(
         recipe: YAML file.
         out: output folder, `runs/<name of the recipe>` by default; with `--order shuffled-day`,
             `runs/<name>-shuffled-day`.
-        only: train and evaluate only these of the recipe's runs.
+        only: train and evaluate only these of the recipe's runs (`sid`, or `sid-seed1` of a run
+            that lists `seeds`).
         order: order of events of one day, in place of the recipe's: `file` or `shuffled-day`.
         progress: show progress bars and tables.
 
@@ -126,9 +127,11 @@ def run(
         The output folder.
     """
     plan = Recipe.load(recipe)
+    planned = _with_seeds(plan.runs)
     if only:
-        check_keys(f"{recipe}: --only", only, plan.runs)
-        plan.runs = {name: plan.runs[name] for name in plan.runs if name in only}
+        check_keys(f"{recipe}: --only", only, dict.fromkeys([*plan.runs, *planned]))
+        chosen = _with_seeds({name: plan.runs[name] for name in plan.runs if name in only})
+        planned = {name: planned[name] for name in planned if name in only or name in chosen}
     if order is not None:
         plan.split = {**plan.split, "order": order}
     suffix = f"-{order}" if order not in (None, "file") else ""
@@ -169,7 +172,7 @@ def run(
             after=["dataset", f"vectors/{vectors}"],
         )
     trained = []
-    for name, options in _with_seeds(plan.runs).items():
+    for name, options in planned.items():
         after, settings = ["dataset"], dict(options)
         for key, place in (("vocabulary", "vocabularies"), ("vectors", "vectors")):
             if settings.get(key):
