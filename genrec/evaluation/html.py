@@ -129,7 +129,11 @@ def _cards(evaluations: Sequence[Evaluation]) -> str:
     width = first.facts.get("beam_width")
     search = "exact search" if first.facts.get("exact") else f"beam width {width}"
     cards.append(
-        ("Users with a proven list", f"{first.value(mask, 'certificate_rate'):.1%}", search)
+        (
+            f"Users with a proven top {first.ks[-1]}",
+            f"{first.value(mask, 'certificate_rate'):.1%}",
+            search,
+        )
     )
     seconds = first.facts.get("seconds", sum(s.seconds for s in first.searches.values()))
     parameters = first.facts.get("parameters")
@@ -191,7 +195,7 @@ def _comparison(evaluations: Sequence[Evaluation], mask: str) -> str:
     rest = (
         " Item level, ties by expectation, intervals by bootstrap over users. The difference to"
         f" the best is in {metric_name(metric)} and paired, user by user; ~ marks one whose"
-        " interval holds zero."
+        f" interval holds zero. Certified: users whose top {first.ks[-1]} is proven exact."
     )
     if tuples:
         rest += (

@@ -130,8 +130,7 @@ def slice_bars(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(metric_name(key.split("/")[-1]))
         axes.set_title(title)
-        axes.legend(loc="upper left", ncols=min(4, len(slices)))
-        axes.margins(y=0.22)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=min(4, len(slices)))
     return figure
 
 

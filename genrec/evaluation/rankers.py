@@ -146,7 +146,7 @@ class ModelRanker:
     Args:
         model: a `genrec.models.Recommender`.
         trie: the prefix trie of its SID vocabulary, for heads that score codes.
-        beam_width: tuples kept per step, for heads that search by beams.
+        beam_width: tuples kept per step, for heads that search by beams; None is `max(50, 2 k)`.
         exact: widen the search of each user until it is certified.
         name: shown in reports.
 
@@ -159,7 +159,7 @@ class ModelRanker:
         model: Recommender,
         trie: PrefixTrie | None = None,
         *,
-        beam_width: int = 50,
+        beam_width: int | None = 50,
         exact: bool = False,
         name: str = "model",
     ) -> None:
@@ -223,7 +223,7 @@ class ModelRanker:
                 k=k,
                 trie=self.trie,
                 exclude=None if exclude is None else exclude.to(hidden.device),
-                beam_width=self.beam_width,
+                beam_width=self.beam_width or max(50, 2 * k),
                 exact=self.exact,
             )
 
