@@ -88,7 +88,6 @@ class OPQ(Quantizer):
             product.cp.max_points_per_centroid = self.samples_per_code
         rotation.pq = trial
         rotation.niter = self.iterations
-        rotation.verbose = progress
         # faiss 1.15 writes past its buffer when there are fewer rows than columns; repeating all
         # rows leaves the problem the same.
         enough = np.tile(z, (-(-width // len(z)), 1))
