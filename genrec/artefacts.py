@@ -37,14 +37,7 @@ def atomic_folder(target: str | os.PathLike[str], *, kind: str) -> Iterator[Path
         ArtefactError: if the place cannot be written, the disk is full, or `target` holds
             something that genrec did not write.
     """
-    target = Path(target)
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-        raise ArtefactError(
-            f"{target}: the folder exists and was not written by genrec; "
-            "choose another output folder or remove it first"
-        )
-    if target.exists() and not target.is_dir():
-        raise ArtefactError(f"{target}: is a file, expected a folder to write; choose another name")
+    target = check_target(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -77,6 +70,43 @@ def atomic_folder(target: str | os.PathLike[str], *, kind: str) -> Iterator[Path
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_target(target: str | os.PathLike[str]) -> Path:
+    """Check that an artefact may be written at `target`, before any work is done for it.
+
+    Raises:
+        ArtefactError: if it is a file, a folder that genrec did not write, or lies where nothing
+            can be written.
+    """
+    target = Path(target)
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise ArtefactError(
+            f"{target}: the folder exists and was not written by genrec; "
+            "choose another output folder or remove it first"
+        )
+    if target.exists() and not target.is_dir():
+        raise ArtefactError(f"{target}: is a file, expected a folder to write; choose another name")
+    check_place(target)
+    return target
+
+
+def check_place(path: str | os.PathLike[str]) -> Path:
+    """Check that a file or folder could be made at `path`.
+
+    Raises:
+        ArtefactError: if something above it is a file or may not be written to.
+    """
+    path = Path(path)
+    place = path.absolute()
+    above = next(p for p in (place, *place.parents) if p.exists())
+    if above != place and not above.is_dir():
+        raise ArtefactError(f"{path}: cannot be written ({above} is a file); choose another place")
+    if not os.access(above, os.W_OK):
+        raise ArtefactError(
+            f"{path}: cannot be written (no permission for {above}); choose a place you may write"
+        )
+    return path
 
 
 def check_folder(folder: str | os.PathLike[str], *, kind: str, deep: bool = True) -> Path:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
 from genrec.allocator import keep_freed_memory
+from genrec.artefacts import check_place
 from genrec.data import Dataset, Split
-from genrec.errors import ConfigError
+from genrec.errors import ArtefactError, ConfigError
 from genrec.evaluation import (
     Evaluation,
     ModelRanker,
@@ -25,17 +25,18 @@ from genrec.evaluation import (
 )
 from genrec.evaluation import evaluate as evaluate_ranker
 from genrec.pipeline.runs import Run
+from genrec.pipeline.settings import names
 from genrec.tokenizers import summarize
 
 
 def evaluate(
-    runs: list[str],
+    runs: str | list[str],
     out: str,
     *,
     popularity: bool = True,
-    split: str = "test",
+    split: Literal["test", "validation"] = "test",
     ks: list[int] = [5, 10, 20],  # noqa: B006  never changed; shown as the default by --help
-    masks: list[str] = ["unmasked", "masked"],  # noqa: B006
+    masks: list[Literal["unmasked", "masked"]] = ["unmasked", "masked"],  # noqa: B006
     beam_width: int = 50,
     exact: bool = False,
     beams: list[int] = [10, 20, 50, 100],  # noqa: B006
@@ -46,15 +47,16 @@ def evaluate(
     seed: int = 0,
     title_column: str = "title",
     dataset: str | None = None,
+    vocabulary: str | None = None,
     progress: bool = True,
 ) -> dict[str, Evaluation]:
     """Evaluate trained runs and baselines under one protocol and write the report.
 
     Example:
-        genrec evaluate "[runs/sid, runs/sasrec]" runs/report
+        genrec evaluate runs/sid,runs/sasrec runs/report
 
     Args:
-        runs: run folders, all on one dataset and split.
+        runs: run folders with commas between them, all on one dataset and split.
         out: folder of the report (`report.html`, and `metrics.json` per ranker).
         popularity: also evaluate popularity counted over training events.
         split: `test` or `validation`.
@@ -70,20 +72,29 @@ def evaluate(
         seed: of bootstrap and samples.
         title_column: column of the catalogue shown in the examples.
         dataset: dataset folder, if it has moved since training.
+        vocabulary: SID vocabulary folder, if it has moved; for all runs that have one.
         progress: show progress bars.
 
     Returns:
         Evaluations by name.
 
     Raises:
-        ConfigError: if the runs were trained on different data or splits.
+        ConfigError: if the runs were trained on different data or splits, or have one name.
+        ArtefactError: if a run is not whole, or the report cannot be written.
     """
-    if not runs:
+    asked = names(runs)
+    if not asked:
         raise ConfigError("evaluate: give at least one run folder")
     if split not in ("test", "validation"):
         raise ConfigError(f"evaluate: split={split!r}; expected 'test' or 'validation'")
     keep_freed_memory()
-    opened = _named([Run.open(folder, dataset=dataset) for folder in runs])
+    for name, values in (("ks", ks), ("beams", beams)):
+        if any(value < 1 for value in values):
+            raise ConfigError(f"evaluate: {name}={values}; expected numbers of at least 1")
+    folder = check_place(out)
+    if folder.exists() and not folder.is_dir():
+        raise ArtefactError(f"{folder}: is a file, expected a folder to write; choose another name")
+    opened = _named([Run.open(run, dataset=dataset, vocabulary=vocabulary) for run in asked])
     first = next(iter(opened.values()))
     _check_same_protocol(opened)
     data, parts = first.data
@@ -105,7 +116,6 @@ def evaluate(
         tie_order = first.model.tables.tie_order.numpy()
         rankers["popularity"] = PopularityRanker(counts, tie_order, name="popularity")
 
-    folder = Path(out)
     evaluations: dict[str, Evaluation] = {}
     for name, ranker in rankers.items():
         run = opened.get(name)
@@ -191,8 +201,9 @@ def _named(runs: list[Run]) -> dict[str, Run]:
     named: dict[str, Run] = {}
     for run in runs:
         if run.name in named or run.name == "popularity":
+            other = named[run.name].folder if run.name in named else "the baseline"
             raise ConfigError(
-                f"{run.folder}: another ranker is called {run.name!r}; train with another --name"
+                f"{run.folder}: is called {run.name!r}, as is {other}; train with another --name"
             )
         named[run.name] = run
     return named

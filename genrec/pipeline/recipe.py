@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import inspect
-import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
-import genrec
-from genrec.artefacts import read_json, write_json
+from genrec.artefacts import check_place
 from genrec.data.sources import SOURCES
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, GenrecError
+from genrec.models import RecommenderConfig
+from genrec.pipeline.checks import check_keys, check_types, expand_variables, read_yaml
 from genrec.pipeline.evaluate import evaluate
-from genrec.pipeline.settings import SplitConfig, check_keys, expand_variables
-from genrec.pipeline.train import train
-from genrec.pipeline.vocabulary import embed, quantize
+from genrec.pipeline.settings import SplitConfig, names
+from genrec.pipeline.stages import Stages, embedded_from, prepared_from
+from genrec.pipeline.train import (
+    BACKBONE_DEFAULT,
+    ENCODER_DEFAULT,
+    HEAD_DEFAULT,
+    check_parts,
+    train,
+)
+from genrec.pipeline.vocabulary import (
+    QUANTIZER_DEFAULT,
+    build_embedder,
+    build_quantizer,
+    embed,
+    quantize,
+)
 from genrec.training import TrainingConfig
 
-SUPPLIED = ("dataset", "out", "runs", "split", "progress", "name", "resume")
+# What `run` gives to the stages itself.
+SUPPLIED = ("dataset", "out", "split", "progress", "name", "resume")
+SUPPLIED_TO_EVALUATE = ("runs", "out", "dataset", "vocabulary", "progress")
 
 
 @dataclass
@@ -58,51 +72,89 @@ class Recipe:
             ConfigError: naming the file and the key that is missing, misspelt or points nowhere.
         """
         path = Path(path)
-        try:
-            content = yaml.safe_load(path.read_text())
-        except FileNotFoundError as error:
-            raise ConfigError(f"{path}: no such recipe") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: is not valid YAML: {error}") from error
-        if not isinstance(content, Mapping):
-            raise ConfigError(f"{path}: expected keys and values, found {type(content).__name__}")
+        content = read_yaml(path)
         check_keys(str(path), content, [f.name for f in fields(cls)])
         for key in ("name", "prepare"):
             if key not in content:
                 raise ConfigError(f"{path}: `{key}` is missing")
-        recipe = cls(**expand_variables(dict(content), where=str(path)))
+        content = {key: value for key, value in content.items() if value is not None}
+        check_types(str(path), content, cls)
+        recipe = cls(**expand_variables(content, where=str(path)))
         recipe.check(str(path))
         return recipe
 
     def check(self, where: str) -> None:
-        """Raise ConfigError for any key that no stage knows or reference that points nowhere."""
+        """Try every setting before any stage runs.
+
+        Raises:
+            ConfigError: for a key that no stage knows, a reference that points nowhere, a value of
+                another type or range than its stage takes, parts of a model that do not fit.
+        """
         source = self.prepare.get("source")
         if source not in SOURCES:
             raise ConfigError(
                 f"{where}: prepare: unknown source {source!r}; expected one of {', '.join(SOURCES)}"
             )
+        options = {key: value for key, value in self.prepare.items() if key != "source"}
         known = list(inspect.signature(SOURCES[source]).parameters)[1:]
-        check_keys(f"{where}: prepare", (k for k in self.prepare if k != "source"), known)
-        check_keys(f"{where}: split", self.split, [f.name for f in fields(SplitConfig)])
-        for name, options in self.vocabularies.items():
-            place = f"{where}: vocabularies: {name}"
-            check_keys(place, options, _options(quantize))
-            _refer(place, "vectors", options.get("vectors"), self.vectors, required=True)
+        check_keys(f"{where}: prepare", options, known)
+        check_types(f"{where}: prepare", options, SOURCES[source])
+        _try(f"{where}: split", self.split, SplitConfig)
+        for name, config in self.vectors.items():
+            with _naming(f"{where}: vectors: {name}"):
+                build_embedder(config)
+        sizes = {
+            name: self._check_vocabulary(f"{where}: vocabularies: {name}", options)
+            for name, options in self.vocabularies.items()
+        }
         for name, options in self.runs.items():
-            place = f"{where}: runs: {name}"
-            check_keys(place, options, [*_options(train), "seeds"])
-            training = options.get("training", {})
-            check_keys(f"{place}: training", training, [f.name for f in fields(TrainingConfig)])
-            _refer(place, "vocabulary", options.get("vocabulary"), self.vocabularies)
-            _refer(place, "vectors", options.get("vectors"), self.vectors)
-        check_keys(f"{where}: evaluate", self.evaluate, _options(evaluate))
+            self._check_run(f"{where}: runs: {name}", name, options, sizes)
+        check_keys(f"{where}: evaluate", self.evaluate, _options(evaluate, SUPPLIED_TO_EVALUATE))
+        check_types(f"{where}: evaluate", self.evaluate, evaluate)
+
+    def _check_vocabulary(self, place: str, options: dict[str, Any]) -> tuple[int, ...]:
+        """Check one vocabulary and return its codebook sizes (with one of any size appended)."""
+        check_keys(place, options, _options(quantize))
+        check_types(place, options, quantize)
+        _refer(place, "vectors", options.get("vectors"), self.vectors, required=True)
+        with _naming(place):
+            sizes = build_quantizer(options.get("quantizer", QUANTIZER_DEFAULT)).codebook_sizes
+        return (*sizes, 2) if options.get("collisions") == "append" else sizes
+
+    def _check_run(
+        self, place: str, name: str, options: dict[str, Any], sizes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        check_keys(place, options, [*_options(train), "seeds"])
+        if name == "popularity":
+            raise ConfigError(f"{place}: is the name of a baseline; choose another name")
+        seeds = options.get("seeds", [])
+        if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds):
+            raise ConfigError(f"{place}: seeds={seeds!r}; expected a list of integers")
+        _try(f"{place}: training", options.get("training", {}), TrainingConfig)
+        plain = {key: value for key, value in options.items() if key != "training"}
+        check_types(place, plain, train)
+        _refer(place, "vocabulary", options.get("vocabulary"), self.vocabularies)
+        _refer(place, "vectors", options.get("vectors"), self.vectors)
+        shape = ("d_model", "max_history", "input_norm", "input_dropout")
+        with _naming(place):
+            check_parts(
+                RecommenderConfig(
+                    num_items=2,
+                    codebook_sizes=sizes.get(options.get("vocabulary") or "", ()),
+                    vector_dim=2 if options.get("vectors") else 0,
+                    item_encoder=options.get("item_encoder", ENCODER_DEFAULT),
+                    backbone=options.get("backbone", BACKBONE_DEFAULT),
+                    head=options.get("head", HEAD_DEFAULT),
+                    **{key: options[key] for key in shape if key in options},
+                )
+            )
 
 
 def run(
     recipe: str,
     *,
     out: str | None = None,
-    only: list[str] | None = None,
+    only: str | list[str] | None = None,
     order: str | None = None,
     progress: bool = True,
 ) -> Path:
@@ -119,16 +171,19 @@ def run(
         out: output folder, `runs/<name of the recipe>` by default; with `--order shuffled-day`,
             `runs/<name>-shuffled-day`.
         only: train and evaluate only these of the recipe's runs (`sid`, or `sid-seed1` of a run
-            that lists `seeds`).
+            that lists `seeds`), with commas between them.
         order: order of events of one day, in place of the recipe's: `file` or `shuffled-day`.
         progress: show progress bars and tables.
 
     Returns:
         The output folder.
+
+    Raises:
+        ConfigError: for anything wrong with the recipe, before any stage runs.
     """
     plan = Recipe.load(recipe)
     planned = _with_seeds(plan.runs)
-    if only:
+    if only := names(only or []):
         check_keys(f"{recipe}: --only", only, dict.fromkeys([*plan.runs, *planned]))
         chosen = _with_seeds({name: plan.runs[name] for name in plan.runs if name in only})
         planned = {name: planned[name] for name in planned if name in only or name in chosen}
@@ -136,7 +191,8 @@ def run(
         plan.split = {**plan.split, "order": order}
     suffix = f"-{order}" if order not in (None, "file") else ""
     folder = Path(out or f"runs/{plan.name}{suffix}")
-    stages = _Stages(folder, Console(stderr=True, quiet=not progress))
+    check_place(folder)
+    stages = Stages(folder, Console(stderr=True, quiet=not progress))
     split = SplitConfig(**plan.split)
     dataset = str(folder / "dataset")
 
@@ -144,16 +200,14 @@ def run(
     source = options.pop("source")
     stages.do(
         "dataset",
-        [source, options, _files(options.get("path"))],
-        lambda: SOURCES[source](dataset, **options),
+        [source, options, prepared_from(options)],
+        partial(SOURCES[source], dataset, **options),
     )
     for name, embedder in plan.vectors.items():
         stages.do(
             f"vectors/{name}",
-            ["dataset", embedder, split.describe(), _files(embedder.get("path"))],
-            lambda embedder=embedder, name=name: embed(
-                dataset, str(folder / "vectors" / name), embedder=embedder, split=split
-            ),
+            ["dataset", embedder, split.describe(), embedded_from(embedder)],
+            partial(embed, dataset, str(folder / "vectors" / name), embedder=embedder, split=split),
             after=["dataset"],
         )
     for name, options in plan.vocabularies.items():
@@ -162,7 +216,8 @@ def run(
         stages.do(
             f"vocabularies/{name}",
             [options, split.describe()],
-            lambda settings=settings, name=name: quantize(
+            partial(
+                quantize,
                 out=str(folder / "vocabularies" / name),
                 dataset=dataset,
                 split=split,
@@ -183,7 +238,8 @@ def run(
         stages.do(
             f"runs/{name}",
             [options, split.describe()],
-            lambda settings=settings, name=name: train(
+            partial(
+                train,
                 dataset,
                 str(folder / "runs" / name),
                 name=name,
@@ -192,12 +248,14 @@ def run(
                 **settings,
             ),
             after=after,
+            resumes=True,
         )
     if trained:
         stages.do(
             "report",
             [plan.evaluate],
-            lambda: evaluate(
+            partial(
+                evaluate,
                 [str(folder / name) for name in trained],
                 str(folder / "report"),
                 progress=progress,
@@ -208,36 +266,27 @@ def run(
     return folder
 
 
-class _Stages:
-    """Runs stages and remembers, by a hash over settings and inputs, which are up to date."""
-
-    def __init__(self, folder: Path, console: Console) -> None:
-        self.folder, self.console = folder, console
-        self.keys: dict[str, str] = {}
-
-    def do(
-        self, name: str, settings: Any, work: Callable[[], Any], *, after: list[str] | None = None
-    ) -> None:
-        inputs = [self.keys[stage] for stage in after or []]
-        plain = json.dumps([genrec.__version__, settings, inputs], sort_keys=True, default=str)
-        key = hashlib.sha256(plain.encode()).hexdigest()[:16]
-        self.keys[name] = key
-        note = self.folder / ".stages" / f"{name.replace('/', '.')}.json"
-        if note.is_file() and (self.folder / name).is_dir() and read_json(note)["key"] == key:
-            self.console.print(f"[dim]{name}: up to date[/dim]")
-            return
-        self.console.print(f"[bold]{name}[/bold]")
-        note.unlink(missing_ok=True)
-        started = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - started
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_json(note, {"key": key, "seconds": round(seconds, 1)})
-        self.console.print(f"[dim]{name}: {seconds:.1f} s[/dim]")
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Put the place in the recipe before the message of an error."""
+    try:
+        yield
+    except GenrecError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
-def _options(function: Callable[..., Any]) -> list[str]:
-    return [name for name in inspect.signature(function).parameters if name not in SUPPLIED]
+def _try(where: str, options: Any, kind: type) -> None:
+    """Check keys, types and values of a configuration class."""
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"{where}: expected keys and values, found {options!r}")
+    check_keys(where, options, [f.name for f in fields(kind)])
+    check_types(where, options, kind)
+    with _naming(where):
+        kind(**options)
+
+
+def _options(function: Callable[..., Any], supplied: tuple[str, ...] = SUPPLIED) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name not in supplied]
 
 
 def _refer(
@@ -265,12 +314,3 @@ def _with_seeds(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
                 "training": training,
             }
     return expanded
-
-
-def _files(path: Any) -> Any:
-    """Names, sizes and times of the files a stage reads from outside the recipe's folder."""
-    if not path:
-        return None
-    root = Path(str(path))
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]

@@ -7,24 +7,33 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from genrec.data import Histories, batch
+from genrec.artefacts import check_place
+from genrec.data import Catalog, Histories, batch
+from genrec.data.columns import as_table, require_columns
+from genrec.data.events import read_events
 from genrec.data.sources.readers import read_table
-from genrec.errors import ConfigError, DataError
+from genrec.errors import ArtefactError, ConfigError, DataError
 from genrec.evaluation import ModelRanker, history_matrix, item_titles
 from genrec.pipeline.runs import Run
+from genrec.pipeline.settings import names
 
 WRITERS = (".csv", ".parquet", ".jsonl")
+USED = ("user_id", "item_id", "timestamp", "position")
 
 
 def recommend(
     run: str,
     *,
-    items: list[str] | None = None,
-    users: list[str] | None = None,
+    items: str | list[str | int] | None = None,
+    users: str | list[str | int] | None = None,
     histories: str | None = None,
     k: int = 10,
     repeat: bool = False,
@@ -39,17 +48,17 @@ def recommend(
     """Recommend the next items of histories.
 
     Example:
-        genrec recommend runs/sid --items "[A1, B7, C3]" --k 5
+        genrec recommend runs/sid --items A1,B7,C3 --k 5
 
     Args:
         run: run folder of a trained model.
-        items: one history, item ids from the oldest to the latest.
-        users: users of the dataset, by id.
+        items: one history, item ids from the oldest to the latest, with commas between them.
+        users: users of the dataset, by id, likewise.
         histories: a table (csv, jsonl or parquet, also .gz) with `user_id` and `item_id`, in time
             order or with a `timestamp` to sort by.
-        k: items per user.
+        k: items per user; fewer where the catalogue has no more.
         repeat: also recommend items of the history.
-        beam_width: of the search.
+        beam_width: of the search, at least 50 by default and more for long lists.
         exact: prove every list.
         out: file to write (.csv, .parquet or .jsonl); printed otherwise.
         title_column: column of the catalogue shown beside the ids.
@@ -65,104 +74,98 @@ def recommend(
         ConfigError: unless exactly one of items, users and histories is given.
         DataError: if no history has an item the catalogue knows; unknown items in a history are
             reported and skipped.
+        ArtefactError: if the run, its dataset or its vocabulary is not whole, or the file cannot
+            be written.
     """
     given = [value is not None for value in (items, users, histories)]
     if sum(given) != 1:
         raise ConfigError("recommend: give exactly one of --items, --users and --histories")
-    if k < 1:
-        raise ConfigError(f"recommend: k={k}; expected at least 1")
-    if out and Path(out).suffix not in WRITERS:
+    for name, value in (("k", k), ("batch_size", batch_size), ("beam_width", beam_width or 1)):
+        if value < 1:
+            raise ConfigError(f"recommend: {name}={value}; expected at least 1")
+    if out and check_place(out).suffix not in WRITERS:
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(WRITERS)}")
     opened = Run.open(run, dataset=dataset, vocabulary=vocabulary)
     data, _ = opened.data
     console = Console(stderr=True)
     if users is not None:
-        rows = data.histories.index(users)
-        if (rows < 0).any():
-            unknown = users[int(np.flatnonzero(rows < 0)[0])]
-            raise DataError(f"user {unknown!r} is not in {data.name}; give item ids by --items")
-        names = [str(user) for user in users]
-        flat, start, end = (
-            data.histories,
-            data.histories.offsets[rows],
-            data.histories.offsets[rows + 1],
-        )
+        flat, asked = data.histories, names(users)
+        rows = flat.index(asked)
+        if not asked or (rows < 0).any():
+            unknown = asked[int(np.argmax(rows < 0))] if asked else ""
+            raise DataError(
+                f"user {unknown!r} is not in {data.name}; give users of that dataset, or a history "
+                "by --items or --histories"
+            )
+        start, end = flat.offsets[rows], flat.offsets[rows + 1]
+        shown = asked
     else:
         if items is not None:
-            table = pd.DataFrame({"user_id": "you", "item_id": [str(item) for item in items]})
+            table, place = pa.table({"item_id": names(items)}), "--items"
+            table = table.append_column("user_id", pa.array(["you"] * len(table)))
         else:
-            table = _read_histories(str(histories))
-        flat, names = _known_histories(table, data.catalog, console)
+            place = str(histories)
+            table = read_table(Path(place), text_columns=("user_id", "item_id", "timestamp"))
+        flat = _known_histories(as_table(table, place), place, data.catalog, console)
         start, end = flat.offsets[:-1], flat.offsets[1:]
+        shown = [str(user) for user in flat.user_ids.to_pylist()]
 
     trie = opened.vocabulary.trie() if opened.vocabulary is not None else None
-    ranker = ModelRanker(opened.model, trie, beam_width=beam_width, exact=exact, name=opened.name)
+    width = beam_width or max(50, 2 * k)
+    ranker = ModelRanker(opened.model, trie, beam_width=width, exact=exact, name=opened.name)
     frames = []
-    for first in range(0, len(names), batch_size):
+    for first in range(0, len(shown), batch_size):
         part = slice(first, first + batch_size)
         inputs = batch(flat, start[part], end[part], max_length=opened.model.config.max_history)
         seen = (
             None if repeat else torch.from_numpy(history_matrix(flat.items, start[part], end[part]))
         )
         found = ranker.search(ranker.prepare(inputs), k=k, exclude=seen)
-        frames.append(_frame(found, names[part], data.catalog, title_column))
+        frames.append(_frame(found, shown[part], data.catalog, title_column))
     result = pd.concat(frames, ignore_index=True)
     if out:
         _write(result, Path(out))
-        console.print(f"{len(result):,} recommendations for {len(names):,} users in {out}")
+        console.print(escape(f"{len(result):,} recommendations for {len(shown):,} users in {out}"))
     else:
         _print(result)
     return result
 
 
-def _read_histories(path: str) -> pd.DataFrame:
-    table = read_table(Path(path), text_columns=("user_id", "item_id")).to_pandas()
-    for column in ("user_id", "item_id"):
-        if column not in table:
-            raise DataError(
-                f"{path}: has no column {column!r}; it has {', '.join(map(str, table.columns))}"
-            )
-    if table.empty:
-        raise DataError(f"{path}: is empty; expected one row per user and item")
-    if "timestamp" in table:
-        table = table.sort_values("timestamp", kind="stable")
-    return table
+def _known_histories(table: pa.Table, place: str, catalog: Catalog, console: Console) -> Histories:
+    """Histories of the known items in time order; unknown items are reported and skipped.
 
-
-def _known_histories(
-    table: pd.DataFrame, catalog: Any, console: Console
-) -> tuple[Histories, list[str]]:
-    """Flat histories of the known items; unknown items are reported and skipped."""
-    numbers = catalog.index(table["item_id"].to_numpy())
-    unknown = table["item_id"][numbers < 0]
-    if len(unknown):
-        shown = ", ".join(map(str, unknown.unique()[:5]))
+    Raises:
+        DataError: naming file and column of what is missing, or if no item is known.
+    """
+    require_columns(table, ["user_id", "item_id"], place)
+    table = table.select([c for c in USED if c in table.column_names])
+    if not {"timestamp", "position"} & set(table.column_names):
+        table = table.append_column("position", pa.array(np.arange(len(table))))
+    ids = pc.unique(table["item_id"])
+    strange = ids.filter(pa.array(catalog.index(ids) < 0))
+    lost = int(pc.sum(pc.is_in(table["item_id"], value_set=strange)).as_py() or 0)
+    if 0 < lost < len(table):
+        some = ", ".join(map(str, strange[:5].to_pylist()))
         console.print(
-            f"[yellow]skipped {len(unknown):,} events with items that the catalogue does not "
-            f"know: {shown}[/yellow]"
+            Text(
+                f"skipped {lost:,} events with items that the catalogue does not know: {some}",
+                style="yellow",
+            )
         )
-    known = table[numbers >= 0]
-    if known.empty:
-        raise DataError(
-            "no history has an item of the catalogue; are these ids of another dataset?"
-        )
-    users, names = pd.factorize(known["user_id"])
-    empty = table["user_id"].nunique() - len(names)
-    if empty:
-        console.print(f"[yellow]skipped {empty:,} users without a known item[/yellow]")
-    order = np.argsort(users, kind="stable")
-    offsets = np.concatenate([[0], np.bincount(users).cumsum()]).astype(np.int64)
-    flat = Histories(offsets, numbers[numbers >= 0][order].astype(np.int32))
-    return flat, [str(name) for name in names]
+    found = read_events(table, catalog, name=place, drop_unknown=True).histories
+    gone = pc.count_distinct(table["user_id"]).as_py() - len(found)
+    if gone:
+        console.print(Text(f"skipped {gone:,} users without a known item", style="yellow"))
+    return found
 
 
-def _frame(found: Any, names: list[str], catalog: Any, title_column: str) -> pd.DataFrame:
+def _frame(found: Any, users: list[str], catalog: Catalog, title_column: str) -> pd.DataFrame:
     items = found.items.cpu().numpy()
     user, place = np.nonzero(items >= 0)
     chosen = items[user, place]
     return pd.DataFrame(
         {
-            "user_id": np.asarray(names)[user],
+            "user_id": np.asarray(users)[user],
             "rank": place + 1,
             "item_id": catalog.item_ids.take(chosen).to_pylist(),
             "title": item_titles(catalog, chosen, title_column),
@@ -184,7 +187,7 @@ def _write(result: pd.DataFrame, path: Path) -> None:
             result.to_json(temporary, orient="records", lines=True)
         temporary.replace(path)
     except OSError as error:
-        raise DataError(
+        raise ArtefactError(
             f"{path}: writing failed ({error.strerror or error}); choose another place"
         ) from error
     finally:
@@ -194,9 +197,11 @@ def _write(result: pd.DataFrame, path: Path) -> None:
 def _print(result: pd.DataFrame) -> None:
     console = Console()
     for user, rows in result.groupby("user_id", sort=False):
-        table = Table(title=f"for {user}", title_justify="left")
+        table = Table(title=Text(f"for {user}"), title_justify="left")
         for column in ("rank", "item_id", "title", "score"):
             table.add_column(column, justify="right" if column in ("rank", "score") else "left")
         for row in rows.itertuples():
-            table.add_row(str(row.rank), str(row.item_id), row.title, f"{row.score:.3f}")
+            table.add_row(
+                str(row.rank), Text(str(row.item_id)), Text(str(row.title)), f"{row.score:.3f}"
+            )
         console.print(table)

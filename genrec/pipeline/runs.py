@@ -1,10 +1,11 @@
 """The run folder: what was trained, on what, and everything needed to use it again.
 
 run.json          the full resolved configuration with fingerprints
+unfinished.json   the same, while training
 model/            the best model (safetensors, configuration, item tables)
 log.json          losses and validation metrics
 learning_curve.png
-metrics.json      after `evaluate`
+metrics.json      after `evaluate`, beside ranks/
 checkpoints/      while training
 """
 
@@ -16,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from genrec.artefacts import check_folder, read_json
+from genrec.artefacts import MANIFEST, check_folder, file_sha256, read_json
 from genrec.data import Dataset, Split
 from genrec.errors import ArtefactError
 from genrec.models import Recommender
@@ -25,6 +26,10 @@ from genrec.tokenizers import SidVocabulary
 from genrec.training.trainer import MODEL_KIND, quiet_transformers
 
 RUN_FILE = "run.json"
+UNFINISHED_FILE = "unfinished.json"
+# What speaks of one model, and goes when another takes its place.
+OF_THE_MODEL = ("model", "metrics.json", "ranks")
+NEEDED = ("name", "dataset", "dataset_fingerprint", "split", "training", "validation")
 
 
 @dataclass
@@ -55,15 +60,30 @@ class Run:
         """
         folder = Path(folder)
         if not (folder / RUN_FILE).is_file():
+            if (folder / UNFINISHED_FILE).is_file():
+                raise ArtefactError(
+                    f"{folder}: holds no trained model yet; finish it with the same `genrec train` "
+                    "(it goes on where it stopped)"
+                )
             raise ArtefactError(
                 f"{folder}: has no {RUN_FILE}; expected a run folder written by `genrec train`"
             )
+        config = read_json(folder / RUN_FILE)
+        for key in NEEDED:
+            if not isinstance(config, dict) or key not in config:
+                raise ArtefactError(
+                    f"{folder / RUN_FILE}: says nothing of {key!r}; it was edited, or is of "
+                    "another version of genrec: train again"
+                )
         if not (folder / "model").is_dir():
+            raise ArtefactError(f"{folder / 'model'}: is missing; train again")
+        identity = model_fingerprint(folder / "model")
+        if config.get("model_fingerprint", identity) != identity:
             raise ArtefactError(
-                f"{folder}: holds no trained model yet; finish it with `genrec train` "
-                "(it resumes where it stopped)"
+                f"{folder / 'model'}: is not the model that {RUN_FILE} describes; run the same "
+                "`genrec train` again to finish it"
             )
-        return cls(folder, read_json(folder / RUN_FILE), dataset, vocabulary)
+        return cls(folder, config, dataset, vocabulary)
 
     @property
     def name(self) -> str:
@@ -87,7 +107,12 @@ class Run:
             ArtefactError: if the dataset is not the one the model was trained on.
         """
         folder = self.dataset_folder or self._path("dataset")
-        loaded = Dataset.load(folder)  # type: ignore[arg-type]
+        if folder is None or not Path(folder).is_dir():
+            raise ArtefactError(
+                f"{folder}: no such folder, though {self.folder} was trained on this dataset; "
+                "say where it is now with --dataset"
+            )
+        loaded = Dataset.load(folder)
         if loaded.fingerprint != self.config["dataset_fingerprint"]:
             raise ArtefactError(
                 f"{folder}: is dataset {loaded.fingerprint}, but {self.folder} was trained on "
@@ -98,9 +123,15 @@ class Run:
     @cached_property
     def vocabulary(self) -> SidVocabulary | None:
         """The SID vocabulary, checked against the model's; None for models without SIDs."""
-        folder = self.vocabulary_folder or self._path("vocabulary")
-        if folder is None:
+        stored = self._path("vocabulary")
+        if stored is None:
             return None
+        folder = self.vocabulary_folder or stored
+        if not Path(folder).is_dir():
+            raise ArtefactError(
+                f"{folder}: no such folder, though {self.folder} was trained with this SID "
+                "vocabulary; say where it is now with --vocabulary"
+            )
         loaded = SidVocabulary.from_pretrained(folder)
         self.model.check_vocabulary(loaded.fingerprint)
         return loaded
@@ -116,3 +147,9 @@ class Run:
     def searches_by_beams(self) -> bool:
         """Whether a wider beam can change the model's lists."""
         return self.model.head.searches_by_beams
+
+
+def model_fingerprint(folder: Path) -> str:
+    """What tells a model folder from another: the SHA-256 of its manifest, shortened."""
+    manifest = folder / MANIFEST
+    return file_sha256(manifest)[:16] if manifest.is_file() else ""

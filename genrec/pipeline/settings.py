@@ -1,11 +1,8 @@
-"""Settings shared by the stages: how to split, and the checks on user-written configuration."""
+"""Settings shared by the stages: how to split, and lists of names on the command line."""
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +10,7 @@ from genrec.data import Dataset, Split, leave_one_out, temporal_split
 from genrec.errors import ConfigError
 
 ORDERS = ("file", "shuffled-day")
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
+TYPES = ("leave-one-out", "temporal")
 
 
 @dataclass(frozen=True)
@@ -35,22 +32,31 @@ class SplitConfig:
     validation_from: str | int | None = None
     test_from: str | int | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an unknown type or order, or moments that are missing or idle."""
+        if self.order not in ORDERS:
+            raise ConfigError(f"split: order={self.order!r}; expected one of {', '.join(ORDERS)}")
+        if self.type not in TYPES:
+            raise ConfigError(f"split: type={self.type!r}; expected one of {', '.join(TYPES)}")
+        for name in ("validation_from", "test_from"):
+            given = getattr(self, name) is not None
+            if given != (self.type == "temporal"):
+                raise ConfigError(
+                    f"split: type={self.type!r} "
+                    + (f"does not take {name}" if given else f"needs {name}, an ISO date")
+                )
+
     def apply(self, dataset: Dataset) -> tuple[Dataset, Split]:
         """The dataset in this order, and its split.
 
         Raises:
-            ConfigError: for an unknown type or order, or a temporal split without its moments.
+            ConfigError: if the moments of a temporal split do not parse or are not in order.
+            DataError: if no user is left to train, validate or test on.
         """
-        if self.order not in ORDERS:
-            raise ConfigError(f"split: order={self.order!r}; expected one of {', '.join(ORDERS)}")
         if self.order == "shuffled-day":
             dataset = dataset.shuffled_within_day(self.seed)
-        if self.type == "leave-one-out":
-            return dataset, leave_one_out(dataset.histories)
-        if self.type != "temporal":
-            raise ConfigError(f"split: type={self.type!r}; expected 'leave-one-out' or 'temporal'")
         if self.validation_from is None or self.test_from is None:
-            raise ConfigError("split: a temporal split needs validation_from and test_from")
+            return dataset, leave_one_out(dataset.histories)
         return dataset, temporal_split(dataset.histories, self.validation_from, self.test_from)
 
     def describe(self) -> dict[str, Any]:
@@ -61,47 +67,15 @@ class SplitConfig:
 SPLIT_DEFAULT = SplitConfig()
 
 
-def check_keys(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ConfigError naming the first unknown key and the nearest known one."""
-    known = list(known)
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"{where}: unknown key {key!r}; {hint}expected one of {', '.join(known)}"
-            )
+def names(value: str | Iterable[Any]) -> list[str]:
+    """A list of names given as such, or as text: `a`, `a, b` or `[a, b]`.
 
-
-def expand_variables(value: Any, *, where: str) -> Any:
-    """Replace `${NAME}` in strings by environment variables, inside dicts and lists too.
-
-    Raises:
-        ConfigError: naming a variable that is not set.
+    The text is not read as YAML, so that the ids 007 and 1e5 stay what they are.
     """
-    if isinstance(value, str):
-
-        def look_up(match: re.Match[str]) -> str:
-            name = match.group(1)
-            if name not in os.environ:
-                raise ConfigError(
-                    f"{where}: the environment variable {name} is not set; "
-                    f"run `export {name}=...` first"
-                )
-            return os.environ[name]
-
-        return _VARIABLE.sub(look_up, value)
-    if isinstance(value, Mapping):
-        return {key: expand_variables(item, where=where) for key, item in value.items()}
-    if isinstance(value, list):
-        return [expand_variables(item, where=where) for item in value]
-    return value
-
-
-def typed_part(where: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Split `{type: name, ...}` into the name and the rest."""
-    options = dict(config)
-    name = options.pop("type", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"{where}: needs a `type`, for example {{type: ...}}")
-    return name, options
+    if not isinstance(value, str):
+        return [str(name) for name in value]
+    inside = value.strip()
+    if inside.startswith("[") and inside.endswith("]"):
+        inside = inside[1:-1]
+    found = [name.strip().strip("\"'") for name in inside.split(",")]
+    return [name for name in found if name]

@@ -11,17 +11,20 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 
-from genrec.artefacts import fingerprint, read_json, write_json
+from genrec.artefacts import check_folder, check_place, fingerprint, read_json, write_json
 from genrec.data import Dataset, TrainingSequences
 from genrec.embedding import ItemVectors
-from genrec.errors import ConfigError
+from genrec.errors import ArtefactError, ConfigError
 from genrec.evaluation import ModelRanker, evaluate, peak_memory
-from genrec.models import Recommender, RecommenderConfig
-from genrec.pipeline.runs import RUN_FILE, Run
+from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS, Recommender, RecommenderConfig
+from genrec.pipeline.checks import check_part
+from genrec.pipeline.runs import OF_THE_MODEL, RUN_FILE, UNFINISHED_FILE, Run, model_fingerprint
 from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
 from genrec.tokenizers import SidVocabulary, make_tie_order
 from genrec.training import TrainingConfig, train_model
+from genrec.training.trainer import MODEL_KIND
 
 ENCODER_DEFAULT: dict[str, Any] = {"type": "sid"}
 BACKBONE_DEFAULT: dict[str, Any] = {"type": "transformer"}
@@ -69,7 +72,8 @@ def train(
         training: schedule, optimiser, validation.
         split: which events train, validate and test.
         name: name in tables, the folder's by default.
-        resume: go on after an interruption; a finished run is trained anew.
+        resume: go on after an interruption; a finished run is trained anew, and stays as it is
+            until the new one is finished.
         progress: show progress bars.
 
     Returns:
@@ -77,9 +81,9 @@ def train(
 
     Raises:
         ConfigError: for parts that do not fit, or checkpoints of another configuration in `out`.
-        ArtefactError: if vocabulary or vectors belong to other items.
+        ArtefactError: if vocabulary or vectors belong to other items, or `out` cannot be written.
     """
-    folder = Path(out)
+    folder = _check_out(out)
     loaded = Dataset.load(dataset)
     data, parts = split.apply(loaded)
     num_items = len(data.catalog)
@@ -110,6 +114,8 @@ def train(
         tables["codes"] = sids.codes
     if content is not None:
         tables["vectors"] = content.vectors
+
+    check_parts(config)
 
     def build() -> Recommender:
         return Recommender(config, tables=tables)
@@ -171,44 +177,104 @@ def train(
         resume=resume,
         progress=progress,
     )
-    checkpoints = folder / "checkpoints"
-    best = read_json(checkpoints / "best" / "validation.json")
-    write_json(
-        folder / RUN_FILE,
+    _finish(
+        folder,
         {
             **resolved,
-            "validation": best,
             "parameters": sum(p.numel() for p in model.parameters()),
             "seconds": time.perf_counter() - started,
             **peak_memory(),
         },
     )
-    if (folder / "model").exists():
-        shutil.rmtree(folder / "model")
-    (checkpoints / "best").rename(folder / "model")
-    shutil.rmtree(checkpoints)
     plot_learning_curve(read_json(folder / "log.json"), folder / "learning_curve.png")
     return Run.open(folder)
 
 
+def check_parts(config: RecommenderConfig) -> None:
+    """Build the parts without memory, so that a misspelt key is found before anything is written.
+
+    Raises:
+        ConfigError: for unknown types and keys, values that make no sense, and parts that need
+            codes or vectors where the configuration has none.
+    """
+    check_part("item encoder", ITEM_ENCODERS, config.item_encoder)
+    check_part("backbone", BACKBONES, config.backbone)
+    check_part("head", HEADS, config.head)
+    for name, least in (("d_model", 1), ("max_history", 1)):
+        if getattr(config, name) < least:
+            raise ConfigError(f"train: {name}={getattr(config, name)}; expected at least {least}")
+    if not 0 <= config.input_dropout < 1:
+        raise ConfigError(f"train: input_dropout={config.input_dropout}; expected from 0 to 1")
+    with torch.device("meta"):
+        Recommender(config)
+
+
+def _check_out(out: str) -> Path:
+    folder = check_place(out)
+    if folder.exists() and not folder.is_dir():
+        raise ArtefactError(f"{folder}: is a file, expected a folder to write; choose another name")
+    known = any((folder / name).is_file() for name in (RUN_FILE, UNFINISHED_FILE))
+    if folder.is_dir() and any(folder.iterdir()) and not known:
+        raise ArtefactError(
+            f"{folder}: the folder exists and is no run of genrec; choose another output folder "
+            "or remove it first"
+        )
+    return folder
+
+
 def _start(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
-    """Note the configuration in the run folder, unless checkpoints of another one are there."""
-    known = folder / RUN_FILE
-    if resume and known.is_file() and any((folder / "checkpoints").glob("checkpoint-*")):
-        before = read_json(known)
+    """Note the configuration of the training, unless checkpoints of another one are there."""
+    note = folder / UNFINISHED_FILE
+    if resume and note.is_file() and any((folder / "checkpoints").glob("checkpoint-*")):
+        before = read_json(note)
         for key in resolved:
-            if key != "name" and before.get(key) != read_back(resolved[key]):
+            # Folders may have moved; fingerprints say whether it is the same thing.
+            if key in ("name", "dataset", "vocabulary", "vectors"):
+                continue
+            if before.get(key) != read_back(resolved[key]):
                 raise ConfigError(
                     f"{folder}: holds an unfinished run with another {key}; finish that one with "
                     "its own settings, start over with --resume false, or choose another folder"
                 )
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder}: is a file; choose a folder for the run")
+    elif (folder / "checkpoints").is_dir():
+        shutil.rmtree(folder / "checkpoints")
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        write_json(note, resolved)
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from error
-    write_json(known, resolved)
+        raise ArtefactError(f"{folder}: cannot be written ({error.strerror})") from error
+    except ArtefactError:
+        if made:
+            folder.rmdir()
+        raise
+
+
+def _finish(folder: Path, record: dict[str, Any]) -> None:
+    """Put the best model into its place and describe it; killed half-way, it can be repeated."""
+    best = check_folder(folder / "checkpoints" / "best", kind=MODEL_KIND)
+    copy = folder / "checkpoints" / "model"
+    try:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(best, copy)
+        for name in OF_THE_MODEL:
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        copy.rename(folder / "model")
+    except OSError as error:
+        raise ArtefactError(
+            f"{folder}: writing the model failed ({error.strerror or error}); free some space and "
+            "run the same command again: nothing has to be trained anew"
+        ) from error
+    validation = read_json(folder / "model" / "validation.json")
+    identity = model_fingerprint(folder / "model")
+    write_json(
+        folder / RUN_FILE, {**record, "validation": validation, "model_fingerprint": identity}
+    )
+    shutil.rmtree(folder / "checkpoints")
+    (folder / UNFINISHED_FILE).unlink()
 
 
 def read_back(value: Any) -> Any:

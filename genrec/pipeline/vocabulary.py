@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
 
-from genrec.artefacts import write_json
+from genrec.artefacts import check_place, check_target, write_json
 from genrec.data import Dataset
-from genrec.embedding import ItemVectors, make_embedder
-from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig, typed_part
-from genrec.quantization import make_quantizer
+from genrec.embedding import EMBEDDERS, Embedder, ItemVectors, make_embedder
+from genrec.pipeline.checks import check_part
+from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
+from genrec.quantization import QUANTIZERS, Quantizer, make_quantizer
 from genrec.tokenizers import SidVocabulary, build_vocabulary, print_summary, summarize
 
 TEXT_DEFAULT: dict[str, Any] = {"type": "lexical"}
 QUANTIZER_DEFAULT: dict[str, Any] = {"type": "rq-kmeans"}
+Collisions = Literal["reassign", "append", "allow"]
 
 
 def embed(
@@ -41,9 +44,9 @@ def embed(
     Returns:
         The vectors, as saved in `out`.
     """
-    name, options = typed_part("embedder", embedder)
+    maker = build_embedder(embedder)
+    check_target(out)
     data, parts = split.apply(Dataset.load(dataset))
-    maker = make_embedder(name, **options)
     vectors = maker.embed(data.catalog, histories=data.histories, split=parts)
     vectors.save_pretrained(out)
     return vectors
@@ -54,7 +57,7 @@ def quantize(
     out: str,
     *,
     quantizer: dict[str, Any] = QUANTIZER_DEFAULT,
-    collisions: str = "reassign",
+    collisions: Collisions = "reassign",
     dataset: str | None = None,
     split: SplitConfig = SPLIT_DEFAULT,
     seed: int = 0,
@@ -80,7 +83,8 @@ def quantize(
     Returns:
         The vocabulary, as saved in `out`.
     """
-    name, options = typed_part("quantizer", quantizer)
+    fitted = build_quantizer(quantizer)
+    check_target(out)
     items = ItemVectors.from_pretrained(vectors)
     fit_items = None
     catalog = None
@@ -93,7 +97,7 @@ def quantize(
     vocabulary = build_vocabulary(
         items.vectors,
         items.item_ids,
-        make_quantizer(name, **options),
+        fitted,
         collisions=collisions,
         fit_items=fit_items,
         seed=seed,
@@ -128,6 +132,8 @@ def inspect(
     Returns:
         The figures.
     """
+    if out:
+        check_place(out)
     loaded = SidVocabulary.from_pretrained(vocabulary)
     catalog = Dataset.load(dataset).catalog if dataset else None
     values: np.ndarray | None = None
@@ -137,5 +143,26 @@ def inspect(
     summary = summarize(loaded, values, catalog=catalog)
     print_summary(summary)
     if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_json(out, summary)
     return summary
+
+
+def build_embedder(config: dict[str, Any]) -> Embedder:
+    """The embedder of `{type: ..., ...}`.
+
+    Raises:
+        ConfigError: for an unknown type, a misspelt key or a value that makes no sense.
+    """
+    name, options = check_part("embedder", EMBEDDERS, config)
+    return make_embedder(name, **options)
+
+
+def build_quantizer(config: dict[str, Any]) -> Quantizer:
+    """The unfitted quantizer of `{type: ..., ...}`.
+
+    Raises:
+        ConfigError: for an unknown type, a misspelt key or a value that makes no sense.
+    """
+    name, options = check_part("quantizer", QUANTIZERS, config)
+    return make_quantizer(name, **options)

@@ -18,8 +18,8 @@ AVERAGE_FILE = "average.safetensors"
 class WeightAverage(TrainerCallback):
     """Keeps `average <- decay average + (1 - decay) weights` after every step.
 
-    Early on the decay is `(1 + step) / (10 + step)`, so that the start is forgotten. The average is
-    written into every checkpoint and read back on resume.
+    Early on the decay is `(1 + step) / (10 + step)`, so that the start is forgotten. The trainer
+    writes the average into every checkpoint and reads it back on resume.
 
     Memory: one more copy of the parameters.
     """
@@ -27,6 +27,11 @@ class WeightAverage(TrainerCallback):
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.model, self.decay = model, decay
         self.values = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Follow the model to its device."""
+        for name, value in self.model.named_parameters():
+            self.values[name] = self.values[name].to(value.device)
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -36,17 +41,17 @@ class WeightAverage(TrainerCallback):
         current = [value.detach() for _, value in self.model.named_parameters()]
         torch._foreach_lerp_(list(self.values.values()), current, 1 - decay)
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the average into the checkpoint."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero:
-            temporary = folder / f".{AVERAGE_FILE}"
-            save_file(self.values, temporary)
-            temporary.replace(folder / AVERAGE_FILE)
+    def save(self, checkpoint: Path) -> None:
+        """Write the average into a checkpoint."""
+        temporary = checkpoint / f".{AVERAGE_FILE}"
+        save_file(self.values, temporary)
+        temporary.replace(checkpoint / AVERAGE_FILE)
 
     def load(self, checkpoint: Path) -> None:
         """Read the average from a checkpoint."""
-        self.values = load_file(checkpoint / AVERAGE_FILE)
+        values = load_file(checkpoint / AVERAGE_FILE)
+        # In the order of the parameters: the file has its own.
+        self.values = {name: values[name] for name in self.values}
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:

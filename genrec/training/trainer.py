@@ -5,27 +5,31 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from safetensors import SafetensorError
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import set_seed
 
 from genrec.allocator import keep_freed_memory
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
-from genrec.errors import ConfigError
+from genrec.errors import ArtefactError, ConfigError
 from genrec.models import Recommender
 from genrec.training.average import AVERAGE_FILE, WeightAverage
 from genrec.training.config import TrainingConfig
 
 METRIC = "ndcg@10"
 MODEL_KIND = "model"
-CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+STATE_FILE = "trainer_state.json"
+CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", STATE_FILE)
+_ZIP_WRITER = re.compile("PytorchStreamWriter|inline_container")
 
 Validate = Callable[[Recommender], Mapping[str, float]]
 
@@ -39,15 +43,20 @@ class RecommenderTrainer(Trainer):
     Args:
         validate: model -> metrics with `ndcg@10`, from real decoding on the validation users.
         average: running average of the weights, used for validation and for the best model.
+        patience: stop after so many validations without a better one; 0 never stops.
         **kwargs: of `transformers.Trainer`.
     """
 
     def __init__(
-        self, *, validate: Validate, average: WeightAverage | None = None, **kwargs: Any
+        self,
+        *,
+        validate: Validate,
+        average: WeightAverage | None = None,
+        patience: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.validate, self.average = validate, average
-        self.history: list[dict[str, float]] = []
+        self.validate, self.average, self.patience = validate, average, patience
 
     def evaluate(
         self,
@@ -66,7 +75,15 @@ class RecommenderTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        if is_spent(self.state.log_history, self.patience):
+            self.control.should_training_stop = True
         return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights, and the average beside them, as a checkpoint's first files."""
+        super().save_model(output_dir, _internal_call)
+        if self.average and output_dir and self.is_world_process_zero():
+            self.average.save(Path(output_dir))
 
     def _keep_if_best(self, model: Recommender, found: Mapping[str, float]) -> None:
         best = Path(str(self.args.output_dir)) / "best"
@@ -79,6 +96,12 @@ class RecommenderTrainer(Trainer):
                 folder / "validation.json",
                 {**found, "epoch": self.state.epoch, "step": self.state.global_step},
             )
+
+
+def is_spent(log: Sequence[Mapping[str, float]], patience: int) -> bool:
+    """Whether the last `patience` validations of a log brought nothing better; 0 is never spent."""
+    found = [entry[f"eval_{METRIC}"] for entry in log if f"eval_{METRIC}" in entry]
+    return bool(patience and found) and len(found) - 1 - found.index(max(found)) >= patience
 
 
 class EpochLines(ProgressCallback):
@@ -117,17 +140,19 @@ def train_model(
         validate: model -> validation metrics, at least `ndcg@10`.
         output: folder of checkpoints, log and the best model (`best/`).
         config: schedule and optimiser.
-        resume: go on from the last whole checkpoint in `output`, if there is one; the result is
-            that of an uninterrupted run.
+        resume: go on from the last whole checkpoint in `output`, if there is one, which must be
+            of the same configuration; the result is that of an uninterrupted run.
         progress: show a progress bar.
 
     Raises:
-        ConfigError: if there is nothing to train on, or the checkpoints belong to another
-            configuration.
+        ConfigError: if there is nothing to train on, or no device for the precision.
+        ArtefactError: if a checkpoint cannot be written.
     """
     size = len(sequences)  # type: ignore[arg-type]
     if size == 0:
         raise ConfigError("training: there are no training sequences; are all histories too short?")
+    if config.precision == "fp16" and not torch.accelerator.is_available():
+        raise ConfigError("training: precision='fp16' needs an accelerator; use 'bf16' or 'fp32'")
     output = Path(output)
     checkpoints = output / "checkpoints"
     checkpoint = _last_checkpoint(checkpoints, averaged=config.average > 0) if resume else None
@@ -148,24 +173,46 @@ def train_model(
         data_collator=_as_it_is,
         validate=validate,
         average=average,
+        patience=config.patience,
         callbacks=[average] if average else [],
     )
     trainer.remove_callback(PrinterCallback)
     if progress:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(EpochLines())
-    if config.patience:
-        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.patience))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.accelerator.wait_for_everyone()
-    write_json(output / "log.json", trainer.state.log_history)
+    log = _log_of(checkpoint) if checkpoint else []
+    if not is_spent(log, config.patience):  # or else it was killed after its last step
+        with _writing(checkpoints):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            log = trainer.state.log_history
+            validated = [entry["step"] for entry in log if f"eval_{METRIC}" in entry]
+            if trainer.state.global_step not in validated:  # epochs left over by eval_epochs
+                trainer.evaluate()
+        trainer.accelerator.wait_for_everyone()
+    write_json(output / "log.json", log)
     best = check_folder(checkpoints / "best", kind=MODEL_KIND)
     return Recommender.from_pretrained(best)
 
 
+@contextlib.contextmanager
+def _writing(checkpoints: Path) -> Iterator[None]:
+    """Say what to do where a checkpoint could not be written."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save has no error of its own: its zip writer raises a RuntimeError.
+        if isinstance(error, RuntimeError) and not _ZIP_WRITER.search(str(error)):
+            raise
+        raise ArtefactError(
+            f"{checkpoints}: writing a checkpoint failed ({error}); free some space and run the "
+            "same command again: it goes on from the last whole checkpoint"
+        ) from error
+
+
 def quiet_transformers() -> None:
-    """Switch off the bars that saving and loading small models draw."""
+    """Switch off the bars that saving and loading draw, and notes that no user can act on."""
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def _arguments(
@@ -201,7 +248,6 @@ def _arguments(
         logging_steps=every,
         metric_for_best_model=METRIC,
         greater_is_better=True,
-        restore_callback_states_from_checkpoint=True,
         seed=config.seed,
         data_seed=config.seed,
         dataloader_num_workers=config.workers,
@@ -218,7 +264,10 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _last_checkpoint(checkpoints: Path, *, averaged: bool) -> Path | None:
-    """The newest checkpoint that was written to its end; unfinished ones are removed."""
+    """The newest checkpoint that was written to its end; unfinished ones are removed.
+
+    `trainer_state.json` is written last, so where it can be read the other files are whole.
+    """
     needed = (*CHECKPOINT_FILES, AVERAGE_FILE) if averaged else CHECKPOINT_FILES
     found = {
         int(folder.name.rpartition("-")[2]): folder
@@ -226,15 +275,16 @@ def _last_checkpoint(checkpoints: Path, *, averaged: bool) -> Path | None:
         if folder.name.rpartition("-")[2].isdigit()
     }
     for _, folder in sorted(found.items(), reverse=True):
-        if all((folder / name).is_file() for name in needed) and _readable(folder):
+        if all((folder / name).is_file() for name in needed) and _log_of(folder):
             return folder
         shutil.rmtree(folder)
     return None
 
 
-def _readable(folder: Path) -> bool:
+def _log_of(checkpoint: Path) -> list[dict[str, float]]:
+    """The losses and metrics up to a checkpoint; none if it was not written to its end."""
     try:
-        json.loads((folder / "trainer_state.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return False
-    return True
+        log = json.loads((checkpoint / STATE_FILE).read_text())["log_history"]
+    except (OSError, ValueError):
+        return []
+    return list(log)

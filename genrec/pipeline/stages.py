@@ -1,0 +1,86 @@
+"""Stages that are skipped while they are up to date, and the files that decide whether they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+import genrec
+from genrec.artefacts import read_json, write_json
+
+
+class Stages:
+    """Runs stages and remembers, by a hash over settings and inputs, which are up to date."""
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self.folder, self.console = folder, console
+        self.keys: dict[str, str] = {}
+
+    def do(
+        self,
+        name: str,
+        settings: Any,
+        work: Callable[..., Any],
+        *,
+        after: list[str] | None = None,
+        resumes: bool = False,
+    ) -> None:
+        """Do `work` unless it is up to date.
+
+        Args:
+            name: of the stage and of the folder it writes.
+            settings: whatever decides its result, beside its inputs.
+            work: does it.
+            after: stages whose results are its inputs.
+            resumes: `work` takes `resume`, whether the same work was begun before and not ended.
+        """
+        inputs = [self.keys[stage] for stage in after or []]
+        plain = json.dumps([genrec.__version__, settings, inputs], sort_keys=True, default=str)
+        key = hashlib.sha256(plain.encode()).hexdigest()[:16]
+        self.keys[name] = key
+        path = self.folder / ".stages" / f"{name.replace('/', '.')}.json"
+        note = read_json(path) if path.is_file() else {}
+        same, done = note.get("key") == key, note.get("done", True)
+        if same and done and (self.folder / name).is_dir():
+            self.console.print(f"[dim]{escape(name)}: up to date[/dim]")
+            return
+        self.console.print(f"[bold]{escape(name)}[/bold]")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"key": key, "done": False})
+        started = time.perf_counter()
+        work(**({"resume": same and not done} if resumes else {}))
+        seconds = time.perf_counter() - started
+        write_json(path, {"key": key, "done": True, "seconds": round(seconds, 1)})
+        self.console.print(f"[dim]{escape(name)}: {seconds:.1f} s[/dim]")
+
+
+def prepared_from(options: Mapping[str, Any]) -> Any:
+    """The files a source reads: those below `path`, or `path` and the files named beside it."""
+    if not options.get("path"):
+        return None
+    root = Path(options["path"])
+    named = [
+        options[key] for key in ("interactions", "items", "reviews", "metadata") if key in options
+    ]
+    beside = [] if root.is_dir() else [_files(root.parent / str(name)) for name in named]
+    return [*_files(root), *beside]
+
+
+def embedded_from(config: Mapping[str, Any]) -> Any:
+    """The files an embedder reads, and those of its parts."""
+    found = [_files(Path(config[key])) for key in ("path", "ids", "model") if config.get(key)]
+    nested = [embedded_from(part) for part in config.get("parts", [])]
+    return [kept for kept in (*found, *nested) if kept] or None
+
+
+def _files(root: Path) -> list[Any]:
+    """Names, sizes and times of a file, or of all files of a folder; nothing if it is not there."""
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
