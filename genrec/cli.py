@@ -9,49 +9,37 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser, auto_cli
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
 from rich.console import Console
+from rich.text import Text
 
-from genrec import pipeline
-from genrec.data.sources import SOURCES
+import genrec
 from genrec.errors import GenrecError
 
-VERBS: dict[str, Any] = {
-    "prepare": {
-        "_help": "Turn a source into a dataset folder.",
-        **SOURCES,
-    },
-    "embed": pipeline.embed,
-    "quantize": pipeline.quantize,
-    "inspect": pipeline.inspect,
-    "train": pipeline.train,
-    "evaluate": pipeline.evaluate,
-    "recommend": pipeline.recommend,
-    "run": pipeline.run,
+# What `genrec --help` says of each verb: the first line of its function, which is imported only
+# when the verb is used. PyTorch and transformers take seconds to import.
+VERBS = {
+    "prepare": "Turn a source into a dataset folder.",
+    "embed": "Turn item content (or histories) into vectors.",
+    "quantize": "Quantize item vectors into a SID vocabulary.",
+    "inspect": "Show the quality of a SID vocabulary.",
+    "train": "Train a recommender on a dataset and keep the one with the best validation NDCG@10.",
+    "evaluate": "Evaluate trained runs and baselines under one protocol and write the report.",
+    "recommend": "Recommend the next items of histories.",
+    "run": "Run a recipe's stages in order: prepare, embed, quantize, train, evaluate.",
 }
+EXAMPLE = "example: "
 
 
-def _example(function: Callable[..., Any]) -> tuple[str, str]:
-    """First line of a function's docstring, and the command under its `Example:`."""
-    text = inspect.getdoc(function) or ""
-    first = text.splitlines()[0] if text else ""
-    _, found, rest = text.partition("Example:\n")
-    command = " ".join(line.strip() for line in rest.split("\n\n")[0].splitlines())
-    return first, f"example: {command}" if found else ""
+def load_verb(verb: str) -> Any:
+    """The function of a verb, or of each source below `prepare`."""
+    if verb == "prepare":
+        from genrec.data.sources import SOURCES
 
+        return {"_help": VERBS[verb], **SOURCES}
+    from genrec import pipeline
 
-EXAMPLES = dict(
-    _example(function)
-    for function in (*SOURCES.values(), *(v for v in VERBS.values() if callable(v)))
-)
-
-
-class _Parser(ArgumentParser):
-    """Shows a verb's example under its options."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.epilog = EXAMPLES.get((self.description or "").strip()) or self.epilog
+    return getattr(pipeline, verb)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -61,20 +49,84 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    given = list(sys.argv[1:] if args is None else args)
+    console = Console(stderr=True, soft_wrap=True)
     try:
         auto_cli(
-            VERBS,
-            args=list(args) if args is not None else None,
+            _components(given),
+            args=given,
             prog="genrec",
             description="Generative recommendation with semantic IDs.",
+            version=genrec.__version__,
             parser_class=_Parser,
         )
     except GenrecError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble(("error: ", "red"), str(error)))
+        sys.exit(2)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        console.print(
+            Text.assemble(
+                ("error: ", "red"),
+                f"{place}{error.strerror or error}; free some space or choose another place",
+            )
+        )
         sys.exit(2)
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; run the same command again to go on")
+        console.print("interrupted; run the same command again to go on")
         sys.exit(130)
+
+
+def _components(args: Sequence[str]) -> dict[str, Any]:
+    """The verb that is asked for, and of the others only their names and descriptions.
+
+    All verbs are loaded where a file may name any of them (`genrec --config FILE`).
+    """
+    first = args[0] if args else "--help"
+    anything = first.startswith("-") and first not in ("-h", "--help", "--version")
+    return {
+        verb: load_verb(verb) if anything or verb == first else _named(description)
+        for verb, description in VERBS.items()
+    }
+
+
+def _named(description: str) -> Callable[[], None]:
+    def verb() -> None:
+        pass
+
+    verb.__doc__ = description
+    return verb
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Leaves an example on one line, as it is typed."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith(EXAMPLE):
+            return indent + text
+        return str(super()._fill_text(text, width, indent))
+
+
+class _Parser(ArgumentParser):
+    """Shows a verb's example under its options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", _Formatter)
+        super().__init__(*args, **kwargs)
+
+    def add_function_arguments(
+        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """As the base class, and the example of the function's docstring as the epilog."""
+        self.epilog = _example(function) or self.epilog
+        return super().add_function_arguments(function, *args, **kwargs)
+
+
+def _example(function: Callable[..., Any]) -> str:
+    """The command under a docstring's `Example:`, on one line."""
+    _, _, rest = (inspect.getdoc(function) or "").partition("Example:\n")
+    command = " ".join(line.strip() for line in rest.split("\n\n")[0].splitlines())
+    return EXAMPLE + command if command else ""
 
 
 if __name__ == "__main__":

@@ -136,6 +136,9 @@ def prepare_amazon(
 ) -> Dataset:
     """Write a dataset folder from one category of Amazon reviews.
 
+    Example:
+        genrec prepare amazon data/beauty downloads/ --category Beauty
+
     Args:
         folder: dataset folder to write.
         path: folder that holds the publisher's files; where downloads go, if `download`.

@@ -154,6 +154,9 @@ def prepare_generated(
 ) -> Dataset:
     """Write the generated catalogue as a dataset folder and return the dataset.
 
+    Example:
+        genrec prepare generated data/demo
+
     Args:
         folder: dataset folder to write.
         path: must be None; nothing is read.

@@ -107,6 +107,9 @@ def prepare_movielens(
 ) -> Dataset:
     """Write a dataset folder from MovieLens.
 
+    Example:
+        genrec prepare movielens data/movies downloads/ml-latest-small
+
     Args:
         folder: dataset folder to write.
         path: the publisher's folder or zip; the folder where the download goes, if `download`.

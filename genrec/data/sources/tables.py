@@ -42,6 +42,9 @@ def prepare_tables(
     Events are sorted by time within a user. Ties keep the order of `position`, or of the file. A
     `position` column (0 = oldest) may stand in for timestamps, or place the events without one.
 
+    Example:
+        genrec prepare tables data/shop exports/ --user_column customer --time_column bought_at
+
     Args:
         folder: dataset folder to write.
         path: folder that holds `interactions.*` and perhaps `items.*`, or the file with the
