@@ -69,6 +69,10 @@ class TrainingConfig:
                 raise ConfigError(f"training: {name}={getattr(self, name)}; expected 0 or more")
         if self.learning_rate <= 0:
             raise ConfigError(f"training: learning_rate={self.learning_rate}; expected above 0")
+        if not 0 < self.adam_beta2 < 1:
+            raise ConfigError(
+                f"training: adam_beta2={self.adam_beta2}; expected above 0 and below 1"
+            )
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"training: warmup={self.warmup}; expected a share from 0 to 1")
         if not 0 <= self.average < 1:

@@ -246,8 +246,6 @@ def _arguments(
         save_total_limit=1,
         logging_strategy="steps",
         logging_steps=every,
-        metric_for_best_model=METRIC,
-        greater_is_better=True,
         seed=config.seed,
         data_seed=config.seed,
         dataloader_num_workers=config.workers,

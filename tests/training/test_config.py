@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from genrec.errors import ConfigError
+from genrec.training import TrainingConfig
+
+
+def test_the_defaults_make_sense():
+    assert TrainingConfig() == TrainingConfig(epochs=30)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("epochs", 0, "at least 1"),
+        ("batch_size", 0, "at least 1"),
+        ("gradient_accumulation", 0, "at least 1"),
+        ("eval_epochs", 0, "at least 1"),
+        ("beam_width", 0, "at least 1"),
+        ("weight_decay", -0.1, "0 or more"),
+        ("max_grad_norm", -1.0, "0 or more"),
+        ("eval_users", -1, "0 or more"),
+        ("patience", -1, "0 or more"),
+        ("workers", -1, "0 or more"),
+        ("learning_rate", 0.0, "above 0"),
+        ("warmup", 1.0, "from 0 to 1"),
+        ("average", 1.0, "below 1"),
+        ("adam_beta2", 1.0, "below 1"),
+        ("schedule", "cosin", "constant, linear, cosine"),
+        ("precision", "fp8", "fp32, bf16, fp16"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named(name, value, expected):
+    with pytest.raises(ConfigError, match=f"training: {name}={value!r}") as raised:
+        TrainingConfig(**{name: value})
+    assert expected in str(raised.value)
