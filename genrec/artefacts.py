@@ -85,10 +85,19 @@ def check_target(target: str | os.PathLike[str]) -> Path:
             f"{target}: the folder exists and was not written by genrec; "
             "choose another output folder or remove it first"
         )
-    if target.exists() and not target.is_dir():
-        raise ArtefactError(f"{target}: is a file, expected a folder to write; choose another name")
-    check_place(target)
-    return target
+    return check_folder_place(target)
+
+
+def check_folder_place(path: str | os.PathLike[str]) -> Path:
+    """Check that a folder could be made or written at `path`.
+
+    Raises:
+        ArtefactError: as `check_place`, or if it is a file.
+    """
+    path = check_place(path)
+    if path.exists() and not path.is_dir():
+        raise ArtefactError(f"{path}: is a file, expected a folder to write; choose another name")
+    return path
 
 
 def check_place(path: str | os.PathLike[str]) -> Path:

@@ -110,10 +110,7 @@ def slice_bars(
             place = np.array([names.index(part.name) for part in parts]) + offset
             found = [part.metrics[key] for part in parts]
             value = np.array([interval.value for interval in found])
-            errors = [
-                value - [interval.low for interval in found],
-                np.array([interval.high for interval in found]) - value,
-            ]
+            errors = np.hstack([_errors(interval) for interval in found])
             axes.bar(
                 place,
                 value,
@@ -183,13 +180,18 @@ def beam_curves(study: BeamStudy) -> Figure:
     return figure
 
 
+def _errors(found: Interval) -> np.ndarray:
+    """Lengths [2, 1] of the error bar; few resamples may leave the value out of its interval."""
+    return np.maximum([[found.value - found.low], [found.high - found.value]], 0)
+
+
 def _bar(axes: Axes, place: float, found: Interval, colour: str) -> None:
     axes.barh(
         place,
         found.value,
         0.78,
         color=colour,
-        xerr=[[found.value - found.low], [found.high - found.value]],
+        xerr=_errors(found),
         error_kw={"ecolor": "#374151", "elinewidth": 1, "capsize": 2},
     )
     axes.annotate(

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from rich.console import Console
 
 from genrec.allocator import keep_freed_memory
-from genrec.artefacts import check_place
+from genrec.artefacts import check_folder_place
 from genrec.data import Dataset, Split
-from genrec.errors import ArtefactError, ConfigError
+from genrec.errors import ConfigError
 from genrec.evaluation import (
     Evaluation,
     ModelRanker,
@@ -91,9 +91,7 @@ def evaluate(
     for name, values in (("ks", ks), ("beams", beams)):
         if any(value < 1 for value in values):
             raise ConfigError(f"evaluate: {name}={values}; expected numbers of at least 1")
-    folder = check_place(out)
-    if folder.exists() and not folder.is_dir():
-        raise ArtefactError(f"{folder}: is a file, expected a folder to write; choose another name")
+    folder = check_folder_place(out)
     opened = _named([Run.open(run, dataset=dataset, vocabulary=vocabulary) for run in asked])
     first = next(iter(opened.values()))
     _check_same_protocol(opened)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from genrec.artefacts import check_place
+from genrec.artefacts import check_folder_place
 from genrec.data.sources import SOURCES
 from genrec.errors import ConfigError, GenrecError
 from genrec.models import RecommenderConfig
@@ -191,7 +191,7 @@ def run(
         plan.split = {**plan.split, "order": order}
     suffix = f"-{order}" if order not in (None, "file") else ""
     folder = Path(out or f"runs/{plan.name}{suffix}")
-    check_place(folder)
+    check_folder_place(folder)
     stages = Stages(folder, Console(stderr=True, quiet=not progress))
     split = SplitConfig(**plan.split)
     dataset = str(folder / "dataset")

@@ -80,8 +80,8 @@ def recommend(
     given = [value is not None for value in (items, users, histories)]
     if sum(given) != 1:
         raise ConfigError("recommend: give exactly one of --items, --users and --histories")
-    for name, value in (("k", k), ("batch_size", batch_size), ("beam_width", beam_width or 1)):
-        if value < 1:
+    for name, value in (("k", k), ("batch_size", batch_size), ("beam_width", beam_width)):
+        if value is not None and value < 1:
             raise ConfigError(f"recommend: {name}={value}; expected at least 1")
     if out and check_place(out).suffix not in WRITERS:
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(WRITERS)}")

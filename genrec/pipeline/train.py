@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 import torch
 
-from genrec.artefacts import check_folder, check_place, fingerprint, read_json, write_json
+from genrec.artefacts import check_folder, check_folder_place, fingerprint, read_json, write_json
 from genrec.data import Dataset, TrainingSequences
 from genrec.embedding import ItemVectors
 from genrec.errors import ArtefactError, ConfigError
@@ -210,9 +210,7 @@ def check_parts(config: RecommenderConfig) -> None:
 
 
 def _check_out(out: str) -> Path:
-    folder = check_place(out)
-    if folder.exists() and not folder.is_dir():
-        raise ArtefactError(f"{folder}: is a file, expected a folder to write; choose another name")
+    folder = check_folder_place(out)
     known = any((folder / name).is_file() for name in (RUN_FILE, UNFINISHED_FILE))
     if folder.is_dir() and any(folder.iterdir()) and not known:
         raise ArtefactError(

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from genrec.data import Dataset, batch
+from genrec.errors import ArtefactError, ConfigError
+from genrec.pipeline import Run, SplitConfig, evaluate, train
+from genrec.training import TrainingConfig
+
+QUICK = {"bootstrap": 50, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def evaluated(shop, tmp_path_factory):
+    """A copy of the shop with a report on both runs and popularity."""
+    root = tmp_path_factory.mktemp("evaluated") / "shop"
+    shutil.copytree(shop, root)
+    found = evaluate(
+        f"{root / 'sid'},{root / 'ids'}", str(root / "report"), beams=[2, 150], **QUICK
+    )
+    return root, found
+
+
+def test_every_ranker_is_there_under_one_protocol(evaluated):
+    root, found = evaluated
+    assert list(found) == ["sid", "ids", "popularity"]
+    _, parts = SplitConfig().apply(Dataset.load(root / "dataset"))
+    for evaluation in found.values():
+        assert np.array_equal(evaluation.users, parts.test.users)
+        assert np.array_equal(evaluation.targets, parts.test.targets)
+
+
+def test_metrics_json_keeps_the_contract(evaluated):
+    root, found = evaluated
+    for name, folder in (("sid", "sid"), ("ids", "ids"), ("popularity", "report/popularity")):
+        record = json.loads((root / folder / "metrics.json").read_text())
+        for mask in ("unmasked", "masked"):
+            for metric in ("recall@5", "recall@10", "recall@20", "ndcg@10", "mrr@20"):
+                entry = record[f"test/{mask}/{metric}"]
+                assert set(entry) == {"value", "low", "high"}
+                assert entry["low"] <= entry["value"] <= entry["high"]
+                assert entry["value"] == pytest.approx(found[name].value(mask, metric))
+        assert record["test/users"] == 200
+        assert record["tie_order"] == "file"
+        assert record["seconds"] >= 0
+        assert {"parameters", "beam_width", "certificate_rate"} <= record.keys()
+    run = Run.open(root / "sid").config
+    record = json.loads((root / "sid" / "metrics.json").read_text())
+    assert record["seed"] == run["training"]["seed"]
+    assert record["parameters"] == run["parameters"]
+    assert record["beam_width"] == 50
+    assert record["fingerprints"] == {
+        "dataset": run["dataset_fingerprint"],
+        "vectors": "",
+        "vocabulary": run["vocabulary_fingerprint"],
+    }
+    assert "beams" not in json.loads((root / "ids" / "metrics.json").read_text())
+
+
+def test_the_beam_study_is_of_runs_that_search_by_beams(evaluated):
+    root, _ = evaluated
+    study = json.loads((root / "sid" / "metrics.json").read_text())["beams"]
+    assert [row["beam_width"] for row in study["rows"]] == [2, 150, None]
+    assert study["users"] == 200
+    assert [row["false_certificates"] for row in study["rows"]] == [0, 0, 0]
+    assert study["rows"][1]["list_recall"] == 1
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(evaluated):
+    root, _ = evaluated
+    page = (root / "report" / "report.html").read_text()
+    assert "<html" in page
+    for word in ("sid", "ids", "popularity", "Certificate", "codes"):
+        assert word.lower() in page.lower()
+    links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']+)""", page)
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert "url(http" not in page
+    assert [p.name for p in (root / "report").iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.fixture(scope="module")
+def clearer(shop, tmp_path_factory):
+    """A run trained long enough that its scores differ clearly."""
+    return train(
+        str(shop / "dataset"),
+        str(tmp_path_factory.mktemp("clearer") / "run"),
+        vocabulary=str(shop / "vocabulary"),
+        d_model=16,
+        max_history=12,
+        backbone={"type": "transformer", "layers": 1},
+        training=TrainingConfig(epochs=25, batch_size=32, learning_rate=1e-2, eval_epochs=5),
+        progress=False,
+    )
+
+
+def test_where_a_beam_certifies_it_equals_exact_search_for_every_test_user(clearer):
+    data, parts = clearer.data
+    trie = clearer.vocabulary.trie()
+    questions = parts.test
+    inputs = batch(data.histories, questions.start, questions.end, max_length=12)
+    exact = clearer.model.search(inputs, k=10, trie=trie, exact=True)
+    assert exact.certified.all()
+    rates = []
+    for width in (1, 5, 10, 20, 50):
+        found = clearer.model.search(inputs, k=10, trie=trie, beam_width=width)
+        sure = found.certified
+        rates.append(sure.float().mean().item())
+        assert torch.equal(found.items[sure], exact.items[sure])
+        torch.testing.assert_close(found.scores[sure], exact.scores[sure])
+    assert rates == sorted(rates)
+    assert rates[-1] > 0
+    assert rates[0] < 1
+
+
+def test_exact_search_is_the_brute_force_ranking_of_the_catalogue(clearer):
+    data, parts = clearer.data
+    questions = parts.test
+    inputs = batch(data.histories, questions.start, questions.end, max_length=12)
+    everything = clearer.model.search(
+        inputs, k=150, trie=clearer.vocabulary.trie(), beam_width=150, exact=True
+    )
+    best = clearer.model.search(inputs, k=10, trie=clearer.vocabulary.trie(), exact=True)
+    assert torch.equal(everything.items[:, :10], best.items)
+    assert (everything.items.sort(dim=1).values == torch.arange(150)).all()
+
+
+def test_two_evaluations_are_identical(evaluated, tmp_path):
+    root, found = evaluated
+    again = evaluate(str(root / "sid"), str(tmp_path / "report"), beams=[], **QUICK)
+    for key, interval in again["sid"].metrics.items():
+        assert interval == found["sid"].metrics[key]
+
+
+def test_validation_can_be_reported_and_is_named_so(evaluated, tmp_path):
+    root, _ = evaluated
+    found = evaluate(
+        str(root / "ids"), str(tmp_path / "r"), split="validation", beams=[], examples=0, **QUICK
+    )
+    assert all(key.startswith("validation/") for key in found["ids"].metrics)
+
+
+def test_runs_on_other_data_or_another_split_are_refused(shop, own_shop, tmp_path):
+    other = own_shop / "other"
+    train(
+        str(own_shop / "dataset"),
+        str(other),
+        item_encoder={"type": "id"},
+        head={"type": "dense"},
+        d_model=16,
+        split=SplitConfig(order="shuffled-day"),
+        training=TrainingConfig(epochs=1),
+        progress=False,
+    )
+    with pytest.raises(ConfigError, match=r"other: has another split than .*ids"):
+        evaluate([str(own_shop / "ids"), str(other)], str(tmp_path / "r"), **QUICK)
+    path = other / "run.json"
+    config = json.loads(path.read_text())
+    config.update(dataset_fingerprint="0" * 16, split=Run.open(own_shop / "ids").config["split"])
+    path.write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="has another dataset_fingerprint"):
+        evaluate([str(own_shop / "ids"), str(other)], str(tmp_path / "r"), **QUICK)
+    with pytest.raises(ArtefactError, match=r"was trained on 0000000000000000"):
+        evaluate(str(other), str(tmp_path / "r"), **QUICK)
+    assert not (tmp_path / "r").exists()
+
+
+def test_two_rankers_of_one_name_are_refused(shop, own_shop, tmp_path):
+    with pytest.raises(ConfigError, match=r"is called 'ids', as is .*ids; train with another"):
+        evaluate([str(own_shop / "ids"), str(shop / "ids")], str(tmp_path / "r"), **QUICK)
+    path = own_shop / "ids" / "run.json"
+    path.write_text(path.read_text().replace('"name": "ids"', '"name": "popularity"'))
+    with pytest.raises(ConfigError, match="is called 'popularity', as is the baseline"):
+        evaluate(str(own_shop / "ids"), str(tmp_path / "r"), **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"runs": []}, "at least one run"),
+        ({"split": "train"}, "expected 'test' or 'validation'"),
+        ({"ks": [0]}, "ks=.0.; expected numbers of at least 1"),
+        ({"beams": [10, 0]}, "beams="),
+        ({"masks": ["both"]}, "masks="),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_options_that_make_no_sense(shop, tmp_path, options, expected):
+    with pytest.raises(ConfigError, match=expected):
+        evaluate(
+            **{"runs": str(shop / "ids"), "out": str(tmp_path / "r"), "beams": [], **QUICK}
+            | options
+        )
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_moved_run_is_evaluated_where_its_parts_are_named(shop, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(shop / "sid", moved)
+    found = evaluate(
+        str(moved),
+        str(tmp_path / "r"),
+        dataset=str(shop / "dataset"),
+        vocabulary=str(shop / "vocabulary"),
+        beams=[],
+        examples=0,
+        **QUICK,
+    )
+    assert list(found) == ["sid", "popularity"]
+
+
+@pytest.mark.parametrize("order", ["file", "shuffled-day"])
+def test_a_temporal_split_in_both_orders(shop, tmp_path, order):
+    times = Dataset.load(shop / "dataset").histories.timestamps
+    middle, late = (int(q) for q in np.quantile(times, [0.6, 0.8]))
+    split = SplitConfig(
+        type="temporal", order=order, seed=3, validation_from=middle, test_from=late
+    )
+    run = train(
+        str(shop / "dataset"),
+        str(tmp_path / "run"),
+        item_encoder={"type": "id"},
+        head={"type": "dense"},
+        d_model=16,
+        split=split,
+        training=TrainingConfig(epochs=1),
+        progress=False,
+    )
+    assert run.split_config == split
+    data, parts = run.data
+    asked = data.histories.timestamps[parts.test.end]
+    assert (asked >= late - (86_400 if order == "shuffled-day" else 0)).all()
+    evaluate(str(run.folder), str(tmp_path / "r"), beams=[], examples=0, **QUICK)
+    record = json.loads((run.folder / "metrics.json").read_text())
+    assert record["tie_order"] == order
+    assert order in (tmp_path / "r" / "report.html").read_text()

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from genrec.data import Dataset
+from genrec.errors import ArtefactError, ConfigError, DataError
+from genrec.pipeline import recommend
+
+
+@pytest.fixture(scope="module")
+def data(shop):
+    return Dataset.load(shop / "dataset")
+
+
+def history(data, user: int) -> list[str]:
+    start, end = data.histories.offsets[user : user + 2]
+    return [data.catalog.item_ids[int(item)].as_py() for item in data.histories.items[start:end]]
+
+
+@pytest.mark.parametrize("name", ["sid", "ids"])
+def test_items_users_and_files_agree(shop, data, tmp_path, name):
+    items = history(data, 3)
+    by_items = recommend(str(shop / name), items=items, k=5)
+    by_user = recommend(str(shop / name), users="U00003", k=5)
+    table = pd.DataFrame({"user_id": "U00003", "item_id": items})
+    table.to_csv(tmp_path / "h.csv", index=False)
+    by_file = recommend(str(shop / name), histories=str(tmp_path / "h.csv"), k=5)
+    for found in (by_items, by_user, by_file):
+        assert list(found.columns) == [
+            "user_id", "rank", "item_id", "title", "score", "certified",
+        ]  # fmt: skip
+        assert found["rank"].tolist() == [1, 2, 3, 4, 5]
+        assert found["item_id"].tolist() == by_items["item_id"].tolist()
+        np.testing.assert_allclose(found["score"], by_items["score"], rtol=1e-5)
+        assert found["score"].is_monotonic_decreasing
+    assert by_items["user_id"].unique().tolist() == ["you"]
+    assert by_file["user_id"].unique().tolist() == ["U00003"]
+    titles = dict(zip(data.catalog.item_ids.to_pylist(), data.catalog.text(["title"]), strict=True))
+    assert by_items["title"].tolist() == [titles[item] for item in by_items["item_id"]]
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "tsv", "jsonl", "jsonl.gz", "parquet"])
+def test_histories_in_every_format_sorted_by_their_time(shop, data, tmp_path, ending):
+    rows = []
+    for user in (4, 7, 9):
+        for place, item in enumerate(history(data, user)):
+            rows.append((f"U{user:05d}", item, 1000 + place))
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    table = table.sample(frac=1, random_state=0)  # no order but that of time
+    path = tmp_path / f"histories.{ending}"
+    if "csv" in ending or "tsv" in ending:
+        table.to_csv(path, index=False, sep="\t" if ending == "tsv" else ",")
+    elif "jsonl" in ending:
+        table.to_json(path, orient="records", lines=True)
+    else:
+        table.to_parquet(path)
+    found = recommend(str(shop / "sid"), histories=str(path), k=4)
+    expected = recommend(str(shop / "sid"), users=["U00004", "U00007", "U00009"], k=4)
+    by_user = [
+        {user: part["item_id"].tolist() for user, part in frame.groupby("user_id")}
+        for frame in (found, expected)
+    ]
+    assert by_user[0] == by_user[1]
+
+
+def test_dates_in_a_file_are_times_and_not_text(shop, data, tmp_path):
+    items = history(data, 4)[:3]
+    path = tmp_path / "h.csv"
+    days = ["2021-01-01T00:00:00Z", "2021-01-01T00:00:00+02:00", "2021-01-02"]
+    table = pd.DataFrame({"user_id": "a", "item_id": items, "timestamp": days})
+    table.to_csv(path, index=False)
+    found = recommend(str(shop / "sid"), histories=str(path), k=4)
+    in_time = recommend(str(shop / "sid"), items=[items[1], items[0], items[2]], k=4)
+    assert found["item_id"].tolist() == in_time["item_id"].tolist()
+
+
+def test_items_of_the_history_are_left_out_unless_repeats_are_wanted(shop, data):
+    items = history(data, 5)
+    everything = recommend(str(shop / "sid"), items=items, k=1000, repeat=True)
+    assert sorted(everything["item_id"]) == sorted(data.catalog.item_ids.to_pylist())
+    without = recommend(str(shop / "sid"), items=items, k=1000)
+    assert set(without["item_id"]) == set(everything["item_id"]) - set(items)
+    assert without["rank"].tolist() == list(range(1, len(without) + 1))
+
+
+def test_one_batch_or_many_make_no_difference(shop):
+    users = [f"U{n:05d}" for n in range(20)]
+    one = recommend(str(shop / "sid"), users=users, k=5)
+    many = recommend(str(shop / "sid"), users=users, k=5, batch_size=3)
+    assert one["item_id"].tolist() == many["item_id"].tolist()
+
+
+def test_exact_lists_are_certified_and_a_wide_beam_finds_them(shop):
+    users = [f"U{n:05d}" for n in range(20)]
+    exact = recommend(str(shop / "sid"), users=users, k=5, exact=True, beam_width=1)
+    wide = recommend(str(shop / "sid"), users=users, k=5, beam_width=150)
+    assert exact["certified"].all()
+    assert exact["item_id"].tolist() == wide["item_id"].tolist()
+
+
+def test_unknown_items_are_reported_and_skipped(shop, data, tmp_path, capsys):
+    items = history(data, 3)
+    path = tmp_path / "h.csv"
+    rows = [("a", item) for item in items] + [("a", "[b]gone[/b]"), ("b", "gone too")]
+    pd.DataFrame(rows, columns=["user_id", "item_id"]).to_csv(path, index=False)
+    found = recommend(str(shop / "sid"), histories=str(path), k=3)
+    error = capsys.readouterr().err.replace("\n", "")
+    assert "skipped 2 events with items that the catalogue does not know: [b]gone[/b]" in error
+    assert "skipped 1 users without a known item" in error
+    assert found["user_id"].unique().tolist() == ["a"]
+    assert (
+        found["item_id"].tolist()
+        == recommend(str(shop / "sid"), items=items, k=3)["item_id"].tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "expected"),
+    [
+        ({}, ConfigError, "exactly one of"),
+        ({"items": "a", "users": "b"}, ConfigError, "exactly one of"),
+        ({"items": ["nope", "never"]}, DataError, "no event has an item of the catalog"),
+        ({"items": ""}, DataError, "empty"),
+        ({"users": "U00001, nobody"}, DataError, "user 'nobody' is not in"),
+        ({"users": []}, DataError, "is not in"),
+        ({"items": "G00001", "k": 0}, ConfigError, "k=0; expected at least 1"),
+        ({"items": "G00001", "beam_width": 0}, ConfigError, "beam_width=0; expected at least 1"),
+        ({"items": "G00001", "out": "a.xlsx"}, ConfigError, "ends in .csv, .parquet, .jsonl"),
+        ({"histories": "nowhere.csv"}, DataError, "nowhere.csv: no such file"),
+    ],
+)
+def test_bad_questions(shop, given, error, expected):
+    with pytest.raises(error, match=expected):
+        recommend(str(shop / "sid"), **given)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("user_id,item\na,G00001\n", "column 'item_id' is missing"),
+        ("user_id,item_id\n", "empty"),
+        ("user_id,item_id,timestamp\na,G00001,soon\n", r"row 1 is 'soon'"),
+        ("user_id,item_id\n,G00001\n", "column 'user_id' has no id in 1 rows"),
+    ],
+)
+def test_bad_files_of_histories(shop, tmp_path, text, expected):
+    path = tmp_path / "h.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=expected) as raised:
+        recommend(str(shop / "sid"), histories=str(path))
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_lists_are_written_in_every_format_or_not_at_all(shop, tmp_path, ending, monkeypatch):
+    out = tmp_path / "new" / f"lists.{ending}"
+    made = recommend(str(shop / "sid"), users="U00001,U00002", k=3, out=str(out))
+    read = {
+        "csv": pd.read_csv,
+        "parquet": pd.read_parquet,
+        "jsonl": lambda path: pd.read_json(path, lines=True),
+    }[ending](out)
+    assert read["item_id"].tolist() == made["item_id"].tolist()
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+    def full(self, path, *args, **kwargs):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    before = out.read_bytes()
+    for writer in ("to_csv", "to_parquet", "to_json"):
+        monkeypatch.setattr(pd.DataFrame, writer, full)
+    with pytest.raises(ArtefactError, match=r"lists.*No space left"):
+        recommend(str(shop / "sid"), users="U00001", k=3, out=str(out))
+    assert out.read_bytes() == before
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_a_run_folder_can_be_moved(shop, tmp_path):
+    moved = tmp_path / "elsewhere" / "sid"
+    shutil.copytree(shop / "sid", moved)
+    with pytest.raises(ArtefactError, match=r"dataset: no such folder.*--dataset"):
+        recommend(str(moved), users="U00001")
+    with pytest.raises(ArtefactError, match=r"vocabulary: no such folder.*--vocabulary"):
+        recommend(str(moved), users="U00001", dataset=str(shop / "dataset"))
+    found = recommend(
+        str(moved),
+        users="U00001",
+        dataset=str(shop / "dataset"),
+        vocabulary=str(shop / "vocabulary"),
+    )
+    expected = recommend(str(shop / "sid"), users="U00001")
+    assert found["item_id"].tolist() == expected["item_id"].tolist()
+
+
+def test_the_whole_tree_can_be_moved_without_a_word(own_shop):
+    assert len(recommend(str(own_shop / "sid"), users="U00001", k=3)) == 3

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from genrec.data import Dataset
+from genrec.embedding import ItemVectors
+from genrec.errors import ArtefactError, ConfigError
+from genrec.pipeline import SplitConfig, embed, inspect, quantize
+from genrec.tokenizers import SidVocabulary
+
+RQ = {"type": "rq-kmeans", "codebook_sizes": [8, 8, 8]}
+
+
+def test_embed_returns_what_it_saved(shop, tmp_path):
+    made = embed(str(shop / "dataset"), str(tmp_path / "v"), embedder={"type": "lexical", "dim": 8})
+    loaded = ItemVectors.from_pretrained(tmp_path / "v")
+    assert made.vectors.shape == (150, 8)
+    assert np.array_equal(made.vectors, loaded.vectors)
+    assert made.fingerprint == loaded.fingerprint
+
+
+def test_collaborative_vectors_see_the_training_part_of_the_split_only(shop, tmp_path):
+    data = Dataset.load(shop / "dataset")
+    middle, late = (int(q) for q in np.quantile(data.histories.timestamps, [0.5, 0.8]))
+    options = {"type": "collaborative", "dim": 8}
+    early = SplitConfig(type="temporal", validation_from=middle, test_from=late)
+    one = embed(str(shop / "dataset"), str(tmp_path / "a"), embedder=options)
+    two = embed(str(shop / "dataset"), str(tmp_path / "b"), embedder=options, split=early)
+    assert one.fingerprint != two.fingerprint
+
+
+def test_quantize_fits_on_items_of_the_training_events_only(shop, tmp_path):
+    data, parts = SplitConfig().apply(Dataset.load(shop / "dataset"))
+    seen = parts.train_counts(data.histories, 150) > 0
+    assert not seen.all()
+    paths = str(shop / "vectors"), str(tmp_path / "a")
+    made = quantize(*paths, quantizer=RQ, dataset=str(shop / "dataset"), progress=False)
+    vectors = ItemVectors.from_pretrained(shop / "vectors").vectors
+    from genrec.quantization import make_quantizer
+
+    alone = make_quantizer(**RQ).fit(vectors[seen])
+    for book, expected in zip(made.quantizer.codebooks(), alone.codebooks(), strict=True):
+        np.testing.assert_array_equal(book, expected)
+    loaded = SidVocabulary.from_pretrained(tmp_path / "a")
+    assert loaded.fingerprint == made.fingerprint
+
+
+def test_one_seed_gives_one_vocabulary(shop, tmp_path):
+    found = [
+        quantize(str(shop / "vectors"), str(tmp_path / str(n)), quantizer=RQ, progress=False)
+        for n in range(2)
+    ]
+    assert found[0].fingerprint == found[1].fingerprint
+    assert np.array_equal(found[0].codes, found[1].codes)
+
+
+def test_inspect_gives_figures_and_writes_them(shop, tmp_path, capsys):
+    out = tmp_path / "new" / "figures.json"
+    summary = inspect(
+        str(shop / "vocabulary"),
+        vectors=str(shop / "vectors"),
+        dataset=str(shop / "dataset"),
+        out=str(out),
+    )
+    assert "SID vocabulary of 150 items" in capsys.readouterr().out
+    written = json.loads(out.read_text())
+    assert written.keys() == summary.keys()
+
+
+@pytest.mark.parametrize(
+    ("embedder", "expected"),
+    [
+        ({"type": "lexica"}, "did you mean 'lexical'"),
+        ({"dim": 8}, "needs a `type`"),
+        ({"type": "lexical", "dimm": 8}, "did you mean 'dim'"),
+        ({"type": "lexical", "dim": "x"}, "dim='x'; expected int"),
+        ({"type": "lexical", "template": [{"title": None}]}, "template="),
+        ({"type": "fused", "parts": [{"type": "lexical", "di": 3}]}, "no argument 'di'"),
+    ],
+)
+def test_a_wrong_embedder_is_found_before_anything_is_read(tmp_path, embedder, expected):
+    with pytest.raises(ConfigError, match=expected):
+        embed(str(tmp_path / "nowhere"), str(tmp_path / "v"), embedder=embedder)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "expected"),
+    [
+        ({"type": "rq-kmean"}, "rq-kmeans"),
+        ({"type": "rq-kmeans", "codebook_size": [8]}, "codebook_sizes"),
+        ({"type": "rq-kmeans", "codebook_sizes": 8}, "codebook_sizes=8; expected Sequence"),
+        ({"type": "rq-kmeans", "codebook_sizes": [0]}, "codebook_sizes"),
+        ({"type": "opq", "num_subspaces": "4"}, "num_subspaces='4'; expected int"),
+    ],
+)
+def test_a_wrong_quantizer_is_found_before_anything_is_read(tmp_path, quantizer, expected):
+    with pytest.raises(ConfigError, match=expected):
+        quantize(str(tmp_path / "nowhere"), str(tmp_path / "v"), quantizer=quantizer)
+
+
+@pytest.mark.parametrize("stage", ["embed", "quantize"])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    shop, tmp_path, stage, monkeypatch
+):
+    file = tmp_path / "file"
+    file.write_text("")
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("")
+    work = {
+        "embed": lambda out: embed(str(shop / "dataset"), str(out)),
+        "quantize": lambda out: quantize(str(shop / "vectors"), str(out), quantizer=RQ),
+    }[stage]
+    monkeypatch.setattr("genrec.data.Dataset.load", None)
+    monkeypatch.setattr("genrec.embedding.ItemVectors.from_pretrained", None)
+    for out, expected in (
+        (file / "below", "is a file"),
+        (file, "is a file"),
+        (foreign, "not written by genrec"),
+    ):
+        with pytest.raises(ArtefactError, match=expected):
+            work(out)
+    assert (foreign / "thesis.tex").exists()
