@@ -82,31 +82,33 @@ class ParallelHead(Head):
         self._rows: CodeRows | None = None
 
     def logits(self, hidden: torch.Tensor) -> list[torch.Tensor]:
-        """Logits `[M, K_l]` of every level, from hidden states `[M, D]`."""
+        """Logits `[K_l, M]` of every level, from hidden states `[M, D]`.
+
+        Codes come first because the sums over codes read whole rows of states.
+        """
         inner = torch.baddbmm(self.bias, hidden.expand(len(self.weight), -1, -1), self.weight)
-        queries = F.normalize(self.dropout(hidden + F.silu(inner)), dim=-1)
-        keys = F.normalize(self.table.weight, dim=-1)
+        queries = F.normalize(self.dropout(hidden + F.silu(inner)), dim=-1).transpose(1, 2)
+        keys = F.normalize(self.table.weight, dim=-1) / self.temperature
         sizes = self.table.codebook_sizes
         if len(set(sizes)) == 1:
-            keys = keys.view(len(sizes), sizes[0], -1)
-            logits = torch.bmm(queries, keys.transpose(1, 2)).float() / self.temperature
-            return list(logits)
+            return list(torch.bmm(keys.view(len(sizes), sizes[0], -1), queries).float())
         return [
-            (query @ key.T).float() / self.temperature
-            for query, key in zip(queries, keys.split(sizes), strict=True)
+            (key @ query).float() for query, key in zip(queries, keys.split(sizes), strict=True)
         ]
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of codes or items, see the class."""
         logits = self.logits(hidden)
         if self.normalize == "items":
-            table = self._item_table(logits).T
             return item_cross_entropy(
-                table, self.code_rows(), targets, label_smoothing=self.label_smoothing
+                self._item_table(logits),
+                self.code_rows(),
+                targets,
+                label_smoothing=self.label_smoothing,
             )
         codes = self.tables.codes[targets].long().T
         losses = [
-            F.cross_entropy(level, code, label_smoothing=self.label_smoothing)
+            F.cross_entropy(level.T, code, label_smoothing=self.label_smoothing)
             for level, code in zip(logits, codes, strict=True)
         ]
         return torch.stack(losses).mean()
@@ -118,18 +120,18 @@ class ParallelHead(Head):
         return self._rows
 
     def _item_table(self, logits: list[torch.Tensor]) -> torch.Tensor:
-        """Code scores `[M, sum K]` whose sums are the items' logits."""
+        """Code scores `[sum K, M]` whose sums are the items' logits."""
         assert self.log_scale is not None
-        return torch.cat(logits, dim=1) * (self.log_scale.exp() / len(logits))
+        return torch.cat(logits) * (self.log_scale.exp() / len(logits))
 
     def log_probs(self, hidden: torch.Tensor) -> list[torch.Tensor]:
         """Per level `[B, K_l]`; an item's sum over levels is its score."""
         logits = self.logits(hidden)
         if self.normalize == "codes":
-            return [level.log_softmax(-1) for level in logits]
+            return [level.log_softmax(0).T for level in logits]
         table = self._item_table(logits)
-        levels = list(table.split(self.table.codebook_sizes, dim=1))
-        levels[0] = levels[0] - log_partition(table.T, self.code_rows()).unsqueeze(1)
+        levels = [level.T for level in table.split(self.table.codebook_sizes)]
+        levels[0] = levels[0] - log_partition(table, self.code_rows()).unsqueeze(1)
         return levels
 
     def search(
