@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -188,7 +189,11 @@ def attend(
     On a CPU it runs in fp32 under autocast too: the fused bf16 kernel is slower there, five times
     at 20 tokens and still at 200 (torch 2.13).
     """
-    options = {"attn_mask": allowed, "dropout_p": dropout, "is_causal": allowed is None}
+    options: dict[str, Any] = {
+        "attn_mask": allowed,
+        "dropout_p": dropout,
+        "is_causal": allowed is None,
+    }
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, **options)
     with torch.autocast("cpu", enabled=False):
