@@ -3,6 +3,7 @@ from __future__ import annotations
 import platform
 
 import torch
+
 from genrec.allocator import keep_freed_memory
 
 

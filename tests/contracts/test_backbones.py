@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from genrec.errors import ConfigError
 from genrec.models import BACKBONES, Backbone, SequenceMeta
 

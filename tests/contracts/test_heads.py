@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from genrec.decoding import PrefixTrie
 from genrec.models import HEADS, Head, ItemTables, SidEmbedding
 

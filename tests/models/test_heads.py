@@ -5,13 +5,20 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from genrec.decoding import PrefixTrie
-from genrec.errors import ConfigError
-from genrec.models import AutoregressiveHead, DenseHead, IdEmbedding, ItemTables, ParallelHead
-from genrec.models import SidEmbedding
-from genrec.models.heads.item_softmax import CodeRows, item_cross_entropy, log_partition
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from genrec.decoding import PrefixTrie
+from genrec.errors import ConfigError
+from genrec.models import (
+    AutoregressiveHead,
+    DenseHead,
+    IdEmbedding,
+    ItemTables,
+    ParallelHead,
+    SidEmbedding,
+)
+from genrec.models.heads.item_softmax import CodeRows, item_cross_entropy, log_partition
 
 WIDTH = 8
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from genrec.errors import ConfigError, DataError
 from genrec.models import (
     ITEM_ENCODERS,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from genrec.decoding import PrefixTrie
 from genrec.errors import ArtefactError, ConfigError
 from genrec.models import Recommender, RecommenderConfig

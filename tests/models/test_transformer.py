@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from genrec.errors import ConfigError
 from genrec.models import CausalTransformer, SequenceMeta
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from genrec.data import Dataset
 from genrec.data.sources import prepare_tables
 from genrec.embedding import LexicalEmbedder
