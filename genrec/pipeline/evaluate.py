@@ -53,7 +53,7 @@ def evaluate(
     """Evaluate trained runs and baselines under one protocol and write the report.
 
     Example:
-        genrec evaluate runs/sid,runs/sasrec runs/report
+        genrec evaluate runs/sid runs/report
 
     Args:
         runs: run folders with commas between them, all on one dataset and split.

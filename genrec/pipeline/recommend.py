@@ -48,7 +48,7 @@ def recommend(
     """Recommend the next items of histories.
 
     Example:
-        genrec recommend runs/sid --items A1,B7,C3 --k 5
+        genrec recommend runs/sid --items G00012,G00034 --k 5
 
     Args:
         run: run folder of a trained model.

@@ -55,7 +55,7 @@ def train(
 
     Example:
         genrec train data/demo runs/sid --vocabulary runs/vocabulary
-        --head.type autoregressive --training.epochs 20
+        --head.type autoregressive --training.epochs 5
 
     Args:
         dataset: dataset folder.

@@ -32,8 +32,8 @@ def embed(
     """Turn item content (or histories) into vectors.
 
     Example:
-        genrec embed data/demo runs/vectors --embedder.type text
-        --embedder.model all-MiniLM-L6-v2 --embedder.template "{title}. {category}"
+        genrec embed data/demo runs/vectors --embedder.type lexical
+        --embedder.template "{title}. {category}" --embedder.dim 64
 
     Args:
         dataset: dataset folder.
@@ -67,7 +67,7 @@ def quantize(
 
     Example:
         genrec quantize runs/vectors runs/vocabulary --dataset data/demo
-        --quantizer.type rq-kmeans --quantizer.codebook_sizes "[256,256,256]"
+        --quantizer.type rq-kmeans --quantizer.codebook_sizes "[64,64,64]"
 
     Args:
         vectors: folder of item vectors.

@@ -49,7 +49,7 @@ def test_metrics_json_keeps_the_contract(evaluated):
         assert record["test/users"] == 200
         assert record["tie_order"] == "file"
         assert record["seconds"] >= 0
-        assert {"parameters", "beam_width", "certificate_rate"} <= record.keys()
+        assert {"parameters", "certificate_rate", "exact", "peak_memory_mb"} <= record.keys()
     run = Run.open(root / "sid").config
     record = json.loads((root / "sid" / "metrics.json").read_text())
     assert record["seed"] == run["training"]["seed"]

@@ -137,7 +137,7 @@ def prepare_amazon(
     """Write a dataset folder from one category of Amazon reviews.
 
     Example:
-        genrec prepare amazon data/beauty downloads/ --category Beauty
+        genrec prepare amazon data/beauty --path downloads/ --category Beauty
 
     Args:
         folder: dataset folder to write.

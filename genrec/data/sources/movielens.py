@@ -108,7 +108,7 @@ def prepare_movielens(
     """Write a dataset folder from MovieLens.
 
     Example:
-        genrec prepare movielens data/movies downloads/ml-latest-small
+        genrec prepare movielens data/movies --path downloads/ml-latest-small
 
     Args:
         folder: dataset folder to write.
