@@ -159,7 +159,7 @@ def evaluate(
         facts: dict[str, Any] = {"tie_order": first.split_config.order}
         if run is not None:
             facts.update(
-                seed=run.config["training"]["seed"],
+                seed=run.config["training"].get("seed"),
                 fingerprints={
                     "dataset": run.config["dataset_fingerprint"],
                     "vectors": run.config["vectors_fingerprint"],

@@ -20,8 +20,9 @@ from genrec.data import Catalog, Histories, batch
 from genrec.data.columns import as_table, require_columns
 from genrec.data.events import read_events
 from genrec.data.sources.readers import read_table
-from genrec.errors import ArtefactError, ConfigError, DataError
+from genrec.errors import ConfigError, DataError
 from genrec.evaluation import ModelRanker, history_matrix, item_titles
+from genrec.evaluation.files import replacing
 from genrec.pipeline.runs import Run
 from genrec.pipeline.settings import names
 
@@ -176,22 +177,13 @@ def _frame(found: Any, users: list[str], catalog: Catalog, title_column: str) ->
 
 
 def _write(result: pd.DataFrame, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         if path.suffix == ".csv":
             result.to_csv(temporary, index=False)
         elif path.suffix == ".parquet":
             result.to_parquet(temporary, index=False)
         else:
             result.to_json(temporary, orient="records", lines=True)
-        temporary.replace(path)
-    except OSError as error:
-        raise ArtefactError(
-            f"{path}: writing failed ({error.strerror or error}); choose another place"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _print(result: pd.DataFrame) -> None:

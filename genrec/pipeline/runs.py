@@ -19,7 +19,7 @@ from typing import Any
 
 from genrec.artefacts import MANIFEST, check_folder, file_sha256, read_json
 from genrec.data import Dataset, Split
-from genrec.errors import ArtefactError
+from genrec.errors import ArtefactError, GenrecError
 from genrec.models import Recommender
 from genrec.pipeline.settings import SplitConfig
 from genrec.tokenizers import SidVocabulary
@@ -75,6 +75,13 @@ class Run:
                     f"{folder / RUN_FILE}: says nothing of {key!r}; it was edited, or is of "
                     "another version of genrec: train again"
                 )
+        try:
+            SplitConfig(**config["split"])
+        except (TypeError, GenrecError) as error:
+            raise ArtefactError(
+                f"{folder / RUN_FILE}: 'split' is {config['split']!r} ({error}); it was edited, or "
+                "is of another version of genrec: train again"
+            ) from error
         if not (folder / "model").is_dir():
             raise ArtefactError(f"{folder / 'model'}: is missing; train again")
         identity = model_fingerprint(folder / "model")

@@ -18,6 +18,7 @@ from genrec.data import Dataset, TrainingSequences
 from genrec.embedding import ItemVectors
 from genrec.errors import ArtefactError, ConfigError
 from genrec.evaluation import ModelRanker, evaluate, peak_memory
+from genrec.evaluation.files import replacing
 from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS, Recommender, RecommenderConfig
 from genrec.pipeline.checks import check_part
 from genrec.pipeline.runs import OF_THE_MODEL, RUN_FILE, UNFINISHED_FILE, Run, model_fingerprint
@@ -298,5 +299,8 @@ def plot_learning_curve(log: list[dict[str, Any]], path: Path) -> None:
     right.plot(*zip(*metric, strict=True), color="tab:orange", label="validation NDCG@10")
     right.set(ylabel="validation NDCG@10", ylim=(0, None))
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120, format="png")
+    finally:
+        pyplot.close(figure)

@@ -1,0 +1,367 @@
+"""Every kind of bad input: a message that names it, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from genrec import cli
+
+GOOD = pd.DataFrame(
+    [(f"u{u}", f"i{(u + n) % 9}", 1_700_000_000 + n) for u in range(12) for n in range(5)],
+    columns=["user_id", "item_id", "timestamp"],
+)
+ITEMS = pd.DataFrame(
+    {"item_id": [f"i{n}" for n in range(9)], "title": [f"item {n}" for n in range(9)]}
+)
+ID_MODEL = ["--item_encoder.type=id", "--head.type=dense", "--d_model=8", "--progress=false"]
+QUICK = ["--training.epochs=1", *ID_MODEL]
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """Runs a command that must fail: exit code 2, a message that says these things, no output."""
+
+    def run(args, *expected, out: Path | None = None):
+        before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        message = captured.err.replace("\n", " ")
+        assert end.value.code == 2
+        assert "Traceback" not in message
+        assert "error: " in message
+        for words in expected:
+            assert str(words) in message
+        if out is not None:
+            assert not out.exists()
+        left = [p for p in tmp_path.rglob("*") if p not in before and p.name.startswith(".")]
+        assert left == []
+        return message
+
+    return run
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Writes the two tables, changed, and gives the command that prepares them."""
+
+    def write(events=GOOD, items=ITEMS):
+        folder = tmp_path / "export"
+        folder.mkdir(exist_ok=True)
+        events.to_csv(folder / "interactions.csv", index=False)
+        items.to_csv(folder / "items.csv", index=False)
+        return ["prepare", "tables", tmp_path / "shop", folder]
+
+    return write
+
+
+def with_row(table, **values):
+    return pd.concat([table, pd.DataFrame([values])], ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("events", "items", "expected"),
+    [
+        (GOOD.drop(columns="item_id"), ITEMS, ["interactions.csv", "column 'item_id' is missing"]),
+        (GOOD.drop(columns="timestamp"), ITEMS, ["interactions.csv", "'timestamp' is missing"]),
+        (GOOD, ITEMS.drop(columns="item_id"), ["items.csv", "column 'item_id' is missing"]),
+        (GOOD.iloc[:0], ITEMS, ["interactions.csv", "the table is empty"]),
+        (GOOD, ITEMS.iloc[:0], ["items.csv", "the table is empty"]),
+        (GOOD, with_row(ITEMS, item_id="i3", title="x"), ["items.csv", "'i3'", "rows 4 and 10"]),
+        (
+            with_row(GOOD, user_id="u1", item_id="nope", timestamp=1_700_000_000),
+            ITEMS,
+            ["interactions.csv", "'nope'", "row 61"],
+        ),
+        (
+            with_row(GOOD.astype({"timestamp": str}), user_id="u1", item_id="i1", timestamp="soon"),
+            ITEMS,
+            ["interactions.csv", "'timestamp' row 61 is 'soon'", "ISO 8601"],
+        ),
+        (with_row(GOOD, user_id=None, item_id="i1", timestamp=1), ITEMS, ["'user_id'", "row 61"]),
+    ],
+    ids=[
+        "item column", "time column", "id column", "no events", "no items", "item twice",
+        "unknown item", "time that does not parse", "user without id",
+    ],
+)  # fmt: skip
+def test_tables_that_do_not_hold_what_they_should(
+    refused, tables, tmp_path, events, items, expected
+):
+    refused(tables(events, items), *expected, out=tmp_path / "shop")
+
+
+def test_files_that_are_missing_or_no_tables(refused, tables, tmp_path):
+    out = tmp_path / "shop"
+    refused(["prepare", "tables", out, tmp_path / "no"], tmp_path / "no", "no such file", out=out)
+    command = tables()
+    (tmp_path / "export/items.csv").write_bytes(b"PK\x03\x04\xff\xfe")
+    refused(command, "items.csv", out=out)
+
+
+def test_users_too_short_to_split(refused, tables, tmp_path):
+    short = GOOD.groupby("user_id").head(2)
+    cli.main([str(a) for a in tables(short)])
+    out = tmp_path / "run"
+    refused(["train", tmp_path / "shop", out, *QUICK], "3", "events", out=out)
+
+
+@pytest.fixture
+def small(tables, tmp_path):
+    """The small shop, prepared."""
+    cli.main([str(a) for a in tables()])
+    return tmp_path / "shop"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_are_not_numbers(refused, small, tmp_path, value):
+    matrix = np.ones((9, 4), np.float32)
+    matrix[5, 2] = value
+    np.save(tmp_path / "v.npy", matrix)
+    out = tmp_path / "vectors"
+    command = ["embed", small, out, "--embedder.type=precomputed", "--embedder.path"]
+    refused([*command, tmp_path / "v.npy"], "v.npy", "5", out=out)
+
+
+def test_vectors_of_another_count_than_the_items(refused, small, tmp_path):
+    np.save(tmp_path / "v.npy", np.ones((7, 4), np.float32))
+    out = tmp_path / "vectors"
+    command = ["embed", small, out, "--embedder.type=precomputed", "--embedder.path"]
+    refused([*command, tmp_path / "v.npy"], "v.npy", "7", "9", out=out)
+
+
+def test_vectors_of_other_items(refused, shop, small, tmp_path):
+    out = tmp_path / "out"
+    refused(
+        ["quantize", shop / "vectors", out, "--dataset", small, "--progress=false"],
+        "150 items", "the catalog 9", out=out,
+    )  # fmt: skip
+    refused(
+        ["train", small, out, *QUICK, "--vectors", shop / "vectors"],
+        "150 items", "the catalog 9", out=out,
+    )  # fmt: skip
+
+
+def test_fewer_items_than_codes(refused, shop, tmp_path):
+    out = tmp_path / "vocabulary"
+    command = ["quantize", shop / "vectors", out, "--progress=false"]
+    refused([*command, "--quantizer.codebook_sizes=[256]"], "150", "256", "codes", out=out)
+
+
+def test_a_vocabulary_of_other_items(refused, shop, small, tmp_path):
+    out = tmp_path / "run"
+    command = ["train", small, out, "--vocabulary", shop / "vocabulary", "--progress=false"]
+    refused(command, "9", "150", out=out)
+
+
+def test_a_model_with_another_vocabulary(refused, own_shop, tmp_path):
+    command = ["quantize", own_shop / "vectors", own_shop / "vocabulary", "--progress=false"]
+    cli.main([str(a) for a in (*command, "--quantizer.codebook_sizes=[8,8,8]", "--seed=1")])
+    for command in (
+        ["recommend", own_shop / "sid", "--users=U00001"],
+        ["evaluate", own_shop / "sid", tmp_path / "report", "--progress=false"],
+    ):
+        refused(command, "SID vocabulary", "trained with", "train again", out=tmp_path / "report")
+
+
+def test_a_model_with_another_dataset(refused, own_shop):
+    command = ["prepare", "generated", own_shop / "dataset", "--num_items=150", "--num_users=50"]
+    cli.main([str(a) for a in (*command, "--max_length=14")])
+    refused(
+        ["recommend", own_shop / "sid", "--users=U00001"],
+        own_shop / "dataset", "was trained on", "train again",
+    )  # fmt: skip
+
+
+READERS = {
+    "dataset": lambda root, out: ["embed", root / "dataset", out],
+    "vectors": lambda root, out: ["quantize", root / "vectors", out, "--progress=false"],
+    "vocabulary": lambda root, out: ["inspect", root / "vocabulary", "--out", out],
+    "sid/model": lambda root, out: ["recommend", root / "sid", "--users=U00001", "--out", out],
+}
+
+
+@pytest.mark.parametrize("change", ["truncated", "edited", "removed"])
+@pytest.mark.parametrize("kind", READERS)
+def test_an_artefact_that_was_truncated_or_edited(refused, own_shop, tmp_path, kind, change):
+    root = own_shop / kind
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    assert files
+    out = tmp_path / "out.csv"
+    for path in files:
+        whole = path.read_bytes()
+        if change == "removed":
+            path.unlink()
+        elif change == "truncated":
+            path.write_bytes(whole[: len(whole) // 2])
+        else:
+            middle = len(whole) // 2
+            path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        if path.name == "manifest.json" and change == "removed" and kind == "dataset":
+            path.write_bytes(whole)  # a folder without one is a user's own
+            continue
+        refused(READERS[kind](own_shop, out), path.parent.name, out=out)
+        path.write_bytes(whole)
+
+
+def test_a_run_description_that_was_truncated_or_edited(refused, own_shop):
+    path = own_shop / "sid" / "run.json"
+    whole = path.read_text()
+    command = ["recommend", own_shop / "sid", "--users=U00001"]
+    path.write_text(whole[:100])
+    refused(command, path, "not valid JSON")
+    for key in ("dataset", "split", "name", "validation"):
+        path.write_text(json.dumps({k: v for k, v in json.loads(whole).items() if k != key}))
+        refused(command, path, f"says nothing of '{key}'")
+    path.write_text(whole.replace('"model_fingerprint": "', '"model_fingerprint": "0'))
+    refused(command, own_shop / "sid" / "model", "is not the model")
+    path.write_text(whole.replace('"order": "file"', '"ordr": "file"'))
+    refused(command, path, "split")
+    shutil.rmtree(own_shop / "sid" / "model")
+    path.write_text(whole)
+    refused(command, own_shop / "sid" / "model", "is missing")
+    path.unlink()
+    refused(command, own_shop / "sid", "has no run.json")
+
+
+def test_a_folder_of_another_kind(refused, shop, tmp_path):
+    out = tmp_path / "out"
+    refused(["quantize", shop / "vocabulary", out, "--progress=false"], "'vectors' folder", out=out)
+    refused(["inspect", shop / "vectors"], "'sid-vocabulary' folder")
+    refused(["recommend", shop / "dataset", "--users=U00001"], "has no run.json")
+    refused(["embed", shop / "vectors", out], shop / "vectors", out=out)
+    refused(["evaluate", shop / "dataset", out], "has no run.json", out=out)
+
+
+RECIPE = {
+    "name": "small",
+    "prepare": {"source": "generated", "num_items": 150, "num_users": 20, "max_length": 10},
+    "vectors": {"text": {"type": "lexical", "dim": 8}},
+    "vocabularies": {"rq": {"vectors": "text", "quantizer": {"type": "rq-kmeans"}}},
+    "runs": {"sid": {"vocabulary": "rq", "training": {"epochs": 1}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("name", "did you mean 'name'"),
+        ("prepare/num_items", "did you mean 'num_items'"),
+        ("vectors/text/dim", "did you mean 'dim'"),
+        ("vocabularies/rq/quantizer", "did you mean 'quantizer'"),
+        ("vocabularies/rq/quantizer/type", "needs a `type`"),
+        ("runs/sid/vocabulary", "did you mean 'vocabulary'"),
+        ("runs/sid/training/epochs", "did you mean 'epochs'"),
+    ],
+)
+def test_a_recipe_with_a_misspelt_key(refused, tmp_path, place, expected):
+    recipe = json.loads(json.dumps(RECIPE))
+    *parents, last = place.split("/")
+    inner = recipe
+    for key in parents:
+        inner = inner[key]
+    inner[last[:-1] + last[-1] * 2] = inner.pop(last)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    out = tmp_path / "out"
+    refused(["run", path, "--out", out], path, expected, out=out)
+
+
+def writers(root: Path, out: Path) -> dict[str, list]:
+    return {
+        "prepare": ["prepare", "generated", out, "--num_items=150", "--num_users=20"],
+        "embed": ["embed", root / "dataset", out],
+        "quantize": ["quantize", root / "vectors", out, "--quantizer.codebook_sizes=[8,8]"],
+        "inspect": ["inspect", root / "vocabulary", "--out", out],
+        "train": ["train", root / "dataset", out, *QUICK],
+        "evaluate": ["evaluate", root / "ids", out, "--beams=[]", "--progress=false"],
+        "recommend": ["recommend", root / "ids", "--users=U00001", "--out", f"{out}.csv"],
+    }
+
+
+VERBS = list(writers(Path(), Path()))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_place_that_cannot_be_written(refused, shop, tmp_path, verb):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    refused(writers(shop, file / "below" / "out")[verb], file / "below")
+    assert file.read_text() == "mine"
+
+
+def test_the_output_folder_of_a_recipe_that_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    refused(["run", path, "--out", tmp_path / "file" / "out"], tmp_path / "file", "is a file")
+
+
+@pytest.mark.parametrize("verb", ["prepare", "embed", "quantize", "train"])
+def test_a_folder_of_somebody_else_is_left_alone(refused, shop, tmp_path, verb):
+    out = tmp_path / "thesis"
+    (out / "model").mkdir(parents=True)
+    (out / "model" / "chapter.tex").write_text("mine")
+    refused(writers(shop, out)[verb], out, "choose another output folder")
+    assert [p.name for p in out.rglob("*")] == ["model", "chapter.tex"]
+
+
+# The largest file of each verb has more bytes than the last of these.
+ROOMS = {"quantize": [0, 500, 2000], "inspect": [0, 500], "recommend": [0, 500]}
+
+
+@pytest.mark.parametrize(
+    ("verb", "room"), [(verb, room) for verb in VERBS for room in ROOMS.get(verb, [0, 1200, 4000])]
+)
+def test_a_full_disk(refused, own_shop, tmp_path, verb, room):
+    """No file may grow beyond `room` bytes: the system refuses it in the middle of a write."""
+    out = tmp_path / "out"
+    command = writers(own_shop, out)[verb]
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        refused(command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+    if verb == "train":
+        assert not (out / "run.json").exists()
+        assert not (out / "model").exists()
+    elif verb == "evaluate":
+        assert not (out / "report.html").exists()
+    else:
+        assert not out.exists()
+        assert not out.with_name("out.csv").exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_full_disk_is_said_to_be_full(refused, own_shop, tmp_path, verb, monkeypatch):
+    def full(self, target):
+        raise OSError(28, "No space left on device", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        patch.setattr(Path, "replace", full)
+        refused(
+            writers(own_shop, tmp_path / "out")[verb], "No space left on device", "free some space"
+        )
+
+
+@pytest.mark.parametrize("given", ["--items=nope,G00001", "--items=[nope, G00001]"])
+def test_unknown_items_are_reported_and_skipped(capsys, shop, given):
+    cli.main(["recommend", str(shop / "ids"), given, "--k=3"])
+    captured = capsys.readouterr()
+    assert "skipped 1 events with items that the catalogue does not know: nope" in captured.err
+    assert captured.out.count("G00") == 3
+
+
+def test_only_unknown_items_are_an_error(refused, shop):
+    refused(["recommend", shop / "ids", "--items=nope"], "no event has an item of the catalog")
