@@ -61,11 +61,6 @@ def _column(values: pa.ChunkedArray | pa.Array) -> Iterator[Any]:
         yield [str(value) for value in array.to_pylist()]
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    variable = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return bool(variable or pa.types.is_fixed_size_list(kind))
-
-
 def _fill_primitive(array: pa.Array, zero: pa.Scalar) -> pa.Array:
     if pa.types.is_temporal(array.type):
         width = pa.int32() if array.type.bit_width == 32 else pa.int64()
