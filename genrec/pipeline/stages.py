@@ -22,6 +22,7 @@ class Stages:
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder, self.console = folder, console
         self.keys: dict[str, str] = {}
+        self.redone: set[str] = set()
 
     def do(
         self,
@@ -32,7 +33,7 @@ class Stages:
         after: list[str] | None = None,
         resumes: bool = False,
     ) -> None:
-        """Do `work` unless it is up to date.
+        """Do `work` unless it is up to date: its key is, and so are the stages it comes after.
 
         Args:
             name: of the stage and of the folder it writes.
@@ -48,9 +49,11 @@ class Stages:
         path = self.folder / ".stages" / f"{name.replace('/', '.')}.json"
         note = read_json(path) if path.is_file() else {}
         same, done = note.get("key") == key, note.get("done", True)
-        if same and done and (self.folder / name).is_dir():
+        stale = not self.redone.isdisjoint(after or [])
+        if same and done and not stale and (self.folder / name).is_dir():
             self.console.print(f"[dim]{escape(name)}: up to date[/dim]")
             return
+        self.redone.add(name)
         self.console.print(f"[bold]{escape(name)}[/bold]")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"key": key, "done": False})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -105,6 +106,15 @@ def test_a_result_that_is_gone_is_made_again(recipe, tmp_path):
     recipe()
     (tmp_path / "out/report").rename(tmp_path / "elsewhere")
     assert recipe() == ["report"]
+
+
+def test_what_was_made_from_a_result_that_is_gone_is_made_again_too(recipe, tmp_path):
+    recipe()
+    shutil.rmtree(tmp_path / "out/runs/sid")
+    assert recipe() == ["report", "runs.sid"]
+    shutil.rmtree(tmp_path / "out/vectors/text")
+    assert recipe() == ["report", "runs.sid", "vectors.text", "vocabularies.rq"]
+    assert recipe() == []
 
 
 def test_a_run_per_seed(recipe, plan, tmp_path):
