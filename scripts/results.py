@@ -107,8 +107,8 @@ def page(folders: list[Path], note: str) -> tuple[str, str]:
         + f"; page by `python scripts/results.py`, {datetime.date.today()}, "
         f"{platform.machine()} CPU, torch {torch.__version__}. {note}",
         "",
-        f"Test split, {users:,} users, item level, the whole catalogue ranked, ties and collisions "
-        "by expectation; intervals from a bootstrap over users. Best first within each order.",
+        f"Test split, {users:,} users, item level, the whole catalogue ranked, collisions by "
+        "expectation; intervals from a bootstrap over users. Best first within each order.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{'|'.join('---' if c in ('method', 'order') else '---:' for c in COLUMNS)}|",

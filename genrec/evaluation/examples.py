@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +47,7 @@ def collect_examples(
     *,
     count: int = 5,
     k: int = 10,
-    max_length: int = 50,
+    max_lengths: Mapping[str, int],
     title_column: str = "title",
     seed: int = 0,
 ) -> list[Example]:
@@ -59,24 +59,24 @@ def collect_examples(
         eval_set: users to draw from.
         count: how many.
         k: list length.
-        max_length: events of the input that a model reads.
+        max_lengths: name of a ranker to the events of the input that it reads; 1 for others.
         title_column: column of the items shown; item ids where it is missing or null.
         seed: seed of the sample.
     """
     sample = eval_set.sample(min(count, len(eval_set)), seed)
     history = history_matrix(dataset.histories.items, sample.start, sample.end)
-    inputs = batch(
-        dataset.histories,
-        sample.start,
-        sample.end,
-        max_length=max_length,
-        query_time=sample.times,
-    )
     exclude = torch.from_numpy(history)
-    found = {
-        ranker.name: ranker.search(ranker.prepare(inputs), k=k, exclude=exclude).items.cpu().numpy()
-        for ranker in rankers
-    }
+    found = {}
+    for ranker in rankers:
+        inputs = batch(
+            dataset.histories,
+            sample.start,
+            sample.end,
+            max_length=max_lengths.get(ranker.name, 1),
+            query_time=sample.times,
+        )
+        result = ranker.search(ranker.prepare(inputs), k=k, exclude=exclude)
+        found[ranker.name] = result.items.cpu().numpy()
     lists = [items.ravel() for items in found.values()]
     shown = np.unique(np.concatenate([history.ravel(), sample.targets, *lists]))
     shown = shown[shown >= 0]

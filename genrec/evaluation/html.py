@@ -193,8 +193,8 @@ def _comparison(evaluations: Sequence[Evaluation], mask: str) -> str:
     if mask == "masked" and repeated:
         note += f" {repeated:.2%} of the targets are in the history themselves and count as misses."
     rest = (
-        " Item level, ties by expectation, intervals by bootstrap over users. The difference to"
-        f" the best is in {metric_name(metric)} and paired, user by user; ~ marks one whose"
+        " Item level, collisions by expectation, intervals by bootstrap over users. The difference"
+        f" to the best is in {metric_name(metric)} and paired, user by user; ~ marks one whose"
         f" interval holds zero. Certified: users whose top {first.ks[-1]} is proven exact."
     )
     if tuples:
@@ -319,7 +319,7 @@ def _protocol(first: Evaluation, facts: Mapping[str, Any]) -> str:
         "split": first.split,
         "users evaluated": len(first),
         "candidates": "whole catalogue, no sampled negatives",
-        "ties": "expectation over the order inside a tie",
+        "ties": "expectation inside a tuple or a popularity count, else a fixed order of the items",
         "intervals": f"95%, bootstrap over users, {first.bootstrap} resamples",
         **facts,
     }

@@ -210,7 +210,7 @@ def print_comparison(evaluations: Sequence[Evaluation], *, console: Console | No
         console.print(comparison_table(evaluations, mask, wide=console.width >= 100))
         console.print()
     console.print(
-        "Item level, full ranking, ties by expectation, intervals by bootstrap over users. "
+        "Item level, full ranking, collisions by expectation, intervals by bootstrap over users. "
         "~ marks a paired difference to the best that could be zero.",
         style="dim",
         highlight=False,

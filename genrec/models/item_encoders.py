@@ -126,6 +126,8 @@ class SemanticProjection(ItemEncoder):
         tables.require("vectors", part="item encoder 'semantic'")
         if experts < 1:
             raise ConfigError(f"item encoder 'semantic': experts={experts}; expected at least 1")
+        if hidden is not None and hidden < 0:
+            raise ConfigError(f"item encoder 'semantic': hidden={hidden}; expected 0 or more")
         self.experts = experts
         vector_dim = tables.vector_dim
         width = d_model if hidden is None else hidden

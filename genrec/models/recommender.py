@@ -38,7 +38,6 @@ class RecommenderConfig(PretrainedConfig):
         input_norm: layer norm on the item vectors before the backbone.
         input_dropout: dropout on the backbone's input.
         vocabulary_fingerprint: of the SID vocabulary the model was trained with.
-        catalog_fingerprint: of the item ids, in order.
     """
 
     model_type = "genrec"
@@ -56,7 +55,6 @@ class RecommenderConfig(PretrainedConfig):
         input_norm: bool = False,
         input_dropout: float = 0.0,
         vocabulary_fingerprint: str = "",
-        catalog_fingerprint: str = "",
         **kwargs: Any,
     ) -> None:
         self.num_items = num_items
@@ -70,7 +68,6 @@ class RecommenderConfig(PretrainedConfig):
         self.input_norm = input_norm
         self.input_dropout = input_dropout
         self.vocabulary_fingerprint = vocabulary_fingerprint
-        self.catalog_fingerprint = catalog_fingerprint
         super().__init__(**kwargs)
 
 

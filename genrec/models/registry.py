@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, expected_one_of
 
 T = TypeVar("T")
 
@@ -25,23 +24,25 @@ def build_part(
             that its constructor names.
 
     Raises:
-        ConfigError: for a missing or unknown type or a misspelt key, with the nearest right one.
+        ConfigError: for a missing or unknown type or a misspelt key, with the nearest right one,
+            and for a value that the part or a layer of it refuses.
     """
     options = dict(config)
     name = options.pop("type", None)
     if name not in parts:
-        raise ConfigError(f"{what}: unknown type {name!r}; expected one of {', '.join(parts)}")
+        raise ConfigError(f"{what}: unknown type {name!r}; {expected_one_of(name, parts)}")
     accepted = inspect.signature(parts[name].__init__).parameters
     for key in options:
         if key not in accepted or key in given:
             free = [a for a in accepted if a != "self" and a not in given]
-            near = difflib.get_close_matches(key, free, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"{what} {name!r}: unknown key {key!r}; {hint}it takes {', '.join(free) or 'none'}"
-            )
+            raise ConfigError(f"{what} {name!r}: unknown key {key!r}; {expected_one_of(key, free)}")
+        # At 1 nothing is left to learn from.
+        if key.endswith("dropout") and not 0 <= options[key] < 1:
+            raise ConfigError(f"{what} {name!r}: {key}={options[key]}; expected from 0 to below 1")
     supplied = {key: value for key, value in given.items() if key in accepted}
     try:
         return parts[name](**supplied, **options)
-    except TypeError as error:
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:  # PyTorch checks some values of its own layers
         raise ConfigError(f"{what} {name!r}: {error}") from error

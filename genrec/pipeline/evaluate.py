@@ -11,6 +11,7 @@ from genrec.artefacts import check_folder_place
 from genrec.data import Dataset, Split
 from genrec.errors import ConfigError
 from genrec.evaluation import (
+    BeamStudy,
     Evaluation,
     ModelRanker,
     PopularityRanker,
@@ -57,7 +58,8 @@ def evaluate(
 
     Args:
         runs: run folders with commas between them, all on one dataset and split.
-        out: folder of the report (`report.html`, and `metrics.json` per ranker).
+        out: folder of the report (`report.html`) and of the baselines' `metrics.json`; a run's own
+            goes into its run folder for the test split, and here for the validation split.
         popularity: also evaluate popularity counted over training events.
         split: `test` or `validation`.
         ks: list lengths.
@@ -114,9 +116,10 @@ def evaluate(
         tie_order = first.model.tables.tie_order.numpy()
         rankers["popularity"] = PopularityRanker(counts, tie_order, name="popularity")
 
+    reads = {name: run.model.config.max_history for name, run in opened.items()}
     evaluations: dict[str, Evaluation] = {}
+    studies: dict[str, BeamStudy] = {}
     for name, ranker in rankers.items():
-        run = opened.get(name)
         evaluations[name] = evaluate_ranker(
             ranker,
             data,
@@ -124,27 +127,32 @@ def evaluate(
             split=split,
             ks=ks,
             batch_size=batch_size,
-            max_length=run.model.config.max_history if run else 1,
+            max_length=reads.get(name, 1),
             masks=masks,
             bootstrap=bootstrap,
             seed=seed,
             progress=progress,
         )
-    studies = {
-        name: beam_study(
-            ranker,
-            data,
-            questions,
-            widths=beams,
-            max_length=opened[name].model.config.max_history,
-            batch_size=batch_size,
-            sample=beam_users or None,
-            seed=seed,
-            progress=progress,
-        )
-        for name, ranker in rankers.items()
-        if beams and isinstance(ranker, ModelRanker) and opened[name].searches_by_beams
-    }
+        if beams and isinstance(ranker, ModelRanker) and opened[name].searches_by_beams:
+            studies[name] = beam_study(
+                ranker,
+                data,
+                questions,
+                widths=beams,
+                max_length=reads[name],
+                batch_size=batch_size,
+                sample=beam_users or None,
+                seed=seed,
+                progress=progress,
+            )
+        run = opened.get(name)
+        place = run.folder if run is not None and split == "test" else folder / name
+        record = _protocol_record(first, data)
+        if run is not None:
+            record.update(_training_record(run))
+        if name in studies:
+            record["beams"] = studies[name].as_dict()
+        write_metrics(place, [evaluations[name]], **record)
     shown = collect_examples(
         list(rankers.values()),
         data,
@@ -152,24 +160,8 @@ def evaluate(
         count=examples,
         seed=seed,
         title_column=title_column,
-        max_length=max(run.model.config.max_history for run in opened.values()),
+        max_lengths=reads,
     )
-    for name, evaluation in evaluations.items():
-        run = opened.get(name)
-        facts: dict[str, Any] = {"tie_order": first.split_config.order}
-        if run is not None:
-            facts.update(
-                seed=run.config["training"].get("seed"),
-                fingerprints={
-                    "dataset": run.config["dataset_fingerprint"],
-                    "vectors": run.config["vectors_fingerprint"],
-                    "vocabulary": run.config["vocabulary_fingerprint"],
-                },
-                training_seconds=round(run.config.get("seconds", 0.0), 1),
-            )
-        if name in studies:
-            facts["beams"] = studies[name].as_dict()
-        write_metrics(run.folder if run is not None else folder / name, [evaluation], **facts)
     write_report(
         folder / "report.html",
         list(evaluations.values()),
@@ -218,6 +210,31 @@ def _check_same_protocol(runs: dict[str, Run]) -> None:
                 )
 
 
+def _order(run: Run, data: Dataset) -> str:
+    """Order of events of one day: as split, or as the dataset was prepared."""
+    return run.split_config.order if run.split_config.order != "file" else data.info["order"]
+
+
+def _protocol_record(run: Run, data: Dataset) -> dict[str, Any]:
+    """What stands beside the metrics of every ranker, baselines included."""
+    return {
+        "tie_order": _order(run, data),
+        "split_settings": run.config["split"],
+        "fingerprints": {"dataset": run.config["dataset_fingerprint"]},
+    }
+
+
+def _training_record(run: Run) -> dict[str, Any]:
+    """What stands beside the metrics of a trained run."""
+    names = ("dataset", "vectors", "vocabulary", "model")
+    prints = {name: run.config.get(f"{name}_fingerprint", "") for name in names}
+    return {
+        "seed": run.config["training"].get("seed"),
+        "fingerprints": {name: value for name, value in prints.items() if value},
+        "training_seconds": round(run.config.get("seconds", 0.0), 1),
+    }
+
+
 def _facts(run: Run, data: Dataset, parts: Split) -> dict[str, Any]:
     return {
         "dataset": data.name,
@@ -225,7 +242,7 @@ def _facts(run: Run, data: Dataset, parts: Split) -> dict[str, Any]:
         "items": len(data.catalog),
         "events": data.histories.num_events,
         "split": parts.name,
-        "order within a day": run.split_config.order,
+        "order within a day": _order(run, data),
         "dataset fingerprint": run.config["dataset_fingerprint"],
     }
 

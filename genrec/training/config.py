@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genrec.errors import ConfigError
+import torch
+from transformers.integrations import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
+
+from genrec.errors import ConfigError, expected_one_of
 
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -34,7 +40,8 @@ class TrainingConfig:
         patience: stop after so many validations without a better NDCG@10; 0 never stops.
         seed: of weights, order and dropout.
         workers: processes that build batches; 0 builds them in the main process.
-        report_to: tracking integrations of `transformers.Trainer` (`none`, `tensorboard`, ...).
+        report_to: tracking integrations of `transformers.Trainer`, with commas between them
+            (`none`, `tensorboard`, ...).
         last_only: label only the last item of each sequence.
     """
 
@@ -85,3 +92,30 @@ class TrainingConfig:
             raise ConfigError(
                 f"training: precision={self.precision!r}; expected one of {', '.join(PRECISIONS)}"
             )
+        for name in self.report_to.split(","):
+            if name not in INTEGRATION_TO_CALLBACK and self.report_to not in ("none", "all"):
+                known = ["none", "all", *INTEGRATION_TO_CALLBACK]
+                raise ConfigError(
+                    f"training: report_to={self.report_to!r}: {name!r} is unknown; "
+                    f"{expected_one_of(name, known)}"
+                )
+
+    def check_machine(self) -> None:
+        """Raise ConfigError naming the first value that this machine has no device or package for.
+
+        A configuration may be read, and checked otherwise, on another machine than it is for.
+        """
+        if self.precision == "fp16" and not torch.accelerator.is_available():
+            raise ConfigError(
+                "training: precision='fp16' needs an accelerator; use 'bf16' or 'fp32'"
+            )
+        if self.report_to in ("none", "all"):
+            return
+        # transformers has no test for flyte's package.
+        usable = [*get_available_reporting_integrations(), "flyte"]
+        for name in self.report_to.split(","):
+            if name not in usable:
+                raise ConfigError(
+                    f"training: report_to={self.report_to!r}: the package of {name!r} is not "
+                    "installed; install it or use 'none'"
+                )

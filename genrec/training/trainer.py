@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState
 from safetensors import SafetensorError
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -66,7 +67,8 @@ class RecommenderTrainer(Trainer):
     ) -> dict[str, float]:
         """Rank the validation users with the (averaged) weights; keep the model if it is best."""
         model: Recommender = self.accelerator.unwrap_model(self.model)
-        with self.average.swapped() if self.average else contextlib.nullcontext():
+        swapped = self.average.swapped() if self.average else contextlib.nullcontext()
+        with swapped, full_precision(model):
             found = dict(self.validate(model))
             if self.is_world_process_zero():
                 self._keep_if_best(model, found)
@@ -96,6 +98,19 @@ class RecommenderTrainer(Trainer):
                 folder / "validation.json",
                 {**found, "epoch": self.state.epoch, "step": self.state.global_step},
             )
+
+
+@contextlib.contextmanager
+def full_precision(model: Recommender) -> Iterator[None]:
+    """Validate as the saved model will be tested: without accelerate's autocast around forward."""
+    wrapped = model.__dict__.get("forward")
+    if wrapped is not None and "_original_forward" in model.__dict__:
+        setattr(model, "forward", model.__dict__["_original_forward"])  # noqa: B010
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            setattr(model, "forward", wrapped)  # noqa: B010
 
 
 def is_spent(log: Sequence[Mapping[str, float]], patience: int) -> bool:
@@ -218,7 +233,7 @@ def quiet_transformers() -> None:
 def _arguments(
     config: TrainingConfig, checkpoints: Path, size: int, *, progress: bool
 ) -> TrainingArguments:
-    world = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
+    world = PartialState().num_processes
     batches = math.ceil(size / (config.batch_size * world))
     steps = math.ceil(batches / config.gradient_accumulation)
     total = steps * config.epochs

@@ -61,7 +61,8 @@ def evaluations(
 def examples(
     rankers: list[ModelRanker | PopularityRanker], dataset: Dataset, split: Split
 ) -> list[Example]:
-    return collect_examples(rankers, dataset, split.test, count=4, k=6, max_length=8, seed=3)
+    reads = {ranker.name: 8 for ranker in rankers}
+    return collect_examples(rankers, dataset, split.test, count=4, k=6, max_lengths=reads, seed=3)
 
 
 @pytest.fixture(scope="module")

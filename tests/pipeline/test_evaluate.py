@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from genrec.artefacts import read_json
 from genrec.data import Dataset, batch
 from genrec.errors import ArtefactError, ConfigError
 from genrec.pipeline import Run, SplitConfig, evaluate, train
@@ -57,8 +58,8 @@ def test_metrics_json_keeps_the_contract(evaluated):
     assert record["beam_width"] == 50
     assert record["fingerprints"] == {
         "dataset": run["dataset_fingerprint"],
-        "vectors": "",
         "vocabulary": run["vocabulary_fingerprint"],
+        "model": run["model_fingerprint"],
     }
     assert "beams" not in json.loads((root / "ids" / "metrics.json").read_text())
 
@@ -97,6 +98,31 @@ def clearer(shop, tmp_path_factory):
         training=TrainingConfig(epochs=25, batch_size=32, learning_rate=1e-2, eval_epochs=5),
         progress=False,
     )
+
+
+def test_runs_that_read_histories_of_different_lengths_share_a_report(shop, tmp_path):
+    for name, length in (("short", 3), ("long", 30)):
+        train(
+            str(shop / "dataset"),
+            str(tmp_path / name),
+            item_encoder={"type": "id"},
+            head={"type": "dense"},
+            d_model=8,
+            max_history=length,
+            training=TrainingConfig(epochs=1),
+            progress=False,
+        )
+    evaluate([str(tmp_path / "short"), str(tmp_path / "long")], str(tmp_path / "report"))
+    found = read_json(tmp_path / "long" / "metrics.json")
+    assert found["max_length"] == 30
+    assert found["tie_order"] == "file"
+    assert set(found["fingerprints"]) == {"dataset", "model"}
+    before = (tmp_path / "long" / "metrics.json").read_bytes()
+    evaluate(
+        [str(tmp_path / "long")], str(tmp_path / "validation"), split="validation", progress=False
+    )
+    assert (tmp_path / "long" / "metrics.json").read_bytes() == before
+    assert "validation/masked/ndcg@10" in read_json(tmp_path / "validation" / "long/metrics.json")
 
 
 def test_where_a_beam_certifies_it_equals_exact_search_for_every_test_user(clearer):

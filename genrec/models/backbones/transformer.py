@@ -49,6 +49,9 @@ class CausalTransformer(Backbone):
         activation: str = "gelu",
     ) -> None:
         super().__init__()
+        for name, value in (("layers", layers), ("heads", heads), ("ffn", ffn)):
+            if value is not None and value < 1:
+                raise ConfigError(f"backbone: {name}={value}; expected at least 1")
         if d_model % heads:
             raise ConfigError(f"backbone: heads={heads} does not divide d_model={d_model}")
         if positions not in ("learned", "rotary"):

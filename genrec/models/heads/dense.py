@@ -81,8 +81,11 @@ class DenseHead(Head):
 
     def scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits `[M, n]` of states `[M, D]` for candidates `[n, D]`."""
-        query = F.normalize(hidden, dim=-1) if self.similarity == "cosine" else hidden
-        return query @ candidates.T / self.temperature
+        if self.similarity == "dot":
+            return hidden @ candidates.T / self.temperature
+        # A cosine rounded to bf16 and divided by a small temperature would be off by a tenth.
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.normalize(hidden.float(), dim=-1) @ candidates.float().T / self.temperature
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of the target items."""
