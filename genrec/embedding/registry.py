@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from genrec.embedding.fused import FusedEmbedder
 from genrec.embedding.lexical import LexicalEmbedder
 from genrec.embedding.precomputed import PrecomputedEmbedder
 from genrec.embedding.text import TextEmbedder
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, expected_one_of
 
 EMBEDDERS: dict[str, type[Embedder]] = {
     cls.type: cls
@@ -36,18 +35,14 @@ def make_embedder(type: str, **kwargs: Any) -> Embedder:
         ConfigError: for an unknown name, a misspelt, missing or impossible argument.
     """
     if type not in EMBEDDERS:
-        raise ConfigError(
-            f"embedder type {type!r} is unknown; choose one of {', '.join(EMBEDDERS)}"
-            f"{_suggestion(type, list(EMBEDDERS))}"
-        )
+        raise ConfigError(f"embedder type {type!r} is unknown; {expected_one_of(type, EMBEDDERS)}")
     cls = EMBEDDERS[type]
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     names = [field.name for field in fields]
     for key in kwargs:
         if key not in names:
             raise ConfigError(
-                f"embedder {type!r} has no argument {key!r}; it takes {', '.join(names)}"
-                f"{_suggestion(key, names)}"
+                f"embedder {type!r} has no argument {key!r}; {expected_one_of(key, names)}"
             )
     for field in fields:
         if field.default is dataclasses.MISSING and field.name not in kwargs:
@@ -68,8 +63,3 @@ def _part(part: Any, number: int) -> Embedder:
             f"embedder 'fused': part {number} is {part!r}; expected a mapping with a 'type'"
         )
     return make_embedder(**part)
-
-
-def _suggestion(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

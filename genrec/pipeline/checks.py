@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 import types
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, expected_one_of
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -56,11 +55,7 @@ def check_keys(where: str, given: Iterable[Any], known: Iterable[str]) -> None:
     known = list(known)
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"{where}: unknown key {key!r}; {hint}expected one of {', '.join(known)}"
-            )
+            raise ConfigError(f"{where}: unknown key {key!r}; {expected_one_of(key, known)}")
 
 
 def check_types(where: str, options: Mapping[str, Any], target: Callable[..., Any]) -> None:
