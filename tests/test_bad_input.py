@@ -115,6 +115,12 @@ def test_users_too_short_to_split(refused, tables, tmp_path):
     refused(["train", tmp_path / "shop", out, *QUICK], "3", "events", out=out)
 
 
+def test_users_with_one_training_event(refused, tables, tmp_path):
+    cli.main([str(a) for a in tables(GOOD.groupby("user_id").head(3))])
+    out = tmp_path / "run"
+    refused(["train", tmp_path / "shop", out, *QUICK], "no user has two training events", out=out)
+
+
 @pytest.fixture
 def small(tables, tmp_path):
     """The small shop, prepared."""
@@ -240,6 +246,74 @@ def test_a_folder_of_another_kind(refused, shop, tmp_path):
     refused(["recommend", shop / "dataset", "--users=U00001"], "has no run.json")
     refused(["embed", shop / "vectors", out], shop / "vectors", out=out)
     refused(["evaluate", shop / "dataset", out], "has no run.json", out=out)
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--training.report_to=foo", "report_to='foo': 'foo' is unknown"),
+        ("--training.report_to=tensorbord", "did you mean 'tensorboard'"),
+        ("--backbone.heads=0", "backbone: heads=0; expected at least 1"),
+        ("--backbone.layers=0", "backbone: layers=0; expected at least 1"),
+        ("--backbone.layers=-1", "backbone: layers=-1; expected at least 1"),
+        ("--backbone.ffn=0", "backbone: ffn=0; expected at least 1"),
+        ("--backbone.dropout=1.5", "dropout=1.5; expected from 0 to below 1"),
+        ("--backbone.attention_dropout=-0.1", "attention_dropout=-0.1; expected from 0"),
+        ("--input_dropout=1", "input_dropout=1.0; expected from 0 to"),
+        ("--item_encoder.dropout=1.0", "'id': dropout=1.0; expected from 0 to below 1"),
+    ],
+)
+def test_training_settings_that_make_no_sense(refused, shop, tmp_path, option, expected):
+    out = tmp_path / "out"
+    refused(["train", shop / "dataset", out, *QUICK, option], expected, out=out)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"experts": 0}, "experts=0; expected at least 1"),
+        ({"hidden": -1}, "hidden=-1; expected 0 or more"),
+        ({"dropout": 2}, "'semantic': dropout=2; expected from 0 to below 1"),
+    ],
+)
+def test_content_encoders_that_make_no_sense(refused, shop, tmp_path, options, expected):
+    out = tmp_path / "out"
+    encoder = json.dumps({"type": "semantic", **options})
+    command = ["train", shop / "dataset", out, *QUICK, "--vectors", shop / "vectors"]
+    refused([*command, f"--item_encoder={encoder}"], expected, out=out)
+
+
+@pytest.mark.parametrize(
+    ("precision", "package", "expected"),
+    [
+        ("fp16", "none", "precision='fp16' needs an accelerator"),
+        ("fp32", "dagshub", "the package of 'dagshub' is not installed"),
+    ],
+)
+def test_training_settings_for_another_machine(
+    refused, shop, tmp_path, monkeypatch, precision, package, expected
+):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr(
+        "genrec.training.config.get_available_reporting_integrations", lambda: ["tensorboard"]
+    )
+    options = {"--training.precision": precision, "--training.report_to": package}
+    given = [f"{key}={value}" for key, value in options.items()]
+    out = tmp_path / "out"
+    refused(["train", shop / "dataset", out, *QUICK, *given], expected, out=out)
+    path = tmp_path / "recipe.yaml"
+    training = {"epochs": 1, "precision": precision, "report_to": package}
+    runs = {"sid": {"vocabulary": "rq", "training": training}}
+    path.write_text(yaml.safe_dump({**RECIPE, "runs": runs}))
+    refused(["run", path, "--out", out], path, "runs: sid", expected, out=out)
+
+
+@pytest.mark.parametrize("kind", ["rq-kmeans", "rq-vae"])
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there(refused, shop, tmp_path, kind, device):
+    out = tmp_path / "out"
+    options = [f"--quantizer.type={kind}", f"--quantizer.device={device}"]
+    refused(["quantize", shop / "vectors", out, *options], f"device: '{device}'", out=out)
 
 
 RECIPE = {

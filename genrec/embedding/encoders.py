@@ -97,7 +97,7 @@ class EncoderSource:
                 revision=self.revision,
                 trust_remote_code=trust_remote_code,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, AssertionError) as error:
             raise _not_loaded(self.name, error) from error
         if max_length is not None:
             limit = _max_positions(model)

@@ -179,7 +179,8 @@ def run(
         The output folder.
 
     Raises:
-        ConfigError: for anything wrong with the recipe, before any stage runs.
+        ConfigError: for anything wrong with the recipe, or that this machine cannot do, before
+            any stage runs.
     """
     plan = Recipe.load(recipe)
     planned = _with_seeds(plan.runs)
@@ -192,6 +193,9 @@ def run(
     suffix = f"-{order}" if order not in (None, "file") else ""
     folder = Path(out or f"runs/{plan.name}{suffix}")
     check_folder_place(folder)
+    for name, options in planned.items():
+        with _naming(f"{recipe}: runs: {name}"):
+            TrainingConfig(**options["training"]).check_machine()
     stages = Stages(folder, Console(stderr=True, quiet=not progress))
     split = SplitConfig(**plan.split)
     dataset = str(folder / "dataset")

@@ -12,7 +12,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from rich.console import Console
+from rich.markup import escape
 
+import genrec
 from genrec.artefacts import check_folder, check_folder_place, fingerprint, read_json, write_json
 from genrec.data import Dataset, TrainingSequences
 from genrec.embedding import ItemVectors
@@ -73,8 +76,8 @@ def train(
         training: schedule, optimiser, validation.
         split: which events train, validate and test.
         name: name in tables, the folder's by default.
-        resume: go on after an interruption; a finished run is trained anew, and stays as it is
-            until the new one is finished.
+        resume: go on after an interruption, and leave a run that was finished with the same
+            settings as it is; a run of other settings stays until the new one is finished.
         progress: show progress bars.
 
     Returns:
@@ -85,6 +88,7 @@ def train(
         ArtefactError: if vocabulary or vectors belong to other items, or `out` cannot be written.
     """
     folder = _check_out(out)
+    training.check_machine()
     loaded = Dataset.load(dataset)
     data, parts = split.apply(loaded)
     num_items = len(data.catalog)
@@ -94,6 +98,7 @@ def train(
     content = ItemVectors.from_pretrained(vectors).aligned_to(data.catalog) if vectors else None
     counts = parts.train_counts(data.histories, num_items)
     ids = np.asarray(data.catalog.item_ids)
+    # The order that `quantize` stores by default, so that runs with and without SIDs compare.
     tie_order = sids.tie_order if sids is not None else make_tie_order(ids)
 
     config = RecommenderConfig(
@@ -108,7 +113,6 @@ def train(
         input_norm=input_norm,
         input_dropout=input_dropout,
         vocabulary_fingerprint=sids.fingerprint if sids is not None else "",
-        catalog_fingerprint=fingerprint([ids]),
     )
     tables: dict[str, Any] = {"counts": counts, "tie_order": tie_order}
     if sids is not None:
@@ -117,11 +121,15 @@ def train(
         tables["vectors"] = content.vectors
 
     check_parts(config)
+    sequences = TrainingSequences(
+        data.histories, parts, max_length=max_history, last_only=training.last_only
+    )
 
     def build() -> Recommender:
         return Recommender(config, tables=tables)
 
     resolved = {
+        "genrec_version": genrec.__version__,
         "name": name or folder.name,
         "dataset": os.path.relpath(dataset, folder),
         "vocabulary": os.path.relpath(vocabulary, folder) if vocabulary else None,
@@ -129,6 +137,7 @@ def train(
         "dataset_fingerprint": loaded.fingerprint,
         "vocabulary_fingerprint": config.vocabulary_fingerprint,
         "vectors_fingerprint": content.fingerprint if content is not None else "",
+        "tie_order_fingerprint": fingerprint([np.asarray(tie_order, dtype=np.int64)]),
         "model": {
             key: getattr(config, key)
             for key in (
@@ -144,6 +153,13 @@ def train(
         "training": asdict(training),
         "split": split.describe(),
     }
+    if resume and _is_finished(folder, resolved):
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / UNFINISHED_FILE).unlink(missing_ok=True)
+        if progress:
+            said = f"{folder}: is trained with these settings; --resume false trains it again"
+            Console(stderr=True).print(escape(said))
+        return Run.open(folder)
     _start(folder, resolved, resume=resume)
 
     trie = sids.trie() if sids is not None else None
@@ -166,28 +182,26 @@ def train(
         )
         return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}
 
-    started = time.perf_counter()
+    begun = time.perf_counter()
     model = train_model(
         build,
-        TrainingSequences(
-            data.histories, parts, max_length=max_history, last_only=training.last_only
-        ),
+        sequences,
         validate,
         folder,
         training,
         resume=resume,
         progress=progress,
     )
+    plot_learning_curve(read_json(folder / "log.json"), folder / "learning_curve.png")
     _finish(
         folder,
         {
             **resolved,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "seconds": time.perf_counter() - started,
+            "seconds": time.perf_counter() - begun,
             **peak_memory(),
         },
     )
-    plot_learning_curve(read_json(folder / "log.json"), folder / "learning_curve.png")
     return Run.open(folder)
 
 
@@ -221,6 +235,22 @@ def _check_out(out: str) -> Path:
     return folder
 
 
+def _is_finished(folder: Path, resolved: dict[str, Any]) -> bool:
+    """Whether the folder holds the whole run of just these settings, and none begun after it."""
+    if not (folder / RUN_FILE).is_file():
+        return False
+    # A kill in the last moment leaves both files.
+    notes = [folder / name for name in (RUN_FILE, UNFINISHED_FILE)]
+    for found in [read_json(note) for note in notes if note.is_file()]:
+        if any(found.get(key) != read_back(value) for key, value in resolved.items()):
+            return False
+    try:
+        check_folder(Run.open(folder).folder / "model", kind=MODEL_KIND)
+    except ArtefactError:
+        return False
+    return True
+
+
 def _start(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
     """Note the configuration of the training, unless checkpoints of another one are there."""
     note = folder / UNFINISHED_FILE
@@ -228,7 +258,7 @@ def _start(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
         before = read_json(note)
         for key in resolved:
             # Folders may have moved; fingerprints say whether it is the same thing.
-            if key in ("name", "dataset", "vocabulary", "vectors"):
+            if key in ("genrec_version", "name", "dataset", "vocabulary", "vectors"):
                 continue
             if before.get(key) != read_back(resolved[key]):
                 raise ConfigError(

@@ -6,7 +6,6 @@ package's `__init__`. The contract tests then pick it up by themselves.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from abc import ABC, abstractmethod
@@ -20,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
-from genrec.errors import ArtefactError, ConfigError, DataError
+from genrec.errors import ArtefactError, ConfigError, DataError, expected_one_of
 from genrec.quantization.vectors import Vectors
 
 KIND = "quantizer"
@@ -310,11 +309,15 @@ def make_quantizer(type: str, **options: Any) -> Quantizer:
             has an impossible value.
     """
     if type not in QUANTIZERS:
-        raise ConfigError(f"quantizer type {type!r} is unknown{_closest(type, QUANTIZERS)}")
+        raise ConfigError(
+            f"quantizer type {type!r} is unknown; {expected_one_of(type, sorted(QUANTIZERS))}"
+        )
     names = option_names(QUANTIZERS[type])
     for key in options:
         if key not in names:
-            raise ConfigError(f"quantizer {type!r} has no option {key!r}{_closest(key, names)}")
+            raise ConfigError(
+                f"quantizer {type!r} has no option {key!r}; {expected_one_of(key, names)}"
+            )
     return QUANTIZERS[type](**options)
 
 
@@ -367,8 +370,22 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
     """`value` if it is one of `choices`, else a ConfigError that names the closest one."""
     choices = list(choices)
     if value not in choices:
-        raise ConfigError(f"{name}: {value!r} is unknown{_closest(str(value), choices)}")
+        raise ConfigError(f"{name}: {value!r} is unknown; {expected_one_of(value, choices)}")
     return value
+
+
+def check_device(name: str) -> str:
+    """`name` if it is a device of this machine, else a ConfigError."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device: {name!r} cannot be used here ({reason}); use 'cpu', or a device of this "
+            "machine such as 'cuda'"
+        ) from error
+    return name
 
 
 def check_number(name: str, value: Any, *, low: float, high: float = float("inf")) -> Any:
@@ -378,10 +395,3 @@ def check_number(name: str, value: Any, *, low: float, high: float = float("inf"
         upper = f" to {high:g}" if high != float("inf") else " or more"
         raise ConfigError(f"{name}: is {value!r}; expected a number of {low:g}{upper}")
     return value
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (known: {', '.join(known)})" if hint else f"; known: {', '.join(known)}"

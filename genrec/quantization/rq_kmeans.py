@@ -13,6 +13,7 @@ from genrec.quantization.base import (
     Quantizer,
     check_choice,
     check_codebook_sizes,
+    check_device,
     check_number,
     register,
 )
@@ -52,7 +53,7 @@ class RQKMeans(Quantizer):
         self.init = check_choice("init", init, INITS)
         self.samples_per_code = check_number("samples_per_code", samples_per_code, low=1)
         self.seed = seed
-        self.device = device
+        self.device = check_device(device)
         self.report = {}
         self._codebooks: list[Tensor] = []
         self._search: ResidualSearch | None = None

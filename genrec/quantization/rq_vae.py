@@ -17,6 +17,7 @@ from genrec.quantization.base import (
     Quantizer,
     check_choice,
     check_codebook_sizes,
+    check_device,
     check_number,
     register,
 )
@@ -108,7 +109,7 @@ class RQVAE(Quantizer):
         self.weight_decay = check_number("weight_decay", weight_decay, low=0)
         self.max_samples = check_number("max_samples", max_samples, low=1)
         self.seed = seed
-        self.device = device
+        self.device = check_device(device)
         self.report = {}
 
     @property

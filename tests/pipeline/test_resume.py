@@ -151,6 +151,26 @@ def test_a_disk_that_fills_up_at_the_very_end_costs_nothing(shop, tmp_path, monk
     assert done.config["model_fingerprint"] == whole.config["model_fingerprint"]
 
 
+def test_a_finished_run_is_not_trained_again_unless_asked(shop, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    first = run(shop, out, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.Trainer.training_step", _raise(AssertionError("trains")))
+        # As a kill between the last two writes leaves it.
+        (out / "unfinished.json").write_bytes((out / "run.json").read_bytes())
+        assert run(shop, out, epochs=1).config == first.config
+        assert not (out / "unfinished.json").exists()
+        with pytest.raises(AssertionError, match="trains"):
+            run(shop, out, epochs=1, seed=1)
+    (out / "model" / "model.safetensors").write_bytes(b"")
+    assert run(shop, out, epochs=1).config["model_fingerprint"] == first.config["model_fingerprint"]
+
+
+def test_runs_with_and_without_a_vocabulary_break_ties_alike(shop):
+    sid, ids = (Run.open(shop / name).config for name in ("sid", "ids"))
+    assert sid["tie_order_fingerprint"] == ids["tie_order_fingerprint"]
+
+
 def test_two_trainings_with_one_seed_are_identical(shop, tmp_path):
     one, other = (run(shop, tmp_path / name, epochs=2) for name in "ab")
     assert one.config["model_fingerprint"] == other.config["model_fingerprint"]
