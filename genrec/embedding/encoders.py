@@ -48,6 +48,15 @@ class EncoderSource:
         Raises:
             ConfigError: if it names a package, a folder or a hub model that is not there.
         """
+        return cls.find_local(name) or cls(name, None, _hub_commit(name, revision))
+
+    @classmethod
+    def find_local(cls, name: str) -> EncoderSource | None:
+        """Resolve the name of a folder or of a package; None for a name on the hub.
+
+        Raises:
+            ConfigError: if it names a package or a folder that is not there.
+        """
         if name.startswith(PACKAGE):
             return cls(name, _package_folder(name))
         path = Path(name).expanduser()
@@ -60,7 +69,7 @@ class EncoderSource:
             return cls(name, path)
         if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists():
             raise ConfigError(f"model {name!r}: no such folder; expected a saved model")
-        return cls(name, None, _hub_commit(name, revision))
+        return None
 
     def identity(self) -> str:
         """What the vectors depend on: the content of a folder, or name and commit on the hub."""

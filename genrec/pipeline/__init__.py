@@ -1,5 +1,6 @@
 """The stages in order, as the command line and Python call them."""
 
+from genrec.data.sources import prepare
 from genrec.pipeline.evaluate import evaluate
 from genrec.pipeline.recipe import Recipe, run
 from genrec.pipeline.recommend import recommend
@@ -15,6 +16,7 @@ __all__ = [
     "embed",
     "evaluate",
     "inspect",
+    "prepare",
     "quantize",
     "recommend",
     "run",

@@ -109,6 +109,8 @@ class Recipe:
         }
         for name, options in self.runs.items():
             self._check_run(f"{where}: runs: {name}", name, options, sizes)
+        with _naming(f"{where}: runs"):
+            _with_seeds(self.runs)
         check_keys(f"{where}: evaluate", self.evaluate, _options(evaluate, SUPPLIED_TO_EVALUATE))
         check_types(f"{where}: evaluate", self.evaluate, evaluate)
 
@@ -304,7 +306,11 @@ def _refer(
 
 
 def _with_seeds(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """One run per seed, named `<run>-seed<n>`, for runs that list `seeds`."""
+    """One run per seed, named `<run>-seed<n>`, for runs that list `seeds`.
+
+    Raises:
+        ConfigError: if two of them have one name, and so one folder.
+    """
     expanded: dict[str, dict[str, Any]] = {}
     for name, options in runs.items():
         options = dict(options)
@@ -313,8 +319,11 @@ def _with_seeds(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
             training = dict(options.get("training", {}))
             if seed is not None:
                 training["seed"] = seed
-            expanded[name if seed is None else f"{name}-seed{seed}"] = {
-                **options,
-                "training": training,
-            }
+            own = name if seed is None else f"{name}-seed{seed}"
+            if own in expanded:
+                raise ConfigError(
+                    f"two runs are called {own!r}, one by the seeds of {name!r}; "
+                    "choose another name or seed"
+                )
+            expanded[own] = {**options, "training": training}
     return expanded

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genrec.artefacts import check_place
-from genrec.data import Catalog, Histories, batch
+from genrec.data import Catalog, Dataset, Histories, batch
 from genrec.data.columns import as_table, require_columns
 from genrec.data.events import read_events
 from genrec.data.sources.readers import read_table
@@ -27,7 +27,7 @@ from genrec.pipeline.runs import Run
 from genrec.pipeline.settings import names
 
 WRITERS = (".csv", ".parquet", ".jsonl")
-USED = ("user_id", "item_id", "timestamp", "position")
+USED = ("user_id", "item_id", "timestamp", "position", "action")
 
 
 def recommend(
@@ -56,7 +56,7 @@ def recommend(
         items: one history, item ids from the oldest to the latest, with commas between them.
         users: users of the dataset, by id, likewise.
         histories: a table (csv, jsonl or parquet, also .gz) with `user_id` and `item_id`, in time
-            order or with a `timestamp` to sort by.
+            order or with a `timestamp` to sort by, and perhaps an `action`.
         k: items per user; fewer where the catalogue has no more.
         repeat: also recommend items of the history.
         beam_width: of the search, at least 50 by default and more for long lists.
@@ -107,7 +107,7 @@ def recommend(
         else:
             place = str(histories)
             table = read_table(Path(place), text_columns=("user_id", "item_id", "timestamp"))
-        flat = _known_histories(as_table(table, place), place, data.catalog, console)
+        flat = known_histories(as_table(table, place), place, data, console)
         start, end = flat.offsets[:-1], flat.offsets[1:]
         shown = [str(user) for user in flat.user_ids.to_pylist()]
 
@@ -132,13 +132,14 @@ def recommend(
     return result
 
 
-def _known_histories(table: pa.Table, place: str, catalog: Catalog, console: Console) -> Histories:
+def known_histories(table: pa.Table, place: str, data: Dataset, console: Console) -> Histories:
     """Histories of the known items in time order; unknown items are reported and skipped.
 
     Raises:
         DataError: naming file and column of what is missing, or if no item is known.
     """
     require_columns(table, ["user_id", "item_id"], place)
+    catalog = data.catalog
     table = table.select([c for c in USED if c in table.column_names])
     if not {"timestamp", "position"} & set(table.column_names):
         table = table.append_column("position", pa.array(np.arange(len(table))))
@@ -157,7 +158,24 @@ def _known_histories(table: pa.Table, place: str, catalog: Catalog, console: Con
     gone = pc.count_distinct(table["user_id"]).as_py() - len(found)
     if gone:
         console.print(Text(f"skipped {gone:,} users without a known item", style="yellow"))
-    return found
+    return _with_codes_of(data.histories, found)
+
+
+def _with_codes_of(trained: Histories, found: Histories) -> Histories:
+    """The same events with the action codes the model was trained with; 0 for actions unknown."""
+    actions = None
+    if trained.actions is not None:
+        code = {str(name): number for number, name in enumerate(trained.action_names, start=1)}
+        codes = np.array([0, *(code.get(str(name), 0) for name in found.action_names)])
+        actions = np.zeros(found.num_events) if found.actions is None else codes[found.actions]
+    return Histories(
+        found.offsets,
+        found.items,
+        found.timestamps,
+        actions,
+        found.user_ids,
+        trained.action_names,
+    )
 
 
 def _frame(found: Any, users: list[str], catalog: Catalog, title_column: str) -> pd.DataFrame:

@@ -14,6 +14,8 @@ from rich.markup import escape
 
 import genrec
 from genrec.artefacts import read_json, write_json
+from genrec.embedding.encoders import EncoderSource
+from genrec.embedding.text import TextEmbedder
 
 
 class Stages:
@@ -65,20 +67,23 @@ class Stages:
 
 
 def prepared_from(options: Mapping[str, Any]) -> Any:
-    """The files a source reads: those below `path`, or `path` and the files named beside it."""
+    """The files a source reads: `path` or those below it, and the files named outside of it."""
     if not options.get("path"):
         return None
     root = Path(options["path"])
-    named = [
-        options[key] for key in ("interactions", "items", "reviews", "metadata") if key in options
-    ]
-    beside = [] if root.is_dir() else [_files(root.parent / str(name)) for name in named]
-    return [*_files(root), *beside]
+    inside = _files(root)
+    folder = root if root.is_dir() else root.parent
+    keys = ("interactions", "items", "reviews", "metadata")
+    named = [_files(folder / str(options[key])) for key in keys if options.get(key)]
+    return [*inside, *(files for files in named if any(file not in inside for file in files))]
 
 
 def embedded_from(config: Mapping[str, Any]) -> Any:
-    """The files an embedder reads, and those of its parts."""
-    found = [_files(Path(config[key])) for key in ("path", "ids", "model") if config.get(key)]
+    """The files an embedder reads, what identifies its model, and those of its parts."""
+    found: list[Any] = [_files(Path(config[key])) for key in ("path", "ids") if config.get(key)]
+    if config.get("type") == TextEmbedder.type:
+        source = EncoderSource.find_local(config.get("model", TextEmbedder.model))
+        found.append(source and source.identity())
     nested = [embedded_from(part) for part in config.get("parts", [])]
     return [kept for kept in (*found, *nested) if kept] or None
 

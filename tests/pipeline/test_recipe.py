@@ -231,6 +231,7 @@ WRONG = [
     ("runs/sid/d_model", "8", "runs: sid: d_model='8'; expected int"),
     ("runs/sid/max_history", 0, "max_history=0; expected at least 1"),
     ("runs/sid/seeds", [1, "2"], "seeds=[1, '2']; expected a list of integers"),
+    ("runs/sid/seeds", [1, 1], "runs: two runs are called 'sid-seed1'"),
     ("runs/popularity", {}, "runs: popularity: is the name of a baseline"),
     ("evaluate/beam", 3, "evaluate: unknown key 'beam'; did you mean 'beams'"),
     ("evaluate/masks", ["mask"], "evaluate: masks=['mask']; expected list"),
@@ -249,6 +250,14 @@ def test_whatever_is_wrong_is_found_before_any_stage_runs(
         recipe()
     assert str(recipe.path) in str(raised.value)
     assert expected in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_named_as_another_with_its_seed(recipe, plan, tmp_path):
+    plan["runs"]["sid"]["seeds"] = [0]
+    plan["runs"]["sid-seed0"] = plan["runs"].pop("ids")
+    with pytest.raises(ConfigError, match=r"recipe.yaml: runs: two runs are called 'sid-seed0'"):
+        recipe()
     assert not (tmp_path / "out").exists()
 
 

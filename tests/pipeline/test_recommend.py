@@ -4,11 +4,14 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from genrec.data import Dataset
 from genrec.errors import ArtefactError, ConfigError, DataError
-from genrec.pipeline import recommend
+from genrec.pipeline import prepare, recommend
+from genrec.pipeline.recommend import known_histories
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,26 @@ def test_histories_in_every_format_sorted_by_their_time(shop, data, tmp_path, en
         for frame in (found, expected)
     ]
     assert by_user[0] == by_user[1]
+
+
+def test_actions_and_times_of_a_file_mean_what_they_meant_in_training(tmp_path):
+    table = pd.DataFrame(
+        [("a", "x", 5, "view"), ("a", "y", 9, "buy"), ("b", "x", 7, "steal"), ("b", "z", 8, None)],
+        columns=["user_id", "item_id", "timestamp", "action"],
+    )
+    table[:2].to_csv(tmp_path / "interactions.csv", index=False)
+    pd.DataFrame({"item_id": ["x", "y", "z"]}).to_csv(tmp_path / "items.csv", index=False)
+    data = prepare("tables", tmp_path / "shop", tmp_path)
+    assert data.histories.action_names == ["buy", "view"]
+
+    def read(columns):
+        given = pa.Table.from_pandas(table[columns], preserve_index=False)
+        return known_histories(given, "here", data, Console(quiet=True))
+
+    found = read(list(table))
+    assert found.actions.tolist() == [2, 1, 0, 0]
+    assert found.timestamps.tolist() == [5, 9, 7, 8]
+    assert read(["user_id", "item_id"]).actions.tolist() == [0, 0, 0, 0]
 
 
 def test_dates_in_a_file_are_times_and_not_text(shop, data, tmp_path):
