@@ -34,7 +34,7 @@ class ItemEncoder(nn.Module, ABC):
         """Vectors `[..., d_model]` of items `[...]` in 0..N-1."""
 
     def all_items(self) -> torch.Tensor:
-        """Vectors `[N, d_model]` of the whole catalogue."""
+        """Vectors `[N, d_model]` of the whole catalog."""
         return self(torch.arange(self.tables.num_items, device=self.tables.counts.device))
 
     @property

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from genrec.decoding import PrefixTrie, SearchResult
+from genrec.decoding import PrefixTrie, SearchResult, default_beam_width
 from genrec.errors import ArtefactError, ConfigError
 from genrec.models.backbones import BACKBONES, Backbone
 from genrec.models.heads import HEADS, Head
@@ -200,6 +200,9 @@ class Recommender(PreTrainedModel):
     ) -> SearchResult:
         """The best `k` next items of each history, best first.
 
+        Call `eval()` first: in training mode dropout makes the lists random. Give histories of at
+        most `config.max_history` items, the latest ones, as `genrec.data.batch` cuts them.
+
         Args:
             batch: `items` int64 `[B, S]`, `mask` bool `[B, S]`, and where the data has them
                 `event_time`, `query_time`, `action`; other keys are left alone.
@@ -215,7 +218,7 @@ class Recommender(PreTrainedModel):
             k=k,
             trie=trie,
             exclude=exclude,
-            beam_width=beam_width or max(50, 2 * k),
+            beam_width=beam_width or default_beam_width(k),
             exact=exact,
         )
 

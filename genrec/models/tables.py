@@ -78,7 +78,7 @@ class ItemTables(nn.Module):
             if given.shape != table.shape:
                 raise DataError(
                     f"item tables: {name} have shape {tuple(given.shape)}, expected "
-                    f"{tuple(table.shape)}; use the {name} of the same catalogue"
+                    f"{tuple(table.shape)}; use the {name} of the same catalog"
                 )
             if name == "codes":
                 sizes = torch.tensor(self.codebook_sizes)
