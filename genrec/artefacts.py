@@ -206,6 +206,17 @@ def fingerprint(parts: Iterable[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
+def vectors_fingerprint(vectors: np.ndarray, item_ids: np.ndarray) -> str:
+    """Fingerprint of float32 vectors [N, d] and the ids [N] of their items."""
+    return fingerprint([np.asarray(vectors, dtype=np.float32), item_ids])
+
+
+def cache_folder(name: str) -> Path:
+    """Where what can be had again is kept: `name` in `$GENREC_CACHE`, else in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("GENREC_CACHE") or Path(base, "genrec"), name).expanduser()
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()

@@ -17,6 +17,7 @@ import matplotlib
 from matplotlib import pyplot
 
 from genrec.artefacts import read_json
+from genrec.evaluation.report import number
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE = ROOT / "docs" / "images" / "demo.svg"
@@ -74,16 +75,12 @@ def draw(rankers: dict[str, dict[str, Any]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def number(value: float) -> str:
-    return f"{value:.4f}".replace("0.", ".", 1)
-
-
 def table(rankers: dict[str, dict[str, Any]]) -> str:
     first = next(iter(rankers.values()))
     users = first["test/users"]
     longest = max(int(k) for key in first for k in re.findall(r"^test/unmasked/ndcg@(\d+)$", key))
     lines = [
-        f"`make demo`, test split, {users:,} users, item level, the whole catalogue ranked, 95%",
+        f"`make demo`, test split, {users:,} users, item level, the whole catalog ranked, 95%",
         "intervals from a bootstrap over users:",
         "",
         "| | Recall@10 | NDCG@10 | history left out: Recall@10 | NDCG@10 | beam | "

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from genrec.artefacts import read_json
+from genrec.evaluation.report import number
 
 DOCS = Path(__file__).parent.parent / "docs" / "results"
 COLUMNS = (
@@ -35,10 +36,6 @@ COLUMNS = (
     "training",
     "evaluation",
 )
-
-
-def number(value: float) -> str:
-    return f"{value:.4f}".replace("0.", ".", 1)
 
 
 def row(method: str, metrics: dict[str, Any], searches: bool) -> list[str]:
@@ -107,7 +104,7 @@ def page(folders: list[Path], note: str) -> tuple[str, str]:
         + f"; page by `python scripts/results.py`, {datetime.date.today()}, "
         f"{platform.machine()} CPU, torch {torch.__version__}. {note}",
         "",
-        f"Test split, {users:,} users, item level, the whole catalogue ranked, collisions by "
+        f"Test split, {users:,} users, item level, the whole catalog ranked, collisions by "
         "expectation; intervals from a bootstrap over users. Best first within each order.",
         "",
         f"| {' | '.join(COLUMNS)} |",

@@ -71,11 +71,6 @@ def movielens_url(name: str) -> str:
     return f"{MOVIELENS}/{name}.zip"
 
 
-def cache_folder(name: str) -> Path:
-    """Where downloads of a dataset are kept: `$GENREC_CACHE/name` or `~/.cache/genrec/name`."""
-    return Path(os.environ.get("GENREC_CACHE", "~/.cache/genrec")).expanduser() / name
-
-
 def download(
     url: str,
     target: str | os.PathLike[str],

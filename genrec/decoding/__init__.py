@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genrec.decoding.beam import StepDecoder, beam_search
+from genrec.decoding.beam import StepDecoder, beam_search, default_beam_width
 from genrec.decoding.dense import dense_search
 from genrec.decoding.parallel import exact_parallel_search
 from genrec.decoding.result import SearchResult
@@ -13,6 +13,7 @@ __all__ = [
     "SearchResult",
     "StepDecoder",
     "beam_search",
+    "default_beam_width",
     "default_tie_order",
     "dense_search",
     "exact_parallel_search",

@@ -55,6 +55,11 @@ class StepDecoder(Protocol):
         ...
 
 
+def default_beam_width(k: int) -> int:
+    """Beams kept per level for lists of `k` items where nobody asked for a number."""
+    return max(50, 2 * k)
+
+
 def beam_search(
     decoder: StepDecoder,
     trie: PrefixTrie,

@@ -20,12 +20,6 @@ from genrec.errors import ArtefactError
 _KEY = np.dtype("S32")
 
 
-def default_cache_dir() -> Path:
-    """`$GENREC_CACHE`, else `genrec` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("GENREC_CACHE") or Path(base, "genrec")).expanduser()
-
-
 def text_keys(identity: str, texts: Sequence[str]) -> np.ndarray:
     """SHA-256 of (identity, text) for each text, as 32-byte strings [n]."""
     seed = hashlib.sha256(identity.encode() + b"\x00")

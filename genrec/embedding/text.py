@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from genrec.artefacts import cache_folder
 from genrec.embedding.base import Embedder, require
-from genrec.embedding.cache import VectorCache, default_cache_dir, text_keys
+from genrec.embedding.cache import VectorCache, text_keys
 from genrec.embedding.encoders import EncoderSource
 from genrec.embedding.linalg import normalize_rows
 from genrec.embedding.vectors import ItemVectors
@@ -128,7 +129,7 @@ class TextEmbedder(Embedder):
         cache = None
         found, vectors = np.zeros(len(texts), dtype=bool), np.zeros((len(texts), 0), np.float32)
         if self.cache:
-            folder = Path(self.cache_dir or default_cache_dir() / "text").expanduser()
+            folder = Path(self.cache_dir or cache_folder("text")).expanduser()
             cache = VectorCache(folder / hashlib.sha256(settings.encode()).hexdigest()[:16])
             found, vectors = cache.get(keys)
         missing = np.flatnonzero(~found)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genrec.artefacts import atomic_folder, check_folder, fingerprint, read_json, write_json
+from genrec.artefacts import atomic_folder, check_folder, read_json, vectors_fingerprint, write_json
 from genrec.data import Catalog
 from genrec.errors import ArtefactError, DataError
 
@@ -66,7 +66,7 @@ class ItemVectors:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any value, any id or the order of the items."""
-        return fingerprint([self.vectors, self.item_ids.to_numpy(zero_copy_only=False)])
+        return vectors_fingerprint(self.vectors, self.item_ids.to_numpy(zero_copy_only=False))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the folder, whole or not at all.

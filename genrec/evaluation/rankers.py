@@ -1,4 +1,4 @@
-"""What can be evaluated: anything that ranks the catalogue for a batch of histories.
+"""What can be evaluated: anything that ranks the catalog for a batch of histories.
 
 A ranker answers a batch with a `SearchResult`: items best first, and behind them the groups of
 items that share a score (`leaves`). Models, baselines and a user's own rankers share one protocol.
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.decoding import PrefixTrie, SearchResult
+from genrec.decoding import PrefixTrie, SearchResult, default_beam_width
 from genrec.errors import ConfigError
 from genrec.evaluation.metrics import IntArray
 from genrec.models import Recommender
@@ -104,7 +104,7 @@ class PopularityRanker:
     def search(
         self, batch: dict[str, Tensor], *, k: int, exclude: Tensor | None = None
     ) -> SearchResult:
-        """See `Ranker.search`; costs `k` plus the exclusions per user, never the catalogue."""
+        """See `Ranker.search`; costs `k` plus the exclusions per user, never the catalog."""
         rows = len(batch["items"])
         exclude = torch.full((rows, 0), -1) if exclude is None else _without_repeats(exclude.cpu())
         reach = min(len(self._order), k + exclude.shape[1])
@@ -223,7 +223,7 @@ class ModelRanker:
                 k=k,
                 trie=self.trie,
                 exclude=None if exclude is None else exclude.to(hidden.device),
-                beam_width=self.beam_width or max(50, 2 * k),
+                beam_width=self.beam_width or default_beam_width(k),
                 exact=self.exact,
             )
 

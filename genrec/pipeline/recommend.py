@@ -57,12 +57,12 @@ def recommend(
         users: users of the dataset, by id, likewise.
         histories: a table (csv, jsonl or parquet, also .gz) with `user_id` and `item_id`, in time
             order or with a `timestamp` to sort by, and perhaps an `action`.
-        k: items per user; fewer where the catalogue has no more.
+        k: items per user; fewer where the catalog has no more.
         repeat: also recommend items of the history.
         beam_width: of the search, at least 50 by default and more for long lists.
         exact: prove every list.
         out: file to write (.csv, .parquet or .jsonl); printed otherwise.
-        title_column: column of the catalogue shown beside the ids.
+        title_column: column of the catalog shown beside the ids.
         batch_size: users per batch.
         dataset: dataset folder, if it has moved since training.
         vocabulary: vocabulary folder, if it has moved.
@@ -73,7 +73,7 @@ def recommend(
 
     Raises:
         ConfigError: unless exactly one of items, users and histories is given.
-        DataError: if no history has an item the catalogue knows; unknown items in a history are
+        DataError: if no history has an item the catalog knows; unknown items in a history are
             reported and skipped.
         ArtefactError: if the run, its dataset or its vocabulary is not whole, or the file cannot
             be written.
@@ -112,8 +112,7 @@ def recommend(
         shown = [str(user) for user in flat.user_ids.to_pylist()]
 
     trie = opened.vocabulary.trie() if opened.vocabulary is not None else None
-    width = beam_width or max(50, 2 * k)
-    ranker = ModelRanker(opened.model, trie, beam_width=width, exact=exact, name=opened.name)
+    ranker = ModelRanker(opened.model, trie, beam_width=beam_width, exact=exact, name=opened.name)
     frames = []
     for first in range(0, len(shown), batch_size):
         part = slice(first, first + batch_size)
@@ -150,7 +149,7 @@ def known_histories(table: pa.Table, place: str, data: Dataset, console: Console
         some = ", ".join(map(str, strange[:5].to_pylist()))
         console.print(
             Text(
-                f"skipped {lost:,} events with items that the catalogue does not know: {some}",
+                f"skipped {lost:,} events with items that the catalog does not know: {some}",
                 style="yellow",
             )
         )

@@ -4,7 +4,7 @@ from genrec.tokenizers.build import build_vocabulary
 from genrec.tokenizers.collisions import COLLISION_POLICIES, Resolved, resolve_collisions
 from genrec.tokenizers.summary import print_summary, summarize
 from genrec.tokenizers.ties import make_tie_order
-from genrec.tokenizers.vocabulary import SidVocabulary, vectors_fingerprint
+from genrec.tokenizers.vocabulary import SidVocabulary
 
 __all__ = [
     "COLLISION_POLICIES",
@@ -15,5 +15,4 @@ __all__ = [
     "print_summary",
     "resolve_collisions",
     "summarize",
-    "vectors_fingerprint",
 ]

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from genrec.artefacts import vectors_fingerprint
 from genrec.errors import ConfigError, DataError
 from genrec.quantization import Quantizer
 from genrec.tokenizers.checks import check_ids
 from genrec.tokenizers.collisions import check_policy, resolve_collisions
 from genrec.tokenizers.ties import as_item_ids, make_tie_order
-from genrec.tokenizers.vocabulary import SidVocabulary, vectors_fingerprint
+from genrec.tokenizers.vocabulary import SidVocabulary
 
 
 def build_vocabulary(
@@ -91,7 +92,7 @@ def _check_vectors(vectors: np.ndarray, ids: np.ndarray) -> np.ndarray:
     if len(vectors) != len(ids):
         raise DataError(
             f"vectors: {len(vectors):,} rows for {len(ids):,} items; expected one row per item, "
-            "embed this catalogue again"
+            "embed this catalog again"
         )
     with np.errstate(over="ignore"):
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)

@@ -12,7 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genrec.artefacts import atomic_folder, check_folder, fingerprint, read_json, write_json
+from genrec.artefacts import (
+    atomic_folder,
+    check_folder,
+    fingerprint,
+    read_json,
+    vectors_fingerprint,
+    write_json,
+)
 from genrec.data import Catalog
 from genrec.decoding import PrefixTrie
 from genrec.errors import ArtefactError, DataError
@@ -191,7 +198,7 @@ class SidVocabulary:
         return self._trie
 
     def check_catalog(self, catalog: Catalog) -> None:
-        """Check that the catalogue has exactly these items, in this order.
+        """Check that the catalog has exactly these items, in this order.
 
         Raises:
             ArtefactError: naming the first item that differs.
@@ -317,11 +324,6 @@ class SidVocabulary:
                 f"{self.num_levels} codes in the last dimension"
             )
         return codes
-
-
-def vectors_fingerprint(vectors: np.ndarray, item_ids: np.ndarray) -> str:
-    """Fingerprint of `float32 [N, d]` vectors and their ids; `ItemVectors` has the same."""
-    return fingerprint([np.asarray(vectors, dtype=np.float32), item_ids])
 
 
 def _frozen(values: np.ndarray, dtype: type) -> np.ndarray:

@@ -187,8 +187,8 @@ def test_shuffle_within_the_day(shipped):
     _, folder = shipped
     files = find_files(folder, "Beauty")
     _, plain, _ = read_amazon(*files)
-    _, one, info = read_amazon(*files, order="shuffle", seed=1)
-    _, again, _ = read_amazon(*files, order="shuffle", seed=1)
+    _, one, info = read_amazon(*files, order="shuffled-day", seed=1)
+    _, again, _ = read_amazon(*files, order="shuffled-day", seed=1)
     assert info["order"] == "shuffled-day" and info["order_seed"] == 1
     assert one.equals(again) and not one["item_id"].equals(plain["item_id"])
 

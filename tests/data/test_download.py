@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from genrec.data import download as module
-from genrec.data.download import amazon_urls, cache_folder, download, movielens_url
+from genrec.data.download import amazon_urls, download, movielens_url
 from genrec.errors import ConfigError, DataError
 
 BODY = hashlib.shake_256(b"genrec").digest(300_000)
@@ -236,5 +236,3 @@ def test_publishers_addresses(monkeypatch, tmp_path):
         amazon_urls("2014", "../Beauty")
     with pytest.raises(ConfigError, match="ml-1m"):
         movielens_url("ml-9m")
-    monkeypatch.setenv("GENREC_CACHE", str(tmp_path))
-    assert cache_folder("x") == tmp_path / "x"

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.embedding.cache import VectorCache, default_cache_dir, text_keys
+from genrec.artefacts import cache_folder
+from genrec.embedding.cache import VectorCache, text_keys
 from genrec.errors import ArtefactError
 
 
@@ -84,7 +85,10 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, where):
 
 def test_the_default_place_follows_the_environment(monkeypatch):
     monkeypatch.setenv("GENREC_CACHE", "/somewhere")
-    assert str(default_cache_dir()) == "/somewhere"
+    assert str(cache_folder("text")) == "/somewhere/text"
     monkeypatch.delenv("GENREC_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/other")
-    assert str(default_cache_dir()) == "/other/genrec"
+    assert str(cache_folder("text")) == "/other/genrec/text"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/me")
+    assert str(cache_folder("text")) == "/me/.cache/genrec/text"

@@ -132,7 +132,7 @@ def test_unknown_items_are_reported_and_skipped(shop, data, tmp_path, capsys):
     pd.DataFrame(rows, columns=["user_id", "item_id"]).to_csv(path, index=False)
     found = recommend(str(shop / "sid"), histories=str(path), k=3)
     error = capsys.readouterr().err.replace("\n", "")
-    assert "skipped 2 events with items that the catalogue does not know: [b]gone[/b]" in error
+    assert "skipped 2 events with items that the catalog does not know: [b]gone[/b]" in error
     assert "skipped 1 users without a known item" in error
     assert found["user_id"].unique().tolist() == ["a"]
     assert (

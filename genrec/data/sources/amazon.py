@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genrec.artefacts import cache_folder
 from genrec.data.dataset import Dataset, write_dataset
-from genrec.data.download import amazon_urls, cache_folder
+from genrec.data.download import amazon_urls
 from genrec.data.download import download as fetch
 from genrec.data.kcore import k_core
 from genrec.data.sources.amazon_metadata import read_metadata
@@ -52,9 +53,9 @@ def read_amazon(
         min_rating: leave out reviews with a lower rating, or without one.
         duplicates: if a user reviewed an item several times, keep the `first` or the `last` review
             in time, or `keep` them all.
-        order: reviews of one user at one time stand as in the `file`, or those of one UTC day in a
-            seeded `shuffle` (their times become the day's midnight). Two in five Beauty test items
-            are decided by this.
+        order: reviews of one user at one time stand as in the `file`, or, for `shuffled-day`,
+            those of one UTC day are shuffled (their times become the day's midnight). Two in five
+            Beauty test items are decided by this.
         seed: of the shuffle.
         skip_broken: leave out lines that cannot be read, and count them, instead of raising.
 
@@ -84,7 +85,7 @@ def read_amazon(
             f"{core}-core; use a lower core or min_rating"
         )
     seconds = in_time.times // in_time.layout.per_second
-    if order == "shuffle":
+    if order == "shuffled-day":
         seconds = seconds // DAY * DAY
         key = np.random.default_rng(seed).random(len(seconds))
         by_day = np.lexsort((key, seconds, in_time.users))
@@ -104,14 +105,15 @@ def read_amazon(
         }
     )
     info: dict[str, Any] = {
+        "name": f"amazon{in_time.version}-{_category_of(Path(reviews)).lower()}",
         "source": f"Amazon reviews {in_time.version}, J. McAuley and colleagues, UCSD",
         "licence": LICENCE,
-        "order": "file" if order == "file" else "shuffled-day",
+        "order": order,
         "options": {"core": core, "min_rating": min_rating, "duplicates": duplicates},
         "files": [Path(file).name for file in (reviews, metadata) if file is not None],
         "read": counts,
     }
-    if order == "shuffle":
+    if order == "shuffled-day":
         info["order_seed"] = seed
     return content, interactions, info
 
@@ -153,7 +155,7 @@ def prepare_amazon(
         core: see `read_amazon`, as for the following.
         min_rating: lowest rating that counts.
         duplicates: `first`, `last` or `keep`.
-        order: `file` or `shuffle`.
+        order: `file` or `shuffled-day`.
         seed: of the shuffle.
         skip_broken: leave out and count lines that cannot be read.
         name: of the dataset; version and category by default.
@@ -192,8 +194,7 @@ def prepare_amazon(
         seed=seed,
         skip_broken=skip_broken,
     )
-    year = info["source"].split()[2].rstrip(",")
-    info["name"] = name or f"amazon{year}-{_category_of(files[0]).lower()}"
+    info["name"] = name or info["name"]
     return write_dataset(
         folder, items, interactions, info, timestamp_unit="s", interactions_name=str(files[0])
     )
@@ -254,7 +255,7 @@ def _category_of(path: Path) -> str:
 def _check_options(core: int, duplicates: str, order: str, seed: int) -> None:
     for option, value, choices in (
         ("duplicates", duplicates, ("first", "last", "keep")),
-        ("order", order, ("file", "shuffle")),
+        ("order", order, ("file", "shuffled-day")),
     ):
         if value not in choices:
             raise ConfigError(f"{option} {value!r}: choose from {', '.join(choices)}")

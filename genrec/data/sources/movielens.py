@@ -19,9 +19,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from genrec.artefacts import cache_folder
 from genrec.data.dataset import Dataset, write_dataset
-from genrec.data.download import cache_folder, movielens_url
 from genrec.data.download import download as fetch
+from genrec.data.download import movielens_url
 from genrec.errors import ConfigError, DataError
 
 RATINGS = {"userId": "user_id", "movieId": "item_id", "rating": "rating", "timestamp": "timestamp"}
