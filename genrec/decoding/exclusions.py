@@ -15,7 +15,7 @@ class Exclusions:
     """Per-user excluded items; answers what a search asks about nodes and leaves.
 
     Every question is answered from the excluded items of the user, so its cost follows their
-    number and the number of beams, never the number of candidates or the catalogue.
+    number and the number of beams, never the number of candidates or the catalog.
 
     Args:
         trie: the trie searched.

@@ -1,7 +1,7 @@
 """Exact top-k for heads that predict all codes at once: an item's score is a sum of look-ups.
 
 Every leaf of the trie is scored, block by block, and a running top-k is kept, so memory follows the
-block and not the catalogue.
+block and not the catalog.
 """
 
 from __future__ import annotations

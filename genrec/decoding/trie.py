@@ -246,7 +246,7 @@ class PrefixTrie:
         Returns:
             ``leaves`` int64 ``[num_leaves]`` in tie order, and ``bags`` int32 ``[num_leaves, L]``
             with ``bags[r, l] = codebook_sizes[0] + .. + codebook_sizes[l - 1] + code``. Kept after
-            the first call: scoring whole catalogues reads them every time.
+            the first call: scoring whole catalogs reads them every time.
         """
         if self._leaf_bags is None:
             leaves = torch.argsort(self.leaf_tie)

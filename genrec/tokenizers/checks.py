@@ -65,7 +65,7 @@ def check_quantizer(quantizer: Quantizer, sizes: tuple[int, ...], policy: str) -
 
 
 def check_same_items(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """The catalogue's ids are the vocabulary's, in the same order."""
+    """The catalog's ids are the vocabulary's, in the same order."""
     if len(ours) == len(theirs) and (ours == theirs).all():
         return
     absent = sorted(set(theirs.tolist()) - set(ours.tolist()), key=str)
@@ -73,15 +73,15 @@ def check_same_items(ours: np.ndarray, theirs: np.ndarray) -> None:
     if absent or extra:
         parts = [
             f"{len(ids):,} items only in the {where}, such as {ids[0]!r}"
-            for ids, where in ((absent, "catalogue"), (extra, "SID vocabulary"))
+            for ids, where in ((absent, "catalog"), (extra, "SID vocabulary"))
             if ids
         ]
         raise ArtefactError(
-            f"the SID vocabulary does not belong to this catalogue: {'; '.join(parts)}; "
-            "build the vocabulary from this catalogue"
+            f"the SID vocabulary does not belong to this catalog: {'; '.join(parts)}; "
+            "build the vocabulary from this catalog"
         )
     row = int(np.flatnonzero(ours != theirs)[0])
     raise ArtefactError(
-        f"the SID vocabulary has its items in another order than the catalogue (row {row}: "
-        f"{ours[row]!r}, catalogue {theirs[row]!r}); build the vocabulary from this catalogue"
+        f"the SID vocabulary has its items in another order than the catalog (row {row}: "
+        f"{ours[row]!r}, catalog {theirs[row]!r}); build the vocabulary from this catalog"
     )

@@ -183,7 +183,7 @@ def _match_groups(
 def _match(costs: np.ndarray) -> np.ndarray:
     """Distinct codes `int [g]` at least total cost, for costs `[g, K]` with g <= K."""
     if (costs == costs[0]).all():
-        # Identical vectors, the common case in real catalogues and the slowest for the solver.
+        # Identical vectors, the common case in real catalogs and the slowest for the solver.
         return np.argsort(costs[0], kind="stable")[: len(costs)]
     return linear_sum_assignment(costs)[1]
 

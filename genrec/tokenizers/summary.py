@@ -30,7 +30,7 @@ def summarize(
         vocabulary: what to look at.
         vectors: `float32 [N, d]` it was built from, for the distortion (needs its quantizer).
         catalog: for the titles of the largest bucket; its ids otherwise.
-        title_column: the catalogue's column of titles; ids are shown where there is none.
+        title_column: the catalog's column of titles; ids are shown where there is none.
 
     Returns:
         `levels` (per level: codes, used, utilisation, perplexity, dead, trie_nodes), `tuples`,
@@ -43,7 +43,7 @@ def summarize(
         from the tuple's bucket.
 
     Raises:
-        ArtefactError: if catalogue or vectors belong to other items.
+        ArtefactError: if catalog or vectors belong to other items.
         ConfigError: if vectors are given but the vocabulary has no quantizer.
     """
     if catalog is not None:

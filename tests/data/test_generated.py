@@ -158,7 +158,7 @@ def test_other_sizes(num_items):
     assert set(interactions["item_id"].to_pylist()) <= set(items["item_id"].to_pylist())
 
 
-def test_nobody_gets_an_item_twice_when_histories_fill_half_the_catalogue():
+def test_nobody_gets_an_item_twice_when_histories_fill_half_the_catalog():
     _, interactions, _ = generate(num_items=108, num_users=30, min_length=54, max_length=54)
     rows = list(zip(*interactions.select(["user_id", "item_id"]).to_pydict().values(), strict=True))
     assert len(rows) == 30 * 54 == len(set(rows))

@@ -43,7 +43,7 @@ def test_titles_of_the_largest_bucket(tiny):
         "c",
         "a",
     ]
-    with pytest.raises(ArtefactError, match="does not belong to this catalogue"):
+    with pytest.raises(ArtefactError, match="does not belong to this catalog"):
         summarize(tiny, catalog=Catalog.from_ids(["a"]))
 
 

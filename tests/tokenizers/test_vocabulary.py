@@ -105,11 +105,11 @@ def test_fingerprint_covers_codes_ids_sizes_and_tie_order():
 def test_check_catalog(vocabularies, item_ids):
     vocabulary = vocabularies["allow"]
     vocabulary.check_catalog(Catalog.from_ids(item_ids))
-    with pytest.raises(ArtefactError, match=r"1 items only in the catalogue, such as 'new'"):
+    with pytest.raises(ArtefactError, match=r"1 items only in the catalog, such as 'new'"):
         vocabulary.check_catalog(Catalog.from_ids([*item_ids, "new"]))
     with pytest.raises(ArtefactError, match=r"1 items only in the SID vocabulary, .*'item-119'"):
         vocabulary.check_catalog(Catalog.from_ids(item_ids[:-1]))
-    with pytest.raises(ArtefactError, match=r"another order than the catalogue \(row 0"):
+    with pytest.raises(ArtefactError, match=r"another order than the catalog \(row 0"):
         vocabulary.check_catalog(Catalog.from_ids(item_ids[::-1]))
 
 

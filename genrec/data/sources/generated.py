@@ -1,4 +1,4 @@
-"""A generated catalogue: readable items, and users whose next item can be predicted.
+"""A generated catalog: readable items, and users whose next item can be predicted.
 
 Nothing is downloaded; it takes less than a second. Items come from a latent structure (department >
 subcategory, brand, style) and their text tells it. Users have planted tastes (a few subcategories,
@@ -78,7 +78,7 @@ def generate(
     max_length: int = 40,
     seed: int = 0,
 ) -> tuple[pa.Table, pa.Table, dict[str, Any]]:
-    """Generate a catalogue and its users' histories; the same arguments give the same tables.
+    """Generate a catalog and its users' histories; the same arguments give the same tables.
 
     Args:
         num_items: items, 108 to 3888.
@@ -98,7 +98,7 @@ def generate(
     capacity = len(SUBCATEGORIES) * NUM_STYLES * 3 * 4
     if not 2 * len(SUBCATEGORIES) <= num_items <= capacity:
         raise ConfigError(
-            f"num_items is {num_items}; the generated catalogue holds {2 * len(SUBCATEGORIES)} to "
+            f"num_items is {num_items}; the generated catalog holds {2 * len(SUBCATEGORIES)} to "
             f"{capacity} items"
         )
     if num_users < 1 or seed < 0:
@@ -152,7 +152,7 @@ def prepare_generated(
     max_length: int = 40,
     seed: int = 0,
 ) -> Dataset:
-    """Write the generated catalogue as a dataset folder and return the dataset.
+    """Write the generated catalog as a dataset folder and return the dataset.
 
     Example:
         genrec prepare generated data/demo
@@ -171,9 +171,7 @@ def prepare_generated(
         ArtefactError: if the folder cannot be written.
     """
     if path is not None:
-        raise ConfigError(
-            f"path {str(path)!r}: the generated catalogue reads nothing; leave it out"
-        )
+        raise ConfigError(f"path {str(path)!r}: the generated catalog reads nothing; leave it out")
     items, interactions, info = generate(
         num_items=num_items,
         num_users=num_users,

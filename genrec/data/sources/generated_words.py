@@ -1,4 +1,4 @@
-"""The words of the generated catalogue; brands are invented.
+"""The words of the generated catalog; brands are invented.
 
 Subcategories stand in the order in which their products are bought after one another (camera, lens,
 bag, ...); the last one leads back to the first. Styles have the same six meanings in every
