@@ -67,15 +67,26 @@ class Stages:
 
 
 def prepared_from(options: Mapping[str, Any]) -> Any:
-    """The files a source reads: `path` or those below it, and the files named outside of it."""
-    if not options.get("path"):
+    """The files a source may read: those that are named, else `path` or those right in it too.
+
+    What is downloaded is the publisher's; it is there after the first time only.
+    """
+    if not options.get("path") or options.get("download"):
         return None
     root = Path(options["path"])
-    inside = _files(root)
     folder = root if root.is_dir() else root.parent
-    keys = ("interactions", "items", "reviews", "metadata")
-    named = [_files(folder / str(options[key])) for key in keys if options.get(key)]
-    return [*inside, *(files for files in named if any(file not in inside for file in files))]
+    pairs = (("interactions", "items"), ("reviews", "metadata"))
+    named = {
+        key: _files(folder / str(options[key]))
+        for pair in pairs
+        for key in pair
+        if options.get(key)
+    }
+    if root.is_dir() and any(named.keys() >= set(pair) for pair in pairs):
+        inside = []
+    else:
+        inside = _files(root, inner=False)
+    return [*inside, *(files for files in named.values() if any(f not in inside for f in files))]
 
 
 def embedded_from(config: Mapping[str, Any]) -> Any:
@@ -88,7 +99,7 @@ def embedded_from(config: Mapping[str, Any]) -> Any:
     return [kept for kept in (*found, *nested) if kept] or None
 
 
-def _files(root: Path) -> list[Any]:
-    """Names, sizes and times of a file, or of all files of a folder; nothing if it is not there."""
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+def _files(root: Path, *, inner: bool = True) -> list[Any]:
+    """Names, sizes and times of a file, or of a folder's files; nothing if it is not there."""
+    found = [root] if root.is_file() else sorted(root.rglob("*") if inner else root.glob("*"))
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in found if p.is_file()]

@@ -39,6 +39,21 @@ def test_a_table_is_listed_once(files):
     assert prepared_from({**plain, "items": "items.csv"}) == prepared_from(plain)
     assert prepared_from({**plain, "items": None, "metadata": "none"}) == prepared_from(plain)
     assert prepared_from({}) is None
+    assert prepared_from({**plain, "download": True}) is None
+
+
+def test_a_folder_may_hold_the_recipe_and_its_output_too(files):
+    plain = {"path": str(files / "export")}
+    both = {**plain, "interactions": "interactions.csv", "items": "items.csv"}
+
+    def spoil():
+        (files / "export/runs").mkdir()
+        (files / "export/runs/items.parquet").touch()
+
+    assert not changes(lambda: prepared_from(plain), spoil)
+    assert changes(lambda: prepared_from(plain), lambda: os.utime(files / "export/items.csv"))
+    assert not changes(lambda: prepared_from(both), (files / "export/recipe.yaml").touch)
+    assert changes(lambda: prepared_from(both), lambda: os.utime(files / "export/items.csv"))
 
 
 def model_at(folder):
