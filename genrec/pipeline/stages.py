@@ -24,7 +24,7 @@ class Stages:
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder, self.console = folder, console
         self.keys: dict[str, str] = {}
-        self.redone: set[str] = set()
+        self.made: dict[str, int | None] = {}
 
     def do(
         self,
@@ -35,7 +35,7 @@ class Stages:
         after: list[str] | None = None,
         resumes: bool = False,
     ) -> None:
-        """Do `work` unless it is up to date: its key is, and so are the stages it comes after.
+        """Do `work` unless it is up to date: same key, and made from these very results.
 
         Args:
             name: of the stage and of the folder it writes.
@@ -51,18 +51,23 @@ class Stages:
         path = self.folder / ".stages" / f"{name.replace('/', '.')}.json"
         note = read_json(path) if path.is_file() else {}
         same, done = note.get("key") == key, note.get("done", True)
-        stale = not self.redone.isdisjoint(after or [])
-        if same and done and not stale and (self.folder / name).is_dir():
+        made = {stage: self.made[stage] for stage in after or []}
+        made_from = note.get("after", {})
+        fresh = all(made_from.get(stage) == moment for stage, moment in made.items())
+        self.made[name] = note.get("made")
+        if same and done and fresh and (self.folder / name).is_dir():
             self.console.print(f"[dim]{escape(name)}: up to date[/dim]")
             return
-        self.redone.add(name)
         self.console.print(f"[bold]{escape(name)}[/bold]")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"key": key, "done": False})
         started = time.perf_counter()
         work(**({"resume": same and not done} if resumes else {}))
         seconds = time.perf_counter() - started
-        write_json(path, {"key": key, "done": True, "seconds": round(seconds, 1)})
+        # The moment tells the same work done twice apart, also after a kill in between.
+        self.made[name] = time.time_ns()
+        record = {"key": key, "done": True, "made": self.made[name], "after": made}
+        write_json(path, {**record, "seconds": round(seconds, 1)})
         self.console.print(f"[dim]{escape(name)}: {seconds:.1f} s[/dim]")
 
 

@@ -3,8 +3,32 @@ from __future__ import annotations
 import os
 
 import pytest
+from rich.console import Console
 
-from genrec.pipeline.stages import embedded_from, prepared_from
+from genrec.pipeline.stages import Stages, embedded_from, prepared_from
+
+
+def test_what_a_kill_kept_from_being_redone_is_redone_later(tmp_path):
+    done = []
+
+    def go(*names):
+        done.clear()
+        stages = Stages(tmp_path, Console(quiet=True))
+        for before, name in zip((None, *names), names, strict=False):
+
+            def work(name=name):
+                (tmp_path / name).mkdir(exist_ok=True)
+                done.append(name)
+
+            stages.do(name, 1, work, after=[before] if before else None)
+        return list(done)
+
+    assert go("a", "b", "c") == ["a", "b", "c"]
+    assert go("a", "b", "c") == []
+    (tmp_path / "a").rmdir()
+    assert go("a") == ["a"]  # and killed
+    assert go("a", "b", "c") == ["b", "c"]
+    assert go("a", "b", "c") == []
 
 
 @pytest.fixture
