@@ -19,6 +19,7 @@ install: $(STAMP)
 
 demo: install
 	$(BIN)/genrec run recipes/demo.yaml
+	@echo 'to use genrec in this shell: . $(BIN)/activate'
 
 test: lint unit
 
@@ -35,7 +36,7 @@ slow: install
 	$(BIN)/python -m pytest -m slow
 
 docs: install
-	$(BIN)/pip install -q -e ".[docs]"
+	$(BIN)/pip install -q -e ".[docs]" --config-settings editable_mode=compat
 	$(BIN)/mkdocs build --strict
 
 clean:

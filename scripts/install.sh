@@ -2,6 +2,9 @@
 # Create $VENV and install genrec with its development tools, without CUDA packages where a CPU
 # build of torch is at hand. On Linux the default index serves torch with several gigabytes of CUDA
 # libraries; set GENREC_TORCH=torch to install that one on a machine with a GPU.
+#
+# editable_mode=compat puts the checkout itself on the path. The default, an import hook, comes after
+# the current folder: in the one above a checkout called genrec that would be found in its place.
 set -eu
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
@@ -9,7 +12,8 @@ TORCH=${GENREC_TORCH:-torch==2.13.0}
 CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-pip="$VENV/bin/python -m pip --disable-pip-version-check"
+echo "installing into $VENV; the first time takes a few minutes" >&2
+pip="$VENV/bin/python -m pip -q --disable-pip-version-check"
 
 if ! "$VENV/bin/python" -c "import torch" 2>/dev/null; then
     if [ -n "${GENREC_TORCH:-}" ] || [ "$(uname -s)" != Linux ]; then
@@ -23,4 +27,4 @@ if ! "$VENV/bin/python" -c "import torch" 2>/dev/null; then
         $pip install "$TORCH"
     fi
 fi
-$pip install -e ".[dev]"
+$pip install -e ".[dev]" --config-settings editable_mode=compat
