@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 from accelerate import Accelerator
+
 from genrec.models import Recommender, RecommenderConfig
 from genrec.training.trainer import full_precision
 
