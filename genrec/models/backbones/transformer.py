@@ -24,7 +24,7 @@ class CausalTransformer(Backbone):
         layers: number of blocks.
         heads: attention heads; must divide `d_model`.
         ffn: hidden width of the feed-forward part, `4 * d_model` by default.
-        dropout: on the outputs of attention and feed-forward, and inside the feed-forward.
+        dropout: on the outputs of attention and feed-forward.
         attention_dropout: on the attention weights.
         positions: `learned` (absolute, added to the input) or `rotary` (Su et al. 2021).
         activation: `gelu`, `relu` or `silu`.
@@ -159,7 +159,6 @@ class _Block(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(d_model, ffn),
             ACTIVATIONS[activation](),
-            nn.Dropout(dropout),
             nn.Linear(ffn, d_model),
         )
         self.dropout = nn.Dropout(dropout)
