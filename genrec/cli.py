@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if args is None else args)
     console = Console(stderr=True, soft_wrap=True)
     try:
-        auto_cli(
+        result = auto_cli(
             _components(given),
             args=given,
             prog="genrec",
@@ -60,6 +60,8 @@ def main(args: Sequence[str] | None = None) -> None:
             version=genrec.__version__,
             parser_class=_Parser,
         )
+        if "prepare" in given and hasattr(result, "histories"):
+            console.print(Text(_prepared(result)))
     except GenrecError as error:
         console.print(Text.assemble(("error: ", "red"), str(error)))
         sys.exit(2)
@@ -75,6 +77,15 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("interrupted; run the same command again to go on")
         sys.exit(130)
+
+
+def _prepared(made: Any) -> str:
+    """What `prepare` made, on one line."""
+    histories = made.histories
+    return (
+        f"{len(histories):,} users, {len(made.catalog):,} items, {histories.num_events:,} events, "
+        f"saved in {made.folder}"
+    )
 
 
 def _components(args: Sequence[str]) -> dict[str, Any]:

@@ -433,9 +433,9 @@ def test_a_full_disk_is_said_to_be_full(refused, own_shop, tmp_path, verb, monke
 def test_unknown_items_are_reported_and_skipped(capsys, shop, given):
     cli.main(["recommend", str(shop / "ids"), given, "--k=3"])
     captured = capsys.readouterr()
-    assert "skipped 1 events with items that the catalog does not know: nope" in captured.err
+    assert "skipped 1 event with items that the catalog does not know: nope" in captured.err
     assert captured.out.count("G00") == 3
 
 
 def test_only_unknown_items_are_an_error(refused, shop):
-    refused(["recommend", shop / "ids", "--items=nope"], "no event has an item of the catalog")
+    refused(["recommend", shop / "ids", "--items=nope"], "unknown item 'nope'; ids look like 'G0")

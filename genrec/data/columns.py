@@ -5,6 +5,7 @@ Everything here works on whole Arrow columns; no Python object is made per row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -58,17 +59,26 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def require_columns(table: pa.Table, columns: list[str], name: str) -> None:
+def require_columns(
+    table: pa.Table, columns: list[str], name: str, options: Mapping[str, str] | None = None
+) -> None:
     """Check that `table` has `columns` and at least one row.
+
+    Args:
+        table: what is checked.
+        columns: that it must have.
+        name: what the message calls the table.
+        options: column to the option that says which one it is.
 
     Raises:
         DataError: naming the missing column and those that are there.
     """
     for column in columns:
         if column not in table.column_names:
+            option = f" with --{options[column]}" if options and column in options else ""
             raise DataError(
                 f"{name}: column {column!r} is missing; it has {table.column_names}; "
-                "rename a column or say which one it is"
+                f"rename a column or say which one it is{option}"
             )
     if table.num_rows == 0:
         raise DataError(f"{name}: the table is empty; expected at least one row")

@@ -101,8 +101,15 @@ class ItemTables(nn.Module):
             what == "vectors" and not self.vector_dim
         )
         if missing:
-            source = "a SID vocabulary" if what == "codes" else "item vectors"
-            raise ConfigError(f"{part}: needs {source}, none was given")
+            source, verb, option = (
+                ("a SID vocabulary", "quantize", "vocabulary")
+                if what == "codes"
+                else ("item vectors", "embed", "vectors")
+            )
+            raise ConfigError(
+                f"{part}: needs {source}, none was given; make one with `genrec {verb}` and pass "
+                f"--{option}"
+            )
 
 
 def share(module: nn.Module, name: str, other: nn.Module) -> None:

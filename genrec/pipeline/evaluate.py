@@ -16,15 +16,18 @@ from genrec.evaluation import (
     ModelRanker,
     PopularityRanker,
     beam_study,
+    best_first,
     by_history_length,
     by_popularity,
     collect_examples,
+    headline_metric,
     print_comparison,
     print_examples,
     write_metrics,
     write_report,
 )
 from genrec.evaluation import evaluate as evaluate_ranker
+from genrec.pipeline.notes import note_missing_titles
 from genrec.pipeline.runs import Run
 from genrec.pipeline.settings import names
 from genrec.tokenizers import summarize
@@ -100,6 +103,8 @@ def evaluate(
     data, parts = first.data
     questions = getattr(parts, split)
     counts = parts.train_counts(data.histories, len(data.catalog))
+    if examples and progress:
+        note_missing_titles(data.catalog, title_column)
     rankers: dict[str, ModelRanker | PopularityRanker] = {
         name: ModelRanker(
             run.model,
@@ -153,8 +158,10 @@ def evaluate(
         if name in studies:
             record["beams"] = studies[name].as_dict()
         write_metrics(place, [evaluations[name]], **record)
+    found = list(evaluations.values())
+    ranked = best_first(found, masks[0], headline_metric(found[0]))
     shown = collect_examples(
-        list(rankers.values()),
+        [rankers[evaluation.ranker] for evaluation in ranked],
         data,
         questions,
         count=examples,
@@ -164,14 +171,14 @@ def evaluate(
     )
     write_report(
         folder / "report.html",
-        list(evaluations.values()),
+        found,
         title=f"genrec: {data.name}",
         slices={
             "training popularity of the target": {
-                name: by_popularity(found, counts) for name, found in evaluations.items()
+                name: by_popularity(one, counts) for name, one in evaluations.items()
             },
             "length of the history": {
-                name: by_history_length(found) for name, found in evaluations.items()
+                name: by_history_length(one) for name, one in evaluations.items()
             },
         },
         beams=studies,
@@ -181,8 +188,8 @@ def evaluate(
     )
     if progress:
         console = Console()
-        print_comparison(list(evaluations.values()), console=console)
         print_examples(shown, console=console)
+        print_comparison(found, console=console)
         console.print(f"report: {folder / 'report.html'}")
     return evaluations
 

@@ -213,7 +213,14 @@ def run(
         stages.do(
             f"vectors/{name}",
             ["dataset", embedder, split.describe(), embedded_from(embedder)],
-            partial(embed, dataset, str(folder / "vectors" / name), embedder=embedder, split=split),
+            partial(
+                embed,
+                dataset,
+                str(folder / "vectors" / name),
+                embedder=embedder,
+                split=split,
+                progress=progress,
+            ),
             after=["dataset"],
         )
     for name, options in plan.vocabularies.items():

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +22,7 @@ from genrec.data.sources.readers import read_table
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation import ModelRanker, history_matrix, item_titles
 from genrec.evaluation.files import replacing
+from genrec.pipeline.notes import note, note_missing_titles, plural
 from genrec.pipeline.runs import Run
 from genrec.pipeline.settings import names
 
@@ -88,7 +88,6 @@ def recommend(
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(WRITERS)}")
     opened = Run.open(run, dataset=dataset, vocabulary=vocabulary)
     data, _ = opened.data
-    console = Console(stderr=True)
     if users is not None:
         flat, asked = data.histories, names(users)
         rows = flat.index(asked)
@@ -102,15 +101,18 @@ def recommend(
         shown = asked
     else:
         if items is not None:
-            table, place = pa.table({"item_id": names(items)}), "--items"
+            asked = names(items)
+            _check_known(asked, data.catalog)
+            table, place = pa.table({"item_id": asked}), "--items"
             table = table.append_column("user_id", pa.array(["you"] * len(table)))
         else:
             place = str(histories)
             table = read_table(Path(place), text_columns=("user_id", "item_id", "timestamp"))
-        flat = known_histories(as_table(table, place), place, data, console)
+        flat = known_histories(as_table(table, place), place, data)
         start, end = flat.offsets[:-1], flat.offsets[1:]
         shown = [str(user) for user in flat.user_ids.to_pylist()]
 
+    note_missing_titles(data.catalog, title_column)
     trie = opened.vocabulary.trie() if opened.vocabulary is not None else None
     ranker = ModelRanker(opened.model, trie, beam_width=beam_width, exact=exact, name=opened.name)
     frames = []
@@ -125,13 +127,20 @@ def recommend(
     result = pd.concat(frames, ignore_index=True)
     if out:
         _write(result, Path(out))
-        console.print(escape(f"{len(result):,} recommendations for {len(shown):,} users in {out}"))
+        note(f"{plural(len(result), 'recommendation')} for {plural(len(shown), 'user')} in {out}")
     else:
         _print(result)
     return result
 
 
-def known_histories(table: pa.Table, place: str, data: Dataset, console: Console) -> Histories:
+def _check_known(items: list[str], catalog: Catalog) -> None:
+    """Raise DataError if the catalog knows none of the items; some are reported by others."""
+    if items and (catalog.index(items) < 0).all():
+        some = str(catalog.item_ids[0].as_py())
+        raise DataError(f"--items: unknown item {items[0]!r}; ids look like {some!r}")
+
+
+def known_histories(table: pa.Table, place: str, data: Dataset) -> Histories:
     """Histories of the known items in time order; unknown items are reported and skipped.
 
     Raises:
@@ -147,16 +156,14 @@ def known_histories(table: pa.Table, place: str, data: Dataset, console: Console
     lost = int(pc.sum(pc.is_in(table["item_id"], value_set=strange)).as_py() or 0)
     if 0 < lost < len(table):
         some = ", ".join(map(str, strange[:5].to_pylist()))
-        console.print(
-            Text(
-                f"skipped {lost:,} events with items that the catalog does not know: {some}",
-                style="yellow",
-            )
+        note(
+            f"skipped {plural(lost, 'event')} with items that the catalog does not know: {some}",
+            "yellow",
         )
     found = read_events(table, catalog, name=place, drop_unknown=True).histories
     gone = pc.count_distinct(table["user_id"]).as_py() - len(found)
     if gone:
-        console.print(Text(f"skipped {gone:,} users without a known item", style="yellow"))
+        note(f"skipped {plural(gone, 'user')} without a known item", "yellow")
     return _with_codes_of(data.histories, found)
 
 

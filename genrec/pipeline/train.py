@@ -12,8 +12,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from rich.console import Console
-from rich.markup import escape
 
 import genrec
 from genrec.artefacts import check_folder, check_folder_place, fingerprint, read_json, write_json
@@ -24,6 +22,7 @@ from genrec.evaluation import ModelRanker, evaluate, peak_memory
 from genrec.evaluation.files import replacing
 from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS, Recommender, RecommenderConfig
 from genrec.pipeline.checks import check_part
+from genrec.pipeline.notes import note
 from genrec.pipeline.runs import OF_THE_MODEL, RUN_FILE, UNFINISHED_FILE, Run, model_fingerprint
 from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
 from genrec.tokenizers import SidVocabulary, make_tie_order
@@ -157,8 +156,7 @@ def train(
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         (folder / UNFINISHED_FILE).unlink(missing_ok=True)
         if progress:
-            said = f"{folder}: is trained with these settings; --resume false trains it again"
-            Console(stderr=True).print(escape(said))
+            note(f"{folder}: is trained with these settings; --resume false trains it again")
         return Run.open(folder)
     _start(folder, resolved, resume=resume)
 
@@ -202,6 +200,12 @@ def train(
             **peak_memory(),
         },
     )
+    if progress:
+        kept = read_json(folder / "model" / "validation.json")
+        note(
+            f"kept epoch {round(kept['epoch'], 2):g} (validation NDCG@10 {kept['ndcg@10']:.4f}), "
+            f"saved in {folder}"
+        )
     return Run.open(folder)
 
 
@@ -241,7 +245,7 @@ def _is_finished(folder: Path, resolved: dict[str, Any]) -> bool:
         return False
     # A kill in the last moment leaves both files.
     notes = [folder / name for name in (RUN_FILE, UNFINISHED_FILE)]
-    for found in [read_json(note) for note in notes if note.is_file()]:
+    for found in [read_json(path) for path in notes if path.is_file()]:
         if any(found.get(key) != read_back(value) for key, value in resolved.items()):
             return False
     try:

@@ -13,6 +13,7 @@ from genrec.artefacts import check_place, check_target, write_json
 from genrec.data import Dataset
 from genrec.embedding import EMBEDDERS, Embedder, ItemVectors, make_embedder
 from genrec.pipeline.checks import check_part
+from genrec.pipeline.notes import note
 from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
 from genrec.quantization import QUANTIZERS, Quantizer, make_quantizer
 from genrec.tokenizers import SidVocabulary, build_vocabulary, print_summary, summarize
@@ -28,6 +29,7 @@ def embed(
     *,
     embedder: dict[str, Any] = TEXT_DEFAULT,
     split: SplitConfig = SPLIT_DEFAULT,
+    progress: bool = True,
 ) -> ItemVectors:
     """Turn item content (or histories) into vectors.
 
@@ -40,6 +42,7 @@ def embed(
         out: folder to write.
         embedder: `type` (text, lexical, precomputed, collaborative or fused) and its options.
         split: collaborative vectors read the training part of this split only.
+        progress: say what was made.
 
     Returns:
         The vectors, as saved in `out`.
@@ -47,8 +50,12 @@ def embed(
     maker = build_embedder(embedder)
     check_target(out)
     data, parts = split.apply(Dataset.load(dataset))
+    started = time.perf_counter()
     vectors = maker.embed(data.catalog, histories=data.histories, split=parts)
+    seconds = time.perf_counter() - started
     vectors.save_pretrained(out)
+    if progress:
+        note(f"{len(vectors.vectors):,} vectors x {vectors.dim} in {seconds:.1f} s, saved in {out}")
     return vectors
 
 

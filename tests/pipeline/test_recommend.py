@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from rich.console import Console
 
 from genrec.data import Dataset
 from genrec.errors import ArtefactError, ConfigError, DataError
@@ -82,7 +81,7 @@ def test_actions_and_times_of_a_file_mean_what_they_meant_in_training(tmp_path):
 
     def read(columns):
         given = pa.Table.from_pandas(table[columns], preserve_index=False)
-        return known_histories(given, "here", data, Console(quiet=True))
+        return known_histories(given, "here", data)
 
     found = read(list(table))
     assert found.actions.tolist() == [2, 1, 0, 0]
@@ -133,7 +132,7 @@ def test_unknown_items_are_reported_and_skipped(shop, data, tmp_path, capsys):
     found = recommend(str(shop / "sid"), histories=str(path), k=3)
     error = capsys.readouterr().err.replace("\n", "")
     assert "skipped 2 events with items that the catalog does not know: [b]gone[/b]" in error
-    assert "skipped 1 users without a known item" in error
+    assert "skipped 1 user without a known item" in error
     assert found["user_id"].unique().tolist() == ["a"]
     assert (
         found["item_id"].tolist()
@@ -146,7 +145,7 @@ def test_unknown_items_are_reported_and_skipped(shop, data, tmp_path, capsys):
     [
         ({}, ConfigError, "exactly one of"),
         ({"items": "a", "users": "b"}, ConfigError, "exactly one of"),
-        ({"items": ["nope", "never"]}, DataError, "no event has an item of the catalog"),
+        ({"items": ["nope", "never"]}, DataError, "unknown item 'nope'; ids look like"),
         ({"items": ""}, DataError, "empty"),
         ({"users": "U00001, nobody"}, DataError, "user 'nobody' is not in"),
         ({"users": []}, DataError, "is not in"),

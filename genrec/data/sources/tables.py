@@ -17,6 +17,15 @@ from genrec.data.dataset import Dataset, write_dataset
 from genrec.data.sources.readers import SUFFIXES, read_table, suffix
 from genrec.errors import DataError
 
+# What a dataset folder calls a column, and the option that names it in the user's table.
+OPTIONS = {
+    "user_id": "user_column",
+    "item_id": "item_column",
+    "timestamp": "time_column",
+    "position": "position_column",
+    "action": "action_column",
+}
+
 
 def prepare_tables(
     folder: str | os.PathLike[str],
@@ -80,7 +89,13 @@ def prepare_tables(
         read_table(events_file, text_columns=text, delimiter=delimiter), str(events_file)
     )
     wanted: dict[str, str | None] = {"user_id": user_column, "item_id": item_column, **optional}
-    events = _rename(events, wanted, str(events_file))
+    events = _rename(events, wanted, str(events_file), OPTIONS)
+    if not {"timestamp", "position"} & set(events.column_names):
+        raise DataError(
+            f"{events_file}: column 'timestamp' is missing; it has {events.column_names}; say "
+            "which one holds the time of an event with --time_column, or its place in the user's "
+            "history (0, 1, 2 ..., oldest first) with --position_column"
+        )
     if suffix(events_file) not in (".parquet", ".parquet.gz"):
         events = _plain_ids(events, ["user_id", "item_id"], str(events_file))
 
@@ -91,7 +106,12 @@ def prepare_tables(
         column = items_id_column
         if column is None:
             column = item_column if item_column in content.column_names else "item_id"
-        content = _rename(as_table(content, str(items_file)), {"item_id": column}, str(items_file))
+        content = _rename(
+            as_table(content, str(items_file)),
+            {"item_id": column},
+            str(items_file),
+            {"item_id": "items_id_column"},
+        )
         if suffix(items_file) not in (".parquet", ".parquet.gz"):
             content = _plain_ids(content, ["item_id"], str(items_file))
     info: dict[str, Any] = {"name": name or Path(folder).name, "order": "file"}
@@ -136,10 +156,13 @@ def _guess(path: Path, stem: str) -> Path | None:
     return found[0] if found else None
 
 
-def _rename(table: pa.Table, wanted: Mapping[str, str | None], name: str) -> pa.Table:
+def _rename(
+    table: pa.Table, wanted: Mapping[str, str | None], name: str, options: Mapping[str, str]
+) -> pa.Table:
     """Give columns the names of a dataset folder; a column chosen by name must exist."""
     chosen = {column: target for target, column in wanted.items() if column is not None}
-    require_columns(table, list(chosen), name)
+    by_column = {column: options[target] for column, target in chosen.items()}
+    require_columns(table, list(chosen), name, by_column)
     # A column that only happens to have the name another one is given makes room for it.
     shadowed = [t for c, t in chosen.items() if c != t and t in table.column_names]
     table = table.drop_columns([t for t in shadowed if t not in chosen])

@@ -1,0 +1,27 @@
+"""One-line notes on stderr."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from genrec.data import Catalog
+
+
+def note(text: str, style: str = "") -> None:
+    """Print one line on stderr, whatever it holds taken literally."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(text, style=style))
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 event`, `2,000 events`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def note_missing_titles(catalog: Catalog, column: str) -> None:
+    """Say that ids will be shown if the items have no such column."""
+    if column in catalog.columns:
+        return
+    others = [name for name in catalog.columns if name != "item_id"]
+    choice = f", choose one with --title_column: {', '.join(others[:8])}" if others else ""
+    note(f"no column {column!r} in the items; showing ids{choice}", "yellow")
