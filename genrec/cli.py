@@ -29,6 +29,8 @@ VERBS = {
     "run": "Run a recipe's stages in order: prepare, embed, quantize, train, evaluate.",
 }
 EXAMPLE = "example: "
+# What a recommender gives to its parts itself.
+SUPPLIED = ("tables", "encoder", "d_model", "max_length")
 
 
 def load_verb(verb: str) -> Any:
@@ -110,11 +112,11 @@ def _named(description: str) -> Callable[[], None]:
 
 
 class _Formatter(DefaultHelpFormatter):
-    """Leaves an example on one line, as it is typed."""
+    """Leaves the lines of an epilog as they are; an example is typed on one."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if text.startswith(EXAMPLE):
-            return indent + text
+            return "\n".join(indent + line for line in text.splitlines())
         return str(super()._fill_text(text, width, indent))
 
 
@@ -128,8 +130,8 @@ class _Parser(ArgumentParser):
     def add_function_arguments(
         self, function: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """As the base class, and the example of the function's docstring as the epilog."""
-        self.epilog = _example(function) or self.epilog
+        """As the base class, and below the options the example and the parts with theirs."""
+        self.epilog = "\n\n".join(filter(None, (_example(function), _parts(function))))
         return super().add_function_arguments(function, *args, **kwargs)
 
 
@@ -138,6 +140,33 @@ def _example(function: Callable[..., Any]) -> str:
     _, _, rest = (inspect.getdoc(function) or "").partition("Example:\n")
     command = " ".join(line.strip() for line in rest.split("\n\n")[0].splitlines())
     return EXAMPLE + command if command else ""
+
+
+def _parts(function: Callable[..., Any]) -> str:
+    """A line for each part that a verb takes by `type`: its name and its options."""
+    verb = function.__name__ if function.__module__.startswith("genrec.pipeline") else ""
+    if verb == "embed":
+        from genrec.embedding import EMBEDDERS
+
+        registries: dict[str, Any] = {"embedder": EMBEDDERS}
+    elif verb == "quantize":
+        from genrec.quantization import QUANTIZERS
+
+        registries = {"quantizer": QUANTIZERS}
+    elif verb == "train":
+        from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS
+
+        registries = {"item_encoder": ITEM_ENCODERS, "backbone": BACKBONES, "head": HEADS}
+    else:
+        return ""
+    lines = []
+    for option, parts in registries.items():
+        lines.append(f"options by --{option}.type:")
+        for name, part in parts.items():
+            accepted = inspect.signature(part).parameters
+            shown = [key for key in accepted if verb != "train" or key not in SUPPLIED]
+            lines.append(f"  {name}: {', '.join(shown)}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,19 @@ def test_help_lists_nested_options_and_choices(genrec, verb, options):
         assert option in out
 
 
+@pytest.mark.parametrize(
+    ("verb", "line"),
+    [
+        ("embed", "  lexical: columns, template, dim, "),
+        ("quantize", "  rq-kmeans: codebook_sizes, iterations, "),
+        ("train", "  transformer: layers, heads, ffn, dropout, "),
+        ("train", "  autoregressive: hidden, dropout, "),
+    ],
+)
+def test_help_lists_the_options_of_each_part(genrec, verb, line):
+    assert line in genrec(verb, "--help")[1]
+
+
 def test_the_overview_says_what_the_functions_say():
     for verb, description in cli.VERBS.items():
         if verb != "prepare":
@@ -131,14 +144,17 @@ def test_the_examples_work_one_after_the_other(genrec, tmp_path, monkeypatch):
         "train": ["--training.epochs=1", "--d_model=16", "--backbone.layers=1"],
         "evaluate": ["--bootstrap=20"],
     }
-    outputs = {}
+    outputs, notes = {}, {}
     for verb in ("prepare", "embed", "quantize", "inspect", "train", "evaluate", "recommend"):
         words = example(verb, "generated" if verb == "prepare" else "")
         code, out, err = genrec(*words, *smaller.get(verb, []))
         assert code == 0, err
-        outputs[verb] = out
+        outputs[verb], notes[verb] = out, err
     assert "SID vocabulary of 150 items" in outputs["quantize"]
     assert "SID vocabulary of 150 items" in outputs["inspect"]
+    assert "150 vectors x 64 in " in notes["embed"]
+    assert notes["train"].splitlines()[0].startswith("epoch 1  validation ndcg@10 ")
+    assert notes["train"].splitlines()[1].startswith("kept epoch 1 (validation NDCG@10 ")
     assert "popularity" in outputs["evaluate"]
     assert "report: runs/report/report.html" in outputs["evaluate"]
     assert (tmp_path / "runs/report/report.html").is_file()
@@ -170,6 +186,7 @@ def test_prepare_tables(genrec, tmp_path):
     words[2:4] = [str(tmp_path / "shop"), str(export)]
     code, _, err = genrec(*words)
     assert code == 0, err
+    assert f"12 users, 9 items, 60 events, saved in {tmp_path / 'shop'}" in err
     from genrec.data import Dataset
 
     data = Dataset.load(tmp_path / "shop")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -184,8 +183,7 @@ class TextEmbedder(Embedder):
                 initial=len(texts) - len(rows),
                 desc="embedding",
                 unit="text",
-                disable=not self.progress,
-                mininterval=0.2 if sys.stderr.isatty() else 30,
+                disable=None if self.progress else True,  # None: on a terminal only
             ) as bar:
                 for start in range(0, len(rows), step):
                     part = rows[start : start + step]

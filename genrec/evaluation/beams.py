@@ -128,7 +128,7 @@ def beam_study(
         dataset.histories, eval_set, max_length=max_length, batch_size=batch_size
     )
     with tqdm(
-        total=len(eval_set) * len(totals), desc="beam widths", unit="user", disable=not progress
+        total=len(eval_set), desc="beam widths", unit="user", disable=None if progress else True
     ) as bar:
         for rows, inputs in batches:
             targets = inputs["targets"]
@@ -151,7 +151,7 @@ def beam_study(
                     result, searcher.leaf_of(targets), excluded=is_excluded(targets, exclude)
                 )
                 total.add(result, reference, ranks, seconds, k)
-                bar.update(len(rows))
+            bar.update(len(rows))
     study = [total.row(width) for width, total in zip([*ordered, None], totals, strict=True)]
     return BeamStudy(study, len(eval_set), k, masked)
 

@@ -24,6 +24,7 @@ from genrec.evaluation.style import CSS
 Slices = Mapping[str, Mapping[str, Sequence[Slice]]]
 
 _HISTORY_SHOWN = 12
+_UNPROVEN = "Not certified means not proven, not wrong; --exact true proves every list."
 
 
 def write_report(
@@ -41,7 +42,8 @@ def write_report(
 
     Args:
         path: the page.
-        evaluations: rankers on one split; the first is the one the report is about.
+        evaluations: rankers on one split; the first is the one the report compares to the best,
+            whose figures stand on top.
         title: heading of the page.
         slices: what was cut by (`training popularity of the target`) to each ranker's slices.
         beams: name of a ranker to its beam widths against exact search.
@@ -92,7 +94,7 @@ def render(
                 "a report compares rankers under one protocol"
             )
     parts = [
-        _cards(evaluations),
+        _cards(_best(evaluations)),
         *(_comparison(evaluations, mask) for mask in first.searches),
         _bars(evaluations),
     ]
@@ -116,10 +118,16 @@ def render(
     )
 
 
-def _cards(evaluations: Sequence[Evaluation]) -> str:
+def _best(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """The best ranker by the ordering metric of the first mask."""
     first = evaluations[0]
+    return best_first(evaluations, next(iter(first.searches)), headline_metric(first))[0]
+
+
+def _cards(first: Evaluation) -> str:
+    """The figures of one ranker, the best one, which they name."""
     metric = headline_metric(first)
-    cards = []
+    cards = [("Best ranker", first.ranker, f"by {metric_name(metric)}")]
     for mask in first.searches:
         found = first.metrics[f"{first.split}/{mask}/{metric}"]
         cards.append(
@@ -196,6 +204,7 @@ def _comparison(evaluations: Sequence[Evaluation], mask: str) -> str:
         " Item level, collisions by expectation, intervals by bootstrap over users. The difference"
         f" to the best is in {metric_name(metric)} and paired, user by user; ~ marks one whose"
         f" interval holds zero. Certified: users whose top {first.ks[-1]} is proven exact."
+        f" {_UNPROVEN}"
     )
     if tuples:
         rest += (
@@ -304,7 +313,7 @@ def _beams(study: BeamStudy, ranker: str) -> str:
     note = (
         f"{study.users:,} users, {'masked' if study.masked else 'unmasked'}: each width against "
         "exact search. A certified list is proven to be the exact one; "
-        f"{wrong} certified lists differed from exact search."
+        f"{wrong} certified lists differed from exact search. {_UNPROVEN}"
     )
     return section(
         f"Beam width against recall and time, {ranker}",

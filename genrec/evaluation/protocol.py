@@ -63,7 +63,7 @@ def evaluate(
         seed: seed of the intervals.
         request_time: models that read times see when the target was consumed, as a service knows
             the time of a request; otherwise they see the time of the last event.
-        progress: show a progress bar.
+        progress: show a progress bar, on a terminal.
 
     Raises:
         ConfigError: if a list length, mask or batch size makes no sense.
@@ -93,10 +93,10 @@ def evaluate(
         batch_size=batch_size,
     )
     bar = tqdm(
-        total=len(eval_set) * len(masks),
+        total=len(eval_set),
         desc=f"evaluate {ranker.name}",
         unit="user",
-        disable=not progress,
+        disable=None if progress else True,
     )
     clock = time.perf_counter()
     with bar:
@@ -116,7 +116,7 @@ def evaluate(
                 result = ranker.search(encoded, k=ks[-1], exclude=exclude)
                 records[mask].append(_read(ranker, result, targets, exclude))
                 seconds[mask] += time.perf_counter() - clock + shared
-                bar.update(len(rows))
+            bar.update(len(rows))
             clock = time.perf_counter()
 
     inverse = np.argsort(np.concatenate(order))

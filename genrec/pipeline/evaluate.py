@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from genrec.allocator import keep_freed_memory
 from genrec.artefacts import check_folder_place
 from genrec.data import Dataset, Split
 from genrec.errors import ConfigError
@@ -92,7 +91,6 @@ def evaluate(
         raise ConfigError("evaluate: give at least one run folder")
     if split not in ("test", "validation"):
         raise ConfigError(f"evaluate: split={split!r}; expected 'test' or 'validation'")
-    keep_freed_memory()
     for name, values in (("ks", ks), ("beams", beams)):
         if any(value < 1 for value in values):
             raise ConfigError(f"evaluate: {name}={values}; expected numbers of at least 1")

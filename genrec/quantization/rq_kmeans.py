@@ -75,7 +75,9 @@ class RQKMeans(Quantizer):
         rest -= mean
         codebooks = []
         total = self.iterations * self.num_levels
-        with tqdm(total=total, desc="rq-kmeans", unit="it", disable=not progress) as bar:
+        with tqdm(
+            total=total, desc="rq-kmeans", unit="it", disable=None if progress else True
+        ) as bar:
             for level, size in enumerate(self._sizes):
                 codebook = kmeans(
                     rest,

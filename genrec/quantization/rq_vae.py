@@ -174,7 +174,7 @@ class RQVAE(Quantizer):
         kept: tuple[dict, dict, ResidualVQ] | None = None
         batches = _batches(len(x), self.batch_size, rng)
         steps = range(1, self.steps + 1)
-        with tqdm(steps, desc="rq-vae", unit="step", disable=not progress) as bar:
+        with tqdm(steps, desc="rq-vae", unit="step", disable=None if progress else True) as bar:
             for step in bar:
                 quantize = step > self.warmup_steps
                 if step == self.warmup_steps + 1:

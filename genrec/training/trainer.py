@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,9 @@ import transformers
 from accelerate import PartialState
 from safetensors import SafetensorError
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import set_seed
 
-from genrec.allocator import keep_freed_memory
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.errors import ArtefactError, ConfigError
 from genrec.models import Recommender
@@ -119,6 +119,25 @@ def is_spent(log: Sequence[Mapping[str, float]], patience: int) -> bool:
     return bool(patience and found) and len(found) - 1 - found.index(max(found)) >= patience
 
 
+def epoch_line(epoch: float, logs: Mapping[str, Any]) -> str:
+    """What is printed after a validation."""
+    shown = [
+        f"{name.removeprefix('eval_')} {value:.4f}"
+        for name, value in logs.items()
+        if name.startswith("eval_") and isinstance(value, float)
+    ]
+    return f"epoch {round(epoch, 2):g}  validation {'  '.join(shown)}"
+
+
+class PlainLines(TrainerCallback):
+    """One line per validation on stderr, for logs and pipes."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Print validation metrics when a validation ends."""
+        if state.is_world_process_zero and logs and f"eval_{METRIC}" in logs:
+            print(epoch_line(state.epoch, logs), file=sys.stderr, flush=True)
+
+
 class EpochLines(ProgressCallback):
     """The step bar, with one short line per validation instead of raw dictionaries."""
 
@@ -129,12 +148,7 @@ class EpochLines(ProgressCallback):
         if "loss" in logs:
             self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
         if f"eval_{METRIC}" in logs:
-            shown = [
-                f"{name.removeprefix('eval_')} {value:.4f}"
-                for name, value in logs.items()
-                if name.startswith("eval_") and isinstance(value, float)
-            ]
-            self.training_bar.write(f"epoch {state.epoch:5.1f}  validation {'  '.join(shown)}")
+            self.training_bar.write(epoch_line(state.epoch, logs), file=sys.stderr)
 
 
 def train_model(
@@ -157,7 +171,7 @@ def train_model(
         config: schedule and optimiser.
         resume: go on from the last whole checkpoint in `output`, if there is one, which must be
             of the same configuration; the result is that of an uninterrupted run.
-        progress: show a progress bar.
+        progress: show a line per validation, and a progress bar on a terminal.
 
     Raises:
         ConfigError: if there is nothing to train on, or no device for the precision.
@@ -174,7 +188,6 @@ def train_model(
     if checkpoint is None and checkpoints.is_dir():
         shutil.rmtree(checkpoints)
     quiet_transformers()
-    keep_freed_memory()
     set_seed(config.seed)
     model = build()
     average = WeightAverage(model, decay=config.average) if config.average else None
@@ -192,9 +205,9 @@ def train_model(
         callbacks=[average] if average else [],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
     if progress:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(EpochLines())
+        trainer.add_callback(EpochLines() if sys.stderr.isatty() else PlainLines())
     log = _log_of(checkpoint) if checkpoint else []
     if not is_spent(log, config.patience):  # or else it was killed after its last step
         with _writing(checkpoints):
@@ -268,7 +281,7 @@ def _arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         report_to=config.report_to.split(","),
-        disable_tqdm=not progress,
+        disable_tqdm=not progress or not sys.stderr.isatty(),
     )
 
 

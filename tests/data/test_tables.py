@@ -194,11 +194,16 @@ def test_places_without_tables(tmp_path: Path) -> None:
 
 def test_a_column_that_was_named_must_exist(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(EVENTS)
-    with pytest.raises(DataError, match="column 'when' is missing; it has"):
+    with pytest.raises(DataError, match=r"column 'when' is missing; it has.*--time_column"):
         prepare_tables(tmp_path / "out", tmp_path, time_column="when")
     (tmp_path / "items.csv").write_text("sku,title\na,A\n")
-    with pytest.raises(DataError, match=r"items.csv: column 'item_id' is missing"):
+    with pytest.raises(DataError, match=r"items.csv: column .item_id. is missing.*items_id_column"):
         prepare_tables(tmp_path / "out", tmp_path)
+    (tmp_path / "interactions.csv").write_text("customer,sku\nu,a\n")
+    named = {"user_column": "customer", "item_column": "sku"}
+    for option, given in (("user", {}), ("item", {"user_column": "customer"}), ("time", named)):
+        with pytest.raises(DataError, match=rf"is missing; it has.*--{option}_column"):
+            prepare_tables(tmp_path / "out", tmp_path, **given)
 
 
 def test_drop_unknown(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -81,7 +83,10 @@ def test_far_from_the_origin():
     assert missed < 0.3 * ((x - x.astype(np.float64).mean(axis=0)) ** 2).sum()
 
 
-def test_progress_is_shown_on_request(capsys):
+def test_progress_is_shown_on_request(capsys, monkeypatch):
+    RQKMeans((4, 4)).fit(vectors(), progress=True)
+    assert capsys.readouterr().err == ""  # no terminal, no bar
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     RQKMeans((4, 4)).fit(vectors(), progress=True)
     assert "rq-kmeans" in capsys.readouterr().err
     RQKMeans((4, 4)).fit(vectors())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,7 @@ def test_another_seed_other_codes():
     assert not np.array_equal(one, other)
 
 
-def test_progress_is_shown_on_request(capsys):
+def test_progress_is_shown_on_request(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     RQVAE((8, 8), **QUICK).fit(vectors(), progress=True)
     assert "rq-vae" in capsys.readouterr().err
