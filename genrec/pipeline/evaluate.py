@@ -254,14 +254,14 @@ def _facts(run: Run, data: Dataset, parts: Split) -> dict[str, Any]:
 
 def _vocabularies(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
     """Summaries of the distinct vocabularies, under the name of the first run that uses each."""
-    seen: dict[str, tuple[str, Run]] = {}
+    seen: set[str] = set()
+    summaries = {}
     for name, run in runs.items():
-        if run.vocabulary is not None:
-            seen.setdefault(run.vocabulary.fingerprint, (name, run))
-    return {
-        name: summarize(run.vocabulary, catalog=run.data[0].catalog)  # type: ignore[arg-type]
-        for name, run in seen.values()
-    }
+        vocabulary = run.vocabulary
+        if vocabulary is not None and vocabulary.fingerprint not in seen:
+            seen.add(vocabulary.fingerprint)
+            summaries[name] = summarize(vocabulary, catalog=run.data[0].catalog)
+    return summaries
 
 
 __all__ = ["evaluate"]

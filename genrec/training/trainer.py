@@ -105,12 +105,12 @@ def full_precision(model: Recommender) -> Iterator[None]:
     """Validate as the saved model will be tested: without accelerate's autocast around forward."""
     wrapped = model.__dict__.get("forward")
     if wrapped is not None and "_original_forward" in model.__dict__:
-        setattr(model, "forward", model.__dict__["_original_forward"])  # noqa: B010
+        model.__dict__["forward"] = model.__dict__["_original_forward"]
     try:
         yield
     finally:
         if wrapped is not None:
-            setattr(model, "forward", wrapped)  # noqa: B010
+            model.__dict__["forward"] = wrapped
 
 
 def is_spent(log: Sequence[Mapping[str, float]], patience: int) -> bool:

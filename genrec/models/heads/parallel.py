@@ -66,15 +66,15 @@ class ParallelHead(Head):
         self.temperature, self.label_smoothing = temperature, label_smoothing
         self.normalize = normalize
         sizes = tables.codebook_sizes
-        if tied and encoder.code_table is None:
+        if not tied:
+            self.table = CodeTable(codebook_sizes=sizes, d_model=d_model)
+        elif encoder.code_table is not None:
+            share(self, "table", encoder.code_table)
+        else:
             raise ConfigError(
                 "head 'parallel': tied=true needs an item encoder with code embeddings (type 'sid')"
                 "; add one or set tied: false"
             )
-        if tied:
-            share(self, "table", encoder.code_table)  # type: ignore[arg-type]
-        else:
-            self.table = CodeTable(codebook_sizes=sizes, d_model=d_model)
         self.weight = nn.Parameter(torch.zeros(len(sizes), d_model, d_model))
         self.bias = nn.Parameter(torch.zeros(len(sizes), 1, d_model))
         self.log_scale = nn.Parameter(torch.zeros(())) if normalize == "items" else None
