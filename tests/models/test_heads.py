@@ -18,6 +18,8 @@ from genrec.models import (
     ParallelHead,
     SidEmbedding,
 )
+from genrec.models.heads import dense_softmax
+from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.heads.item_softmax import CodeRows, item_cross_entropy, log_partition
 
 WIDTH = 8
@@ -107,6 +109,55 @@ def test_item_cross_entropy_and_its_gradient(
         rtol=1e-4,
     )
     torch.testing.assert_close(log_partition(table, rows), scores.logsumexp(1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    items=st.integers(1, 90),
+    states=st.integers(1, 40),
+    rows=st.integers(1, 50),
+    scale=st.sampled_from([1.0, 20.0]),
+    smoothing=st.sampled_from([0.0, 0.2]),
+    seed=st.integers(0, 99),
+)
+def test_dense_cross_entropy_and_its_gradients(
+    items: int, states: int, rows: int, scale: float, smoothing: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    hidden = torch.randn(states, WIDTH, requires_grad=True)
+    vectors = torch.randn(items, WIDTH, requires_grad=True)
+    targets = torch.randint(0, items, (states,))
+    options = {"scale": scale, "label_smoothing": smoothing}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(dense_softmax.BLOCK_BYTES, "cpu", 4 * items * rows)
+        fast = dense_cross_entropy(hidden, vectors, targets, **options)
+        assert fast.item() == dense_cross_entropy(
+            hidden.detach(), vectors.detach(), targets, **options
+        )
+    slow = F.cross_entropy(scale * hidden @ vectors.T, targets, label_smoothing=smoothing)
+    torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-5)
+    for one, other in zip(
+        torch.autograd.grad(3 * fast, (hidden, vectors)),
+        torch.autograd.grad(3 * slow, (hidden, vectors)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-4 * scale, rtol=1e-4)
+
+
+def test_dense_cross_entropy_follows_autocast() -> None:
+    torch.manual_seed(0)
+    hidden, vectors = torch.randn(9, WIDTH), torch.randn(20, WIDTH, requires_grad=True)
+    targets = torch.arange(9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fast = dense_cross_entropy(hidden, vectors, targets)
+        slow = F.cross_entropy((hidden @ vectors.T).float(), targets)
+    assert fast.item() == pytest.approx(slow.item(), abs=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(fast, vectors)[0],
+        torch.autograd.grad(slow, vectors)[0],
+        atol=5e-3,
+        rtol=5e-2,
+    )
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])

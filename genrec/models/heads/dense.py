@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from genrec.decoding import PrefixTrie, SearchResult, dense_search
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head
+from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder
 from genrec.models.tables import ItemTables
 
@@ -32,7 +33,7 @@ class DenseHead(Head):
         negative_power: items are drawn in proportion to `count ** negative_power`; 0 is uniform.
         label_smoothing: of the full softmax.
 
-    Cost of `full`: `2 M N D` multiply-adds and `4 M N` bytes for M states and N items.
+    Cost of `full`: see `dense_cross_entropy`.
     """
 
     uses_trie = False
@@ -90,8 +91,7 @@ class DenseHead(Head):
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of the target items."""
         if self.kind == "full":
-            logits = self.scores(hidden, self.candidates())
-            return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+            return self._full_loss(hidden, targets)
         chance = self.tables.counts.clamp_min(1e-9) ** self.negative_power
         chance = chance / chance.sum()
         drawn = torch.multinomial(chance, self.negatives, replacement=True)
@@ -103,6 +103,16 @@ class DenseHead(Head):
         negative = negative.masked_fill(drawn == targets.unsqueeze(1), -torch.inf)
         logits = torch.cat([positive.float(), negative], dim=1)
         return F.cross_entropy(logits, torch.zeros_like(targets))
+
+    def _full_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy over the catalogue, at the precision of `scores`."""
+        options = {"scale": 1 / self.temperature, "label_smoothing": self.label_smoothing}
+        items = self.candidates()
+        if self.similarity == "dot":
+            return dense_cross_entropy(hidden, items, targets, **options)
+        with torch.autocast(hidden.device.type, enabled=False):
+            query = F.normalize(hidden.float(), dim=-1)
+            return dense_cross_entropy(query, items.float(), targets, **options)
 
     def search(
         self,
