@@ -207,7 +207,7 @@ def _named(runs: list[Run]) -> dict[str, Run]:
 def _check_same_protocol(runs: dict[str, Run]) -> None:
     first = next(iter(runs.values()))
     for run in runs.values():
-        for key in ("dataset_fingerprint", "split"):
+        for key in ("dataset_fingerprint", "split", "tie_order_fingerprint"):
             if run.config[key] != first.config[key]:
                 raise ConfigError(
                     f"{run.folder}: has another {key} than {first.folder}; "
