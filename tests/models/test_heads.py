@@ -18,7 +18,7 @@ from genrec.models import (
     ParallelHead,
     SidEmbedding,
 )
-from genrec.models.heads import dense_softmax
+from genrec.models.heads import blockwise, dense_softmax
 from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.heads.item_softmax import CodeRows, item_cross_entropy, log_partition
 
@@ -109,6 +109,31 @@ def test_item_cross_entropy_and_its_gradient(
         rtol=1e-4,
     )
     torch.testing.assert_close(log_partition(table, rows), scores.logsumexp(1))
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (4, 3, 6)])
+@pytest.mark.parametrize("rows", [1, 4, 99])
+def test_the_parallel_loss_in_blocks_is_the_softmax_over_items(
+    sizes: tuple[int, ...], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(blockwise.BLOCK_STATES, "cpu", rows)
+    tables, encoder = make(sizes, 30)
+    head = ParallelHead(tables=tables, encoder=encoder, d_model=WIDTH, normalize="items")
+    torch.nn.init.normal_(head.weight)
+    hidden = torch.randn(9, WIDTH, requires_grad=True)
+    targets = torch.randint(0, 30, (9,))
+    learned = [hidden, encoder.table.weight, head.weight, head.bias, head.log_scale]
+    fast = head.loss(hidden, targets)
+    codes = tables.codes.long()
+    scores = torch.stack([level[codes[:, i]] for i, level in enumerate(head.logits(hidden))])
+    slow = F.cross_entropy((head.log_scale.exp() * scores.mean(0)).T, targets)
+    torch.testing.assert_close(fast, slow)
+    for one, other in zip(
+        torch.autograd.grad(3 * fast, learned), torch.autograd.grad(3 * slow, learned), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        assert head.loss(hidden, targets).item() == pytest.approx(fast.item(), rel=1e-6)
 
 
 @settings(max_examples=25, deadline=None)

@@ -11,6 +11,7 @@ from torch import nn
 from genrec.decoding import PrefixTrie, SearchResult, exact_parallel_search
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head
+from genrec.models.heads.blockwise import blockwise_mean
 from genrec.models.heads.item_softmax import CodeRows, item_cross_entropy, log_partition
 from genrec.models.item_encoders import CodeTable, ItemEncoder
 from genrec.models.tables import ItemTables, share
@@ -81,37 +82,66 @@ class ParallelHead(Head):
         self.dropout = nn.Dropout(dropout)
         self._rows: CodeRows | None = None
 
-    def logits(self, hidden: torch.Tensor) -> list[torch.Tensor]:
-        """Logits `[K_l, M]` of every level, from hidden states `[M, D]`.
+    def keys(self) -> torch.Tensor:
+        """Unit vectors `[sum K, D]` of all codes, over the temperature."""
+        return F.normalize(self.table.weight, dim=-1) / self.temperature
+
+    def queries(
+        self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Unit vectors `[L, D, M]` of states `[M, D]`, one per level."""
+        inner = torch.baddbmm(bias, hidden.expand(len(weight), -1, -1), weight)
+        return F.normalize(self.dropout(hidden + F.silu(inner)), dim=-1).transpose(1, 2)
+
+    def products(self, keys: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """Scores `[sum K, M]` of all codes.
 
         Codes come first because the sums over codes read whole rows of states.
         """
-        inner = torch.baddbmm(self.bias, hidden.expand(len(self.weight), -1, -1), self.weight)
-        queries = F.normalize(self.dropout(hidden + F.silu(inner)), dim=-1).transpose(1, 2)
-        keys = F.normalize(self.table.weight, dim=-1) / self.temperature
         sizes = self.table.codebook_sizes
         if len(set(sizes)) == 1:
-            return list(torch.bmm(keys.view(len(sizes), sizes[0], -1), queries).float())
-        return [
-            (key @ query).float() for query, key in zip(queries, keys.split(sizes), strict=True)
-        ]
+            return torch.bmm(keys.view(len(sizes), sizes[0], -1), queries).flatten(0, 1).float()
+        levels = zip(keys.split(sizes), queries, strict=True)
+        return torch.cat([key @ query for key, query in levels]).float()
+
+    def logits(self, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Logits `[K_l, M]` of every level, from hidden states `[M, D]`."""
+        queries = self.queries(hidden, self.weight, self.bias)
+        return self.products(self.keys(), queries).split(self.table.codebook_sizes)
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of codes or items, see the class."""
-        logits = self.logits(hidden)
         if self.normalize == "items":
-            return item_cross_entropy(
-                self._item_table(logits),
-                self.code_rows(),
-                targets,
-                label_smoothing=self.label_smoothing,
-            )
+            keys = self._scaled_keys()
+            return blockwise_mean(self._item_loss, hidden, targets, keys, self.weight, self.bias)
         codes = self.tables.codes[targets].long().T
         losses = [
             F.cross_entropy(level.T, code, label_smoothing=self.label_smoothing)
-            for level, code in zip(logits, codes, strict=True)
+            for level, code in zip(self.logits(hidden), codes, strict=True)
         ]
         return torch.stack(losses).mean()
+
+    def _scaled_keys(self) -> torch.Tensor:
+        """Keys whose products with the queries add up to the items' logits."""
+        assert self.log_scale is not None
+        return self.keys() * (self.log_scale.exp() / len(self.weight))
+
+    def _item_loss(
+        self,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        keys: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+    ) -> torch.Tensor:
+        """Sum of the cross-entropies over items."""
+        mean = item_cross_entropy(
+            self.products(keys, self.queries(hidden, weight, bias)),
+            self.code_rows(),
+            targets,
+            label_smoothing=self.label_smoothing,
+        )
+        return mean * len(targets)
 
     def code_rows(self) -> CodeRows:
         """The rows of the joined code table that each item adds up; made once."""
@@ -119,17 +149,12 @@ class ParallelHead(Head):
             self._rows = CodeRows(self.tables.codes, self.table.offsets, len(self.table.weight))
         return self._rows
 
-    def _item_table(self, logits: list[torch.Tensor]) -> torch.Tensor:
-        """Code scores `[sum K, M]` whose sums are the items' logits."""
-        assert self.log_scale is not None
-        return torch.cat(logits) * (self.log_scale.exp() / len(logits))
-
     def log_probs(self, hidden: torch.Tensor) -> list[torch.Tensor]:
         """Per level `[B, K_l]`; an item's sum over levels is its score."""
-        logits = self.logits(hidden)
         if self.normalize == "codes":
-            return [level.log_softmax(0).T for level in logits]
-        table = self._item_table(logits)
+            return [level.log_softmax(0).T for level in self.logits(hidden)]
+        queries = self.queries(hidden, self.weight, self.bias)
+        table = self.products(self._scaled_keys(), queries)
         levels = [level.T for level in table.split(self.table.codebook_sizes)]
         levels[0] = levels[0] - log_partition(table, self.code_rows()).unsqueeze(1)
         return levels
