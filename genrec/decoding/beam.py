@@ -101,7 +101,7 @@ def beam_search(
         )
     first = decoder.first()
     batch = first[0].shape[0]
-    excluded = Exclusions.from_items(trie, exclude, batch)
+    excluded = Exclusions.from_items(trie, exclude, batch, trie.live)
     wanted = excluded.num_allowed.clamp_max(k)
     full = max(trie.num_nodes)
     per_beam = max(trie.codebook_sizes)
@@ -250,6 +250,9 @@ def _expand(
     slots = torch.arange(trie.max_branch[level], device=nodes.device)
     absent = slots >= count[:, :, None]
     children = (low[:, :, None] + slots).clamp_max_(trie.num_nodes[level + 1] - 1)
+    live = trie.live_nodes(level + 1)
+    if live is not None:
+        absent |= ~live[children]
     gains = log_probs.gather(2, trie.node_codes(level, children)).to(torch.float32)
     gains.masked_fill_(absent, -torch.inf)
     if renormalize:

@@ -50,16 +50,19 @@ def exact_parallel_search(
     if k < 1 or block < 1:
         raise ConfigError(f"k={k}, block={block}: expected at least 1")
     batch = table.shape[1]
-    excluded = Exclusions.from_items(trie, exclude, batch)
+    excluded = Exclusions.from_items(trie, exclude, batch, trie.live)
     ranked_leaves, bags = trie.leaf_bags()
     dead = None
     if not excluded.empty:
         nodes = excluded.dead_nodes(trie.num_levels)
-        dead = trie.leaf_tie[nodes.clamp_min(0)].masked_fill(nodes < 0, -1).to(torch.int64)
-    m = min(k, trie.num_leaves)
+        dead = trie.bag_rows(nodes.clamp_min(0)).masked_fill_(nodes < 0, -1)
+    num_leaves = len(ranked_leaves)
+    if num_leaves == 0:  # all items were removed
+        ranked_leaves = torch.full((1,), -1, device=trie.device)
+    m = min(k, num_leaves)
     best = torch.full((batch, m), DEAD, dtype=torch.int64, device=trie.device)
     mass = torch.zeros(batch, device=trie.device)
-    for start in range(0, trie.num_leaves, block):
+    for start in range(0, num_leaves, block):
         scores = F.embedding_bag(bags[start : start + block], table, mode="sum")
         mass += scores.clamp_min(_NEGLIGIBLE).exp_().sum(dim=0)
         scores.clamp_min_(_BELOW)
@@ -84,7 +87,7 @@ def exact_parallel_search(
         certified=torch.ones(batch, dtype=torch.bool, device=trie.device),
         best_dropped=torch.full((batch,), -torch.inf, device=trie.device),
         leaked=(1.0 - mass).clamp_min(0.0),
-        evaluations=torch.full((batch,), trie.num_leaves, device=trie.device),
+        evaluations=torch.full((batch,), num_leaves, device=trie.device),
     )
 
 

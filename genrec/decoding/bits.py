@@ -1,0 +1,129 @@
+"""Sets of positions as bits, with rank and select: what filters and removed items are made of.
+
+A node of the trie is a range of sorted positions, so it holds a member if and only if
+``rank(high) > rank(low)``. One bit a position and one 32-bit count a word of 64 bits make 0.19
+bytes a position and row (Jacobson, "Space-efficient static trees and graphs", 1989).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_WORD = 64
+_BYTE = 8
+
+
+class BitRank:
+    """One set of positions per row; build it with `from_mask` or `from_positions`.
+
+    Wherever a method takes positions or ranks, their first dimension is the row; a single row
+    serves any number of them.
+
+    Attributes:
+        words: int64 ``[R, size // 64 + 1]``, bit ``p % 64`` of word ``p // 64`` is position ``p``.
+        before: int32, same shape, the members before each word.
+        size: number of positions.
+        totals: int64 ``[R]``, the members of each row.
+    """
+
+    def __init__(self, words: Tensor, size: int) -> None:
+        self.words = words
+        self.size = size
+        counts = _popcount(words).cumsum(dim=1)
+        self.before = F.pad(counts[:, :-1], (1, 0)).to(torch.int32)
+        self.totals = counts[:, -1]
+
+    @classmethod
+    def from_mask(cls, mask: Tensor) -> BitRank:
+        """The positions where ``mask``, bool ``[R, size]``, is true."""
+        size = mask.shape[1]
+        padded = F.pad(mask.to(torch.uint8), (0, _WORD - size % _WORD))
+        bit = (1 << torch.arange(_BYTE, device=mask.device)).to(torch.uint8)
+        packed = (padded.unflatten(1, (-1, _BYTE)) * bit).sum(dim=2, dtype=torch.uint8)
+        shift = _BYTE * torch.arange(_WORD // _BYTE, device=mask.device)
+        words = packed.to(torch.int64).unflatten(1, (-1, _WORD // _BYTE)) << shift
+        return cls(words.sum(dim=2), size)
+
+    @classmethod
+    def from_positions(cls, positions: Tensor, size: int) -> BitRank:
+        """The given positions, int64 ``[R, E]``; repeats count once, ``size`` is padding."""
+        ordered = positions.sort(dim=1).values
+        real = ordered < size
+        real[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
+        bits = (torch.ones_like(ordered) << ordered % _WORD) * real
+        shape = (positions.shape[0], size // _WORD + 1)
+        words = torch.zeros(shape, dtype=torch.int64, device=positions.device)
+        return cls(words.scatter_add_(1, ordered // _WORD, bits), size)
+
+    def __len__(self) -> int:
+        return self.words.shape[0]
+
+    def __and__(self, other: BitRank) -> BitRank:
+        return BitRank(self.words & other.words, self.size)
+
+    def __invert__(self) -> BitRank:
+        words = ~self.words
+        words[:, -1] &= (1 << self.size % _WORD) - 1
+        return BitRank(words, self.size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return self.words.nbytes + self.before.nbytes + self.totals.nbytes
+
+    def to(self, device: torch.device | str) -> BitRank:
+        """The same sets on another device."""
+        return BitRank(self.words.to(device), self.size)
+
+    def select_rows(self, rows: Tensor) -> BitRank:
+        """The sets of some rows; a single row stays as it is."""
+        return self if len(self) == 1 else BitRank(self.words[rows], self.size)
+
+    def mask(self) -> Tensor:
+        """Bool ``[R, size]``."""
+        bits = self.words[:, :, None] >> torch.arange(_WORD, device=self.words.device)
+        return (bits.flatten(1)[:, : self.size] & 1).to(torch.bool)
+
+    def contains(self, positions: Tensor) -> Tensor:
+        """Whether each position (int64, 0 to ``size``) is a member; ``size`` is none."""
+        word = self._take(self.words, positions // _WORD)
+        return ((word >> positions % _WORD) & 1).to(torch.bool)
+
+    def rank(self, positions: Tensor) -> Tensor:
+        """Members before each position, int64; positions are int64, 0 to ``size``."""
+        index = positions // _WORD
+        below = (torch.ones_like(positions) << positions % _WORD) - 1
+        inside = _popcount(self._take(self.words, index) & below)
+        return inside + self._take(self.before, index)
+
+    def select(self, ranks: Tensor) -> Tensor:
+        """The position of the member of each rank (from 0), int64 like ``ranks`` ``[B, n]``.
+
+        Ranks beyond the members give some position: the caller masks them.
+        """
+        before = self.before[0] if len(self) == 1 else self.before
+        index = torch.searchsorted(before, ranks.to(torch.int32), right=True) - 1
+        word = self._take(self.words, index)
+        rest = ranks - self._take(self.before, index)
+        offset = torch.zeros_like(ranks)
+        for width in (32, 16, 8, 4, 2, 1):
+            low = _popcount((word >> offset) & ((1 << width) - 1))
+            right = rest >= low
+            offset += right * width
+            rest -= right * low
+        return (index * _WORD + offset).clamp_max_(self.size - 1)
+
+    def _take(self, values: Tensor, index: Tensor) -> Tensor:
+        if len(self) == 1:
+            return values[0].index_select(0, index.reshape(-1)).view(index.shape)
+        return values.gather(1, index.flatten(1)).view(index.shape)
+
+
+def _popcount(words: Tensor) -> Tensor:
+    """The bits set in each int64, int64; a tree of sums in place of an instruction torch lacks."""
+    words = words - ((words >> 1) & 0x5555555555555555)
+    words = (words & 0x3333333333333333) + ((words >> 2) & 0x3333333333333333)
+    words = (words + (words >> 4)) & 0x0F0F0F0F0F0F0F0F
+    return (words * 0x0101010101010101) >> 56
