@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genrec.decoding.exclusions import Exclusions
+from genrec.decoding.filters import Filter
 from genrec.decoding.ranking import DEAD, key_scores, node_ties, rank_keys, top_keys
 from genrec.decoding.result import SearchResult
 from genrec.decoding.trie import PrefixTrie
@@ -67,6 +68,7 @@ def beam_search(
     k: int,
     beam_width: int,
     exclude: Tensor | None = None,
+    filter: Filter | None = None,
     exact: bool = False,
     renormalize: bool = False,
     max_width: int | None = None,
@@ -84,6 +86,7 @@ def beam_search(
         k: items wanted per user.
         beam_width: prefixes kept per level; may exceed the codebook and the number of nodes.
         exclude: int64 ``[B, E]`` items never returned, padded with -1.
+        filter: the items that may be returned, for all users or per user; excluded ones may not.
         exact: repeat with doubled width, only for the users without a certificate, until all have
             one or ``max_width`` is reached.
         renormalize: score by log-softmax over the valid children of a prefix instead of by the
@@ -91,8 +94,8 @@ def beam_search(
         max_width: widest beam that ``exact`` may use; by default as wide as the trie.
 
     Raises:
-        ConfigError: for a ``k`` or width below 1, malformed exclusions, or log-probabilities of
-            another shape than the trie's levels.
+        ConfigError: for a ``k`` or width below 1, malformed exclusions, a filter of another trie
+            or batch, or log-probabilities of another shape than the trie's levels.
         GenrecError: if the decoder returns NaN or a log-probability above 0.
     """
     if k < 1 or beam_width < 1 or (max_width is not None and max_width < 1):
@@ -101,7 +104,7 @@ def beam_search(
         )
     first = decoder.first()
     batch = first[0].shape[0]
-    excluded = Exclusions.from_items(trie, exclude, batch, trie.live)
+    excluded = Exclusions.from_items(trie, exclude, batch, filter)
     wanted = excluded.num_allowed.clamp_max(k)
     full = max(trie.num_nodes)
     per_beam = max(trie.codebook_sizes)
@@ -219,6 +222,9 @@ def _step(
         keys, children, lost = _expand(
             trie, level, log_probs[part], here, scores[part], ok, renormalize
         )
+        if excluded.filter is not None:
+            allowed = excluded.filter.select(part).alive(level + 1, children)
+            keys.masked_fill_(~allowed, DEAD)
         if dead is not None:
             _kill_excluded(keys, trie, dead[part], level, here, ok)
         best, columns = top_keys(keys.flatten(1), take)

@@ -28,12 +28,13 @@ class BitRank:
         totals: int64 ``[R]``, the members of each row.
     """
 
-    def __init__(self, words: Tensor, size: int) -> None:
+    def __init__(self, words: Tensor, size: int, before: Tensor | None = None) -> None:
         self.words = words
         self.size = size
-        counts = _popcount(words).cumsum(dim=1)
-        self.before = F.pad(counts[:, :-1], (1, 0)).to(torch.int32)
-        self.totals = counts[:, -1]
+        if before is None:
+            before = F.pad(_popcount(words).to(torch.int32).cumsum(dim=1)[:, :-1], (1, 0))
+        self.before = before.to(torch.int32)
+        self.totals = self.before[:, -1] + _popcount(words[:, -1])
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> BitRank:
@@ -75,11 +76,13 @@ class BitRank:
 
     def to(self, device: torch.device | str) -> BitRank:
         """The same sets on another device."""
-        return BitRank(self.words.to(device), self.size)
+        return BitRank(self.words.to(device), self.size, self.before.to(device))
 
-    def select_rows(self, rows: Tensor) -> BitRank:
-        """The sets of some rows; a single row stays as it is."""
-        return self if len(self) == 1 else BitRank(self.words[rows], self.size)
+    def select_rows(self, rows: Tensor | slice) -> BitRank:
+        """The sets of some rows (a view, if they are a slice); a single row stays as it is."""
+        if len(self) == 1:
+            return self
+        return BitRank(self.words[rows], self.size, self.before[rows])
 
     def mask(self) -> Tensor:
         """Bool ``[R, size]``."""

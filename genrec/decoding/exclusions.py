@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.bits import BitRank
+from genrec.decoding.filters import Filter
 from genrec.decoding.trie import PrefixTrie
 from genrec.errors import ConfigError
 
@@ -24,21 +25,25 @@ class Exclusions:
         trie: the trie searched.
         positions: int64 ``[B, E]`` sorted positions of excluded items among the members, without
             repeats, ``num_positions`` as padding.
-        members: positions of the items that the filter lets through, one row or one per user; None
-            lets all through.
+        filter: which items may be returned, one row or one per user.
+
+    Attributes:
+        members: positions of the items that the filter lets through, or that are not removed; None
+            if these are all.
     """
 
-    def __init__(self, trie: PrefixTrie, positions: Tensor, members: BitRank | None = None) -> None:
+    def __init__(self, trie: PrefixTrie, positions: Tensor, filter: Filter | None = None) -> None:
         self.trie = trie
         self.positions = positions
-        self.members = members
+        self.filter = filter
+        self.members: BitRank | None = trie.live if filter is None else filter.members
         count = positions.shape[1]
         real = positions < trie.num_positions
         self._ranks = self._rank(positions)
         # allowed ranks before each excluded one: what maps an allowed rank to its position
         steps = torch.arange(count, device=positions.device)
         self._allowed_before = torch.where(real, self._ranks - steps, _NEVER)
-        everything = trie.num_positions if members is None else members.totals
+        everything = trie.num_positions if self.members is None else self.members.totals
         self.num_allowed = everything - real.sum(dim=1)
 
     @classmethod
@@ -47,28 +52,31 @@ class Exclusions:
         trie: PrefixTrie,
         exclude: Tensor | None,
         batch: int,
-        members: BitRank | None = None,
+        filter: Filter | None = None,
     ) -> Exclusions:
         """Read ``exclude``, int64 ``[B, E]`` item numbers padded with -1 (None: nothing).
 
         Raises:
-            ConfigError: for another shape or type, or naming the row of an unknown item.
+            ConfigError: for another shape or type, naming the row of an unknown item, or for a
+                filter of another trie or batch.
         """
+        filter = None if filter is None else filter.checked(batch, trie)
         if exclude is None or exclude.numel() == 0:
             if exclude is not None:
                 checked_exclude(exclude, batch, trie.num_items)
             nothing = torch.empty(batch, 0, dtype=torch.int64, device=trie.device)
-            return cls(trie, nothing, members)
+            return cls(trie, nothing, filter)
         items = checked_exclude(exclude, batch, trie.num_items).to(trie.device)
         end = trie.num_positions
         positions = trie.item_position[items.clamp_min(0)].to(torch.int64)
         positions = positions.masked_fill((items < 0) | (positions < 0), end)
+        members = trie.live if filter is None else filter.members
         if members is not None:
             positions = positions.masked_fill(~members.contains(positions), end)
         positions = positions.sort(dim=1).values
         repeated = torch.zeros_like(positions, dtype=torch.bool)
         repeated[:, 1:] = positions[:, 1:] == positions[:, :-1]
-        return cls(trie, positions.masked_fill(repeated, end).sort(dim=1).values, members)
+        return cls(trie, positions.masked_fill(repeated, end).sort(dim=1).values, filter)
 
     @property
     def empty(self) -> bool:
@@ -76,9 +84,9 @@ class Exclusions:
         return self.positions.shape[1] == 0
 
     def select(self, rows: Tensor) -> Exclusions:
-        """The exclusions of some of the users."""
-        members = None if self.members is None else self.members.select_rows(rows)
-        return Exclusions(self.trie, self.positions[rows], members)
+        """The exclusions and filters of some of the users."""
+        filter = None if self.filter is None else self.filter.select(rows)
+        return Exclusions(self.trie, self.positions[rows], filter)
 
     def dead_nodes(self, depth: int) -> Tensor:
         """Nodes of ``depth`` whose members are all excluded, int64 ``[B, E]``; -1 elsewhere."""

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from genrec.decoding.beam import items_of_leaves
 from genrec.decoding.exclusions import Exclusions
+from genrec.decoding.filters import Filter
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys, top_keys
 from genrec.decoding.result import SearchResult
 from genrec.decoding.trie import PrefixTrie
@@ -30,6 +31,7 @@ def exact_parallel_search(
     *,
     k: int,
     exclude: Tensor | None = None,
+    filter: Filter | None = None,
     block: int = 8192,
 ) -> SearchResult:
     """The exact ``k`` best items of every user; ranked as `beam_search` ranks them.
@@ -39,18 +41,19 @@ def exact_parallel_search(
         trie: the valid tuples, on the same device.
         k: items wanted per user.
         exclude: int64 ``[B, E]`` items never returned, padded with -1.
+        filter: the items that may be returned, for all users or per user; excluded ones may not.
         block: leaves scored at once; memory is ``block * B`` floats.
 
     Raises:
-        ConfigError: for a ``k`` or ``block`` below 1, malformed exclusions, or ``log_probs`` that
-            do not fit the trie.
+        ConfigError: for a ``k`` or ``block`` below 1, malformed exclusions, a filter of another
+            trie or batch, or ``log_probs`` that do not fit the trie.
         GenrecError: for NaN or +inf in ``log_probs``.
     """
     table = _joined_table(log_probs, trie)
     if k < 1 or block < 1:
         raise ConfigError(f"k={k}, block={block}: expected at least 1")
     batch = table.shape[1]
-    excluded = Exclusions.from_items(trie, exclude, batch, trie.live)
+    excluded = Exclusions.from_items(trie, exclude, batch, filter)
     ranked_leaves, bags = trie.leaf_bags()
     dead = None
     if not excluded.empty:
@@ -66,6 +69,10 @@ def exact_parallel_search(
         scores = F.embedding_bag(bags[start : start + block], table, mode="sum")
         mass += scores.clamp_min(_NEGLIGIBLE).exp_().sum(dim=0)
         scores.clamp_min_(_BELOW)
+        if excluded.filter is not None:
+            leaves = ranked_leaves[start : start + block].expand(len(excluded.filter), -1)
+            allowed = excluded.filter.alive(trie.num_levels, leaves)
+            scores.masked_fill_(~allowed.T, -torch.inf)
         if dead is not None:
             _mask(scores, dead - start)
         best = torch.cat([best, _top_of_block(scores, m, start)], dim=1)

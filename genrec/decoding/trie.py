@@ -33,7 +33,7 @@ from genrec.errors import DataError
 
 LISTS = ("tokens", "pointers", "item_starts")
 ARRAYS = ("leaf_items", "item_position", "item_leaf", "leaf_tie", "tie_order")
-PLAIN = ("codebook_sizes", "max_branch")
+PLAIN = ("codebook_sizes", "max_branch", "identity")
 COMPACT_ABOVE = 0.25  # share of removed items above which a trie is compacted
 
 
@@ -66,6 +66,7 @@ class PrefixTrie:
             equal scores the smaller rank wins.
         tie_order: int64 ``[num_items]``, rank of every item; the smaller wins.
         live: the positions of items that are not removed; None if all are there.
+        identity: the same object for a trie and its copies on other devices; filters belong to it.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class PrefixTrie:
         leaf_tie: Tensor,
         tie_order: Tensor,
         live: BitRank | None = None,
+        identity: object | None = None,
     ) -> None:
         self.codebook_sizes = codebook_sizes
         self.max_branch = max_branch
@@ -94,6 +96,7 @@ class PrefixTrie:
         self.leaf_tie = leaf_tie
         self.tie_order = tie_order
         self.live = live
+        self.identity = object() if identity is None else identity
         self.num_items = tie_order.shape[0]
         self.num_positions = leaf_items.shape[0]
         self.num_nodes = tuple(starts.shape[0] - 1 for starts in item_starts)
@@ -219,6 +222,7 @@ class PrefixTrie:
             "item_leaf": self.item_leaf.index_fill(0, gone, -1),
             "leaf_tie": self.leaf_tie.index_put((leaves[left],), ties[left]),
             "live": live,
+            "identity": None,
         }
         trie = PrefixTrie(**{**self._parts(), **changed})
         few = trie.num_live < (1 - COMPACT_ABOVE) * trie.num_positions
