@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _WORD = 64
-_BYTE = 8
+_BYTE = 8  # bits in a byte, and bytes in a word
+_SHIFT, _INSIDE = 6, 63  # of a position: which word, and which bit; faster than division
 
 
 class BitRank:
@@ -41,11 +42,8 @@ class BitRank:
         """The positions where ``mask``, bool ``[R, size]``, is true."""
         size = mask.shape[1]
         padded = F.pad(mask.to(torch.uint8), (0, _WORD - size % _WORD))
-        bit = (1 << torch.arange(_BYTE, device=mask.device)).to(torch.uint8)
-        packed = (padded.unflatten(1, (-1, _BYTE)) * bit).sum(dim=2, dtype=torch.uint8)
-        shift = _BYTE * torch.arange(_WORD // _BYTE, device=mask.device)
-        words = packed.to(torch.int64).unflatten(1, (-1, _WORD // _BYTE)) << shift
-        return cls(words.sum(dim=2), size)
+        packed = _joined(padded.unflatten(1, (-1, _BYTE)), 1)
+        return cls(_joined(packed.to(torch.int64).unflatten(1, (-1, _BYTE)), _BYTE), size)
 
     @classmethod
     def from_positions(cls, positions: Tensor, size: int) -> BitRank:
@@ -53,10 +51,10 @@ class BitRank:
         ordered = positions.sort(dim=1).values
         real = ordered < size
         real[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
-        bits = (torch.ones_like(ordered) << ordered % _WORD) * real
+        bits = (torch.ones_like(ordered) << (ordered & _INSIDE)) * real
         shape = (positions.shape[0], size // _WORD + 1)
         words = torch.zeros(shape, dtype=torch.int64, device=positions.device)
-        return cls(words.scatter_add_(1, ordered // _WORD, bits), size)
+        return cls(words.scatter_add_(1, ordered >> _SHIFT, bits), size)
 
     def __len__(self) -> int:
         return self.words.shape[0]
@@ -91,15 +89,29 @@ class BitRank:
 
     def contains(self, positions: Tensor) -> Tensor:
         """Whether each position (int64, 0 to ``size``) is a member; ``size`` is none."""
-        word = self._take(self.words, positions // _WORD)
-        return ((word >> positions % _WORD) & 1).to(torch.bool)
+        word = self._take(self.words, positions >> _SHIFT)
+        return ((word >> (positions & _INSIDE)) & 1).to(torch.bool)
 
     def rank(self, positions: Tensor) -> Tensor:
         """Members before each position, int64; positions are int64, 0 to ``size``."""
-        index = positions // _WORD
-        below = (torch.ones_like(positions) << positions % _WORD) - 1
+        index = positions >> _SHIFT
+        below = (torch.ones_like(positions) << (positions & _INSIDE)) - 1
         inside = _popcount(self._take(self.words, index) & below)
         return inside + self._take(self.before, index)
+
+    def any_between(self, low: Tensor, high: Tensor) -> Tensor:
+        """Whether ``low .. high - 1`` holds a member: ``rank(high) > rank(low)``, without counting.
+
+        Args:
+            low: int64 positions, 0 to ``size``.
+            high: int64 of the same shape, not below ``low``.
+        """
+        first, last = low >> _SHIFT, high >> _SHIFT
+        above = self._take(self.words, first) & (torch.full_like(low, -1) << (low & _INSIDE))
+        below = self._take(self.words, last) & ((torch.ones_like(high) << (high & _INSIDE)) - 1)
+        after = self._take(self.before, (first + 1).clamp_max_(self.before.shape[1] - 1))
+        between = self._take(self.before, last) > after
+        return torch.where(first == last, above & below != 0, (above | below != 0) | between)
 
     def select(self, ranks: Tensor) -> Tensor:
         """The position of the member of each rank (from 0), int64 like ``ranks`` ``[B, n]``.
@@ -122,6 +134,14 @@ class BitRank:
         if len(self) == 1:
             return values[0].index_select(0, index.reshape(-1)).view(index.shape)
         return values.gather(1, index.flatten(1)).view(index.shape)
+
+
+def _joined(parts: Tensor, bits: int) -> Tensor:
+    """The last dimension as one number: part ``i`` shifted left by ``i * bits``."""
+    joined = parts[..., 0].clone()
+    for i in range(1, parts.shape[-1]):
+        joined |= parts[..., i] << (i * bits)
+    return joined
 
 
 def _popcount(words: Tensor) -> Tensor:

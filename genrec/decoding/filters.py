@@ -129,15 +129,24 @@ class Filter:
         return self.members.contains(places)
 
     def alive(self, depth: int, nodes: Tensor) -> Tensor:
-        """Whether nodes of ``depth`` hold an allowed item, bool; ``nodes`` int64 ``[R, ...]``."""
+        """Whether nodes of ``depth`` hold an allowed item, bool; ``nodes`` int64 ``[R, ...]``.
+
+        Where there are few nodes, all are looked at, which one row does once for all searches.
+        """
         assert self.trie is not None
         starts = self.trie.item_starts[depth]
-        if len(self) == 1 and len(starts) <= _FEW_NODES:
-            if depth not in self._alive:
-                self._alive[depth] = self.members.rank(starts.to(torch.int64)).diff() > 0
-            return self._alive[depth][nodes]
-        low, high = starts[nodes].to(torch.int64), starts[nodes + 1].to(torch.int64)
-        return self.members.rank(high) > self.members.rank(low)
+        one, asked = len(self) == 1, nodes[:1].numel()
+        if len(starts) > (max(_FEW_NODES, asked) if one else asked):
+            low, high = starts[nodes].to(torch.int64), starts[nodes + 1].to(torch.int64)
+            return self.members.any_between(low, high)
+        alive = self._alive.get(depth)
+        if alive is None:
+            bounds = starts.to(torch.int64).expand(len(self), -1)
+            alive = self.members.any_between(bounds[:, :-1], bounds[:, 1:])
+            self._alive[depth] = alive
+        if one:
+            return alive[0].index_select(0, nodes.reshape(-1)).view(nodes.shape)
+        return alive.gather(1, nodes.flatten(1)).view(nodes.shape)
 
     def checked(self, batch: int, trie: PrefixTrie | None = None) -> Filter:
         """Itself, on the trie's device, if it fits a search for ``batch`` users.

@@ -30,6 +30,9 @@ def test_rank_select_and_contains_equal_lists(mask):
     assert (bits.rank(everywhere)[:, 0] == 0).all()
     assert torch.equal(bits.contains(everywhere)[:, :size], mask)
     assert not bits.contains(everywhere)[:, size].any()
+    pairs = [(low, high) for low in everywhere[0][::7].tolist() for high in range(low, size + 1, 5)]
+    low, high = (torch.tensor(part).expand(len(mask), -1) for part in zip(*pairs, strict=True))
+    assert torch.equal(bits.any_between(low, high), bits.rank(high) > bits.rank(low))
     for row, members in enumerate(mask):
         places = members.nonzero().flatten()
         one = bits.select_rows(torch.tensor([row]))
