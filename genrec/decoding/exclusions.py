@@ -130,6 +130,28 @@ class Exclusions:
         return before_high - torch.searchsorted(self._ranks, low.contiguous())
 
 
+def items_of_leaves(
+    excluded: Exclusions, leaves: Tensor, scores: Tensor, sizes: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """The first ``k`` allowed items of ranked leaves and their scores, ``[B, k]`` each.
+
+    Args:
+        excluded: items left out.
+        leaves: int64 ``[B, m]``, -1 as padding at the end.
+        scores: float32 ``[B, m]``.
+        sizes: int64 ``[B, m]``, allowed items of every leaf.
+        k: items wanted; -1 and -inf where there are fewer.
+    """
+    ends = sizes.cumsum(dim=1)
+    slots = torch.arange(k, device=leaves.device).expand(leaves.shape[0], k).contiguous()
+    column = torch.searchsorted(ends, slots, right=True).clamp_max_(leaves.shape[1] - 1)
+    rank = slots - (ends - sizes).gather(1, column)
+    found = slots < ends[:, -1:]
+    items = excluded.allowed_items(leaves.gather(1, column).clamp_min(0), rank)
+    items = items.masked_fill(~found, -1)
+    return items, scores.gather(1, column).masked_fill(~found, -torch.inf)
+
+
 def checked_exclude(exclude: Tensor, batch: int, num_items: int) -> Tensor:
     """``exclude`` as int64 ``[batch, E]`` if it is well formed."""
     if exclude.ndim != 2 or exclude.shape[0] != batch:

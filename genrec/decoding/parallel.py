@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genrec.decoding.beam import items_of_leaves
-from genrec.decoding.exclusions import Exclusions
+from genrec.decoding.exclusions import Exclusions, items_of_leaves
 from genrec.decoding.filters import Filter
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys, top_keys
 from genrec.decoding.result import SearchResult
