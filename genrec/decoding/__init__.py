@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from genrec.decoding.beam import StepDecoder, beam_search, default_beam_width
 from genrec.decoding.dense import dense_search
+from genrec.decoding.export import TransitionTables, transition_tables
 from genrec.decoding.filters import Filter
 from genrec.decoding.parallel import exact_parallel_search
 from genrec.decoding.result import SearchResult
@@ -15,6 +16,7 @@ __all__ = [
     "PrefixTrie",
     "SearchResult",
     "StepDecoder",
+    "TransitionTables",
     "beam_search",
     "default_beam_width",
     "default_tie_order",
@@ -22,4 +24,5 @@ __all__ = [
     "exact_parallel_search",
     "load_trie",
     "save_trie",
+    "transition_tables",
 ]
