@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from genrec.decoding.beam import StepDecoder, beam_search, default_beam_width
 from genrec.decoding.dense import dense_search
+from genrec.decoding.export import TransitionTables, transition_tables
+from genrec.decoding.filters import Filter
 from genrec.decoding.parallel import exact_parallel_search
 from genrec.decoding.result import SearchResult
+from genrec.decoding.storage import load_trie, save_trie
 from genrec.decoding.trie import PrefixTrie, default_tie_order
 
 __all__ = [
+    "Filter",
     "PrefixTrie",
     "SearchResult",
     "StepDecoder",
+    "TransitionTables",
     "beam_search",
     "default_beam_width",
     "default_tie_order",
     "dense_search",
     "exact_parallel_search",
+    "load_trie",
+    "save_trie",
+    "transition_tables",
 ]

@@ -3,17 +3,23 @@
 Scores are sums of log-probabilities, so no completion of a prefix scores above the prefix. Hence
 the certificate: if the k-th best item found scores above every prefix ever pruned, the answer is
 exact. It costs one more candidate per level.
+
+The same fact makes the search exact by branch and bound: once k items are known, only prefixes that
+score at least as high as the k-th can matter, and at most 1 / p of one depth do, where p is the
+probability of that item, however many items there are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genrec.decoding.exclusions import Exclusions
+from genrec.decoding.exclusions import Exclusions, items_of_leaves
+from genrec.decoding.filters import Filter
 from genrec.decoding.ranking import DEAD, key_scores, node_ties, rank_keys, top_keys
 from genrec.decoding.result import SearchResult
 from genrec.decoding.trie import PrefixTrie
@@ -21,6 +27,7 @@ from genrec.errors import ConfigError, GenrecError
 
 _BUDGET = 2**26  # candidates or log-probabilities of one level held at once
 _CACHED = 2**17  # candidates of one level ranked at once on the CPU
+_SLACK = 1e-4  # decoders may round otherwise for another batch; what a bound allows for it
 _NEGLIGIBLE = -80.0  # exp of less is denormal, which is slow, and adds nothing to a sum near 1
 
 
@@ -65,8 +72,9 @@ def beam_search(
     trie: PrefixTrie,
     *,
     k: int,
-    beam_width: int,
+    beam_width: int | Sequence[int],
     exclude: Tensor | None = None,
+    filter: Filter | None = None,
     exact: bool = False,
     renormalize: bool = False,
     max_width: int | None = None,
@@ -82,54 +90,108 @@ def beam_search(
         decoder: log-probabilities of the next code, see `StepDecoder`.
         trie: the valid tuples, on the decoder's device.
         k: items wanted per user.
-        beam_width: prefixes kept per level; may exceed the codebook and the number of nodes.
+        beam_width: prefixes kept per level; may exceed the codebook and the number of nodes. Or
+            one number for each level but the last, of which ``k`` are kept.
         exclude: int64 ``[B, E]`` items never returned, padded with -1.
-        exact: repeat with doubled width, only for the users without a certificate, until all have
-            one or ``max_width`` is reached.
+        filter: the items that may be returned, for all users or per user; excluded ones may not.
+        exact: search again for the users without a certificate, keeping every prefix that scores at
+            least as high as the user's k-th item, which proves the answer.
         renormalize: score by log-softmax over the valid children of a prefix instead of by the
             decoder's log-probabilities.
-        max_width: widest beam that ``exact`` may use; by default as wide as the trie.
+        max_width: most prefixes per level that ``exact`` may keep, by default all; users who need
+            more stay without a certificate.
 
     Raises:
-        ConfigError: for a ``k`` or width below 1, malformed exclusions, or log-probabilities of
-            another shape than the trie's levels.
+        ConfigError: for a ``k`` or width below 1, malformed exclusions, a filter of another trie
+            or batch, or log-probabilities of another shape than the trie's levels.
         GenrecError: if the decoder returns NaN or a log-probability above 0.
     """
-    if k < 1 or beam_width < 1 or (max_width is not None and max_width < 1):
-        raise ConfigError(
-            f"k={k}, beam_width={beam_width}, max_width={max_width}: expected at least 1"
-        )
+    widths = _checked_widths(trie, k, beam_width, max_width)
     first = decoder.first()
     batch = first[0].shape[0]
-    excluded = Exclusions.from_items(trie, exclude, batch)
+    excluded = Exclusions.from_items(trie, exclude, batch, filter)
     wanted = excluded.num_allowed.clamp_max(k)
-    full = max(trie.num_nodes)
     per_beam = max(trie.codebook_sizes)
+    inner = trie.num_nodes[1:-1]
 
-    def run(rows: Tensor, width: int) -> SearchResult:
+    def search(rows: Tensor, widths: Sequence[int], floor: Tensor | None = None) -> SearchResult:
+        if len(rows) == batch and floor is None:
+            start = decoder, *first
+        else:
+            some = decoder.select(rows)
+            start = some, *some.first()
+        return _search(*start, trie, excluded.select(rows), k, widths, renormalize, floor)
+
+    def run(rows: Tensor, widths: Sequence[int]) -> SearchResult:
         """Search for some users, as many at once as fit in memory."""
-        parts = []
-        for part in rows.split(max(1, _BUDGET // (min(width, full) * per_beam))):
-            if len(part) == batch:
-                start = decoder, *first
-            else:
-                some = decoder.select(part)
-                start = some, *some.first()
-            parts.append(_search(*start, trie, excluded.select(part), k, width, renormalize))
-        return SearchResult.concatenate(parts)
+        widest = max((min(pair) for pair in zip(widths, inner, strict=True)), default=1)
+        parts = rows.split(max(1, _BUDGET // (widest * per_beam)))
+        return SearchResult.concatenate([search(part, widths) for part in parts])
 
-    width = beam_width
-    result = run(torch.arange(batch, device=trie.device), width)
-    while width < full:
-        again = (result.items >= 0).sum(dim=1) < wanted
-        if exact and (max_width is None or 2 * width <= max_width):
-            again |= ~result.certified
+    result = run(torch.arange(batch, device=trie.device), widths)
+    wide = widths
+    while any(width < nodes for width, nodes in zip(wide, inner, strict=True)):
+        rows = ((result.items >= 0).sum(dim=1) < wanted).nonzero().flatten()
+        if len(rows) == 0:
+            break
+        wide = [2 * width for width in wide]
+        result.replace(rows, run(rows, wide))
+    most = max(inner, default=1) if max_width is None else max_width
+    slack = _SLACK
+    while exact and most > max(widths, default=most):
+        again = ~result.certified
+        if max_width is not None and slack > _SLACK:  # nothing more to gain but missing items
+            again &= (result.items >= 0).sum(dim=1) < wanted
         rows = again.nonzero().flatten()
         if len(rows) == 0:
             break
-        width *= 2
-        result.replace(rows, run(rows, width))
+        last = (wanted[rows] - 1)[:, None]
+        floor = result.scores[rows].gather(1, last)[:, 0] - slack
+        for part in _alike(floor, most, max(1, _BUDGET // per_beam)):
+            some = rows[part]
+            result.replace(some, search(some, [most] * len(inner), floor[part]))
+        slack *= 4
     return result
+
+
+def _checked_widths(
+    trie: PrefixTrie, k: int, beam_width: int | Sequence[int], max_width: int | None
+) -> list[int]:
+    """The width of each level but the last."""
+    inner = trie.num_levels - 1
+    widths = [beam_width] * inner if isinstance(beam_width, int) else list(beam_width)
+    given = [beam_width] if isinstance(beam_width, int) else widths
+    if len(widths) != inner:
+        raise ConfigError(
+            f"beam_width={widths}: expected one width for each of the {inner} levels before the "
+            "last"
+        )
+    if min(k, 1 if max_width is None else max_width, *given) < 1:
+        raise ConfigError(
+            f"k={k}, beam_width={beam_width}, max_width={max_width}: expected at least 1"
+        )
+    return widths
+
+
+def _alike(floor: Tensor, most: int, room: int) -> list[Tensor]:
+    """Users in groups that may keep about equally many prefixes and fit in memory together.
+
+    At most ``exp(-floor)`` prefixes of one depth score at least ``floor``.
+
+    Args:
+        floor: float32 ``[n]``.
+        most: most prefixes that anyone may keep.
+        room: most prefixes of a whole group.
+    """
+    order = floor.argsort(descending=True)
+    need = (-floor[order]).exp().clamp_max(most).ceil().tolist()
+    groups, start = [], 0
+    for i in range(1, len(need) + 1):
+        full = i == len(need) or need[i] > 2 * need[start] or (i + 1 - start) * need[i] > room
+        if full:
+            groups.append(order[start:i])
+            start = i
+    return groups
 
 
 def _search(
@@ -139,10 +201,15 @@ def _search(
     trie: PrefixTrie,
     excluded: Exclusions,
     k: int,
-    width: int,
+    widths: Sequence[int],
     renormalize: bool,
+    floor: Tensor | None,
 ) -> SearchResult:
-    """One pass over the levels, for all users of the decoder with one width."""
+    """One pass over the levels, for all users of the decoder.
+
+    At most ``widths`` prefixes are kept; with a ``floor`` (float32 ``[B]``) as many as the user
+    with the most prefixes of at least this score needs.
+    """
     batch, device = log_probs.shape[0], trie.device
     log_probs = log_probs[:, None]
     nodes = torch.zeros(batch, 1, dtype=torch.int64, device=device)
@@ -164,15 +231,15 @@ def _search(
             )
         evaluations += alive.sum(dim=1)
         last = level == trie.num_levels - 1
-        keep = min(k if last else width, trie.num_nodes[level + 1])
-        best, parent, nodes, lost = _step(
-            trie, level, log_probs, nodes, scores, alive, excluded, keep, renormalize
+        keep = min(k if last else widths[level], trie.num_nodes[level + 1])
+        bound = None if last else floor
+        best, parent, nodes, dropped, lost = _step(
+            trie, level, log_probs, nodes, scores, alive, excluded, keep, renormalize, bound
         )
         leaked += lost
-        if not last and best.shape[1] > keep:
+        if not last:
             # a tuple that ranks below the k-th is no pruned prefix: the last level drops nothing
-            pruned = torch.maximum(pruned, best[:, keep])
-        best, parent, nodes = best[:, :keep], parent[:, :keep], nodes[:, :keep]
+            pruned = torch.maximum(pruned, dropped)
         alive = best != DEAD
         above = scores.gather(1, parent)
         scores = key_scores(best)
@@ -197,16 +264,18 @@ def _step(
     excluded: Exclusions,
     keep: int,
     renormalize: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    floor: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Expand the beams by one level.
 
     Returns:
-        Rank keys of the ``keep`` best children, best first, and of the next one if there are so
-        many candidates, ``[B, keep + 1]``; their parents' columns and their own nodes, of the same
-        shape; and the probability ``[B]`` that went to codes without a child.
+        Rank keys of the ``keep`` best children, best first (fewer if there are fewer candidates or
+        no user has so many that reach the floor); their parents' columns and their own nodes, of
+        the same shape ``[B, W]``; the key ``[B]`` of the best child that was dropped; and the
+        probability ``[B]`` that went to codes without a child.
     """
     branch = trie.max_branch[level]
-    take = min(keep + 1, nodes.shape[1] * branch)
+    width = nodes.shape[1] * branch
     dead = None if excluded.empty else excluded.dead_nodes(level + 1)
     # a few users at a time on the CPU, so that the candidates stay in its cache
     rows = nodes.shape[0]
@@ -219,14 +288,34 @@ def _step(
         keys, children, lost = _expand(
             trie, level, log_probs[part], here, scores[part], ok, renormalize
         )
+        if excluded.filter is not None:
+            allowed = excluded.filter.select(part).alive(level + 1, children)
+            keys.masked_fill_(~allowed, DEAD)
         if dead is not None:
             _kill_excluded(keys, trie, dead[part], level, here, ok)
-        best, columns = top_keys(keys.flatten(1), take)
-        found.append((best, columns // branch, children.flatten(1).gather(1, columns), lost))
+        wide = min(keep, width)
+        if floor is not None:
+            above = key_scores(keys) >= floor[part, None, None]
+            reach = (above & (keys != DEAD)).sum(dim=(1, 2))
+            wide = min(wide, max(1, int(reach.max())))
+        best, columns = top_keys(keys.flatten(1), min(wide + 1, width))
+        best = F.pad(best, (0, wide + 1 - best.shape[1]), value=DEAD)
+        dropped = best[:, wide]
+        if floor is not None:  # each user as if alone: what lies below the floor is dropped as well
+            kept = reach.clamp_max(wide)[:, None]
+            dropped = best.gather(1, kept)[:, 0]
+            best = best.masked_fill(torch.arange(wide + 1, device=best.device) >= kept, DEAD)
+        chosen = children.flatten(1).gather(1, columns[:, :wide])
+        found.append((best[:, :wide], columns[:, :wide] // branch, chosen, dropped, lost))
     if len(found) == 1:
         return found[0]
-    best, parent, chosen, lost = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return best, parent, chosen, lost
+    wide = max(best.shape[1] for best, *_ in found)
+    keys_, parents, nodes_, dropped_, lost_ = zip(*found, strict=True)
+    best, parent, chosen = (
+        torch.cat([F.pad(part, (0, wide - part.shape[1]), value=fill) for part in parts])
+        for parts, fill in ((keys_, DEAD), (parents, 0), (nodes_, 0))
+    )
+    return best, parent, chosen, torch.cat(dropped_), torch.cat(lost_)
 
 
 def _expand(
@@ -250,6 +339,9 @@ def _expand(
     slots = torch.arange(trie.max_branch[level], device=nodes.device)
     absent = slots >= count[:, :, None]
     children = (low[:, :, None] + slots).clamp_max_(trie.num_nodes[level + 1] - 1)
+    live = trie.live_nodes(level + 1)
+    if live is not None:
+        absent |= ~live[children]
     gains = log_probs.gather(2, trie.node_codes(level, children)).to(torch.float32)
     gains.masked_fill_(absent, -torch.inf)
     if renormalize:
@@ -318,25 +410,3 @@ def _finish(
         leaked=leaked,
         evaluations=evaluations,
     )
-
-
-def items_of_leaves(
-    excluded: Exclusions, leaves: Tensor, scores: Tensor, sizes: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
-    """The first ``k`` allowed items of ranked leaves and their scores, ``[B, k]`` each.
-
-    Args:
-        excluded: items left out.
-        leaves: int64 ``[B, m]``, -1 as padding at the end.
-        scores: float32 ``[B, m]``.
-        sizes: int64 ``[B, m]``, allowed items of every leaf.
-        k: items wanted; -1 and -inf where there are fewer.
-    """
-    ends = sizes.cumsum(dim=1)
-    slots = torch.arange(k, device=leaves.device).expand(leaves.shape[0], k).contiguous()
-    column = torch.searchsorted(ends, slots, right=True).clamp_max_(leaves.shape[1] - 1)
-    rank = slots - (ends - sizes).gather(1, column)
-    found = slots < ends[:, -1:]
-    items = excluded.allowed_items(leaves.gather(1, column).clamp_min(0), rank)
-    items = items.masked_fill(~found, -1)
-    return items, scores.gather(1, column).masked_fill(~found, -torch.inf)

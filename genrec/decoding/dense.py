@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genrec.decoding.exclusions import checked_exclude
+from genrec.decoding.filters import Filter
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys, top_keys
 from genrec.decoding.result import SearchResult
 from genrec.errors import ConfigError, GenrecError
@@ -21,6 +22,7 @@ def dense_search(
     k: int,
     tie_order: Tensor | np.ndarray,
     exclude: Tensor | None = None,
+    filter: Filter | None = None,
     block: int = 8192,
 ) -> SearchResult:
     """The exact ``k`` best items of every user; the leaves of the result are item numbers.
@@ -31,11 +33,12 @@ def dense_search(
         k: items wanted per user.
         tie_order: int64 ``[N]`` permutation; of items with equal scores the smaller rank wins.
         exclude: int64 ``[B, E]`` items never returned, padded with -1.
+        filter: the items that may be returned, for all users or per user; excluded ones may not.
         block: items looked at at once.
 
     Raises:
-        ConfigError: for a ``k`` or ``block`` below 1, malformed exclusions, or scores of another
-            shape than the tie order.
+        ConfigError: for a ``k`` or ``block`` below 1, malformed exclusions, a filter of another
+            batch or number of items, or scores of another shape than the tie order.
         GenrecError: for NaN scores.
     """
     ties = torch.as_tensor(tie_order).to(torch.int64)
@@ -47,6 +50,8 @@ def dense_search(
     num_items = len(ties)
     if isinstance(scores, Tensor) and (scores.ndim != 2 or scores.shape[1] != num_items):
         raise ConfigError(f"scores of shape {tuple(scores.shape)}: expected [B, {num_items}]")
+    if filter is not None and filter.num_items != num_items:
+        raise ConfigError(f"filter of {filter.num_items} items for scores of {num_items} items")
     m = min(k, num_items)
     best = torch.empty(0)
     banned: Tensor | None = None
@@ -64,10 +69,15 @@ def dense_search(
             best = torch.full((batch, m), DEAD, dtype=torch.int64, device=part.device)
             if exclude is not None and exclude.numel():
                 banned = checked_exclude(exclude, batch, num_items).to(part.device)
+            if filter is not None:
+                filter = filter.checked(batch).to(part.device)
         if bool(part.isnan().any()):
             row = int(part.isnan().any(dim=1).nonzero()[0])
             raise GenrecError(f"the scores hold NaN for row {row} of the batch")
         keys = rank_keys(part, ties[start:stop])
+        if filter is not None:
+            inside = torch.arange(start, stop, device=part.device)
+            keys.masked_fill_(~filter.contains(inside), DEAD)
         if banned is not None:
             _kill(keys, banned - start)
         best = torch.cat([best, top_keys(keys, min(m, keys.shape[1]))[0]], dim=1)

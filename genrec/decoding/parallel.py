@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genrec.decoding.beam import items_of_leaves
-from genrec.decoding.exclusions import Exclusions
+from genrec.decoding.exclusions import Exclusions, items_of_leaves
+from genrec.decoding.filters import Filter
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys, top_keys
 from genrec.decoding.result import SearchResult
 from genrec.decoding.trie import PrefixTrie
@@ -30,6 +30,7 @@ def exact_parallel_search(
     *,
     k: int,
     exclude: Tensor | None = None,
+    filter: Filter | None = None,
     block: int = 8192,
 ) -> SearchResult:
     """The exact ``k`` best items of every user; ranked as `beam_search` ranks them.
@@ -39,30 +40,38 @@ def exact_parallel_search(
         trie: the valid tuples, on the same device.
         k: items wanted per user.
         exclude: int64 ``[B, E]`` items never returned, padded with -1.
+        filter: the items that may be returned, for all users or per user; excluded ones may not.
         block: leaves scored at once; memory is ``block * B`` floats.
 
     Raises:
-        ConfigError: for a ``k`` or ``block`` below 1, malformed exclusions, or ``log_probs`` that
-            do not fit the trie.
+        ConfigError: for a ``k`` or ``block`` below 1, malformed exclusions, a filter of another
+            trie or batch, or ``log_probs`` that do not fit the trie.
         GenrecError: for NaN or +inf in ``log_probs``.
     """
     table = _joined_table(log_probs, trie)
     if k < 1 or block < 1:
         raise ConfigError(f"k={k}, block={block}: expected at least 1")
     batch = table.shape[1]
-    excluded = Exclusions.from_items(trie, exclude, batch)
+    excluded = Exclusions.from_items(trie, exclude, batch, filter)
     ranked_leaves, bags = trie.leaf_bags()
     dead = None
     if not excluded.empty:
         nodes = excluded.dead_nodes(trie.num_levels)
-        dead = trie.leaf_tie[nodes.clamp_min(0)].masked_fill(nodes < 0, -1).to(torch.int64)
-    m = min(k, trie.num_leaves)
+        dead = trie.bag_rows(nodes.clamp_min(0)).masked_fill_(nodes < 0, -1)
+    num_leaves = len(ranked_leaves)
+    if num_leaves == 0:  # all items were removed
+        ranked_leaves = torch.full((1,), -1, device=trie.device)
+    m = min(k, num_leaves)
     best = torch.full((batch, m), DEAD, dtype=torch.int64, device=trie.device)
     mass = torch.zeros(batch, device=trie.device)
-    for start in range(0, trie.num_leaves, block):
+    for start in range(0, num_leaves, block):
         scores = F.embedding_bag(bags[start : start + block], table, mode="sum")
         mass += scores.clamp_min(_NEGLIGIBLE).exp_().sum(dim=0)
         scores.clamp_min_(_BELOW)
+        if excluded.filter is not None:
+            leaves = ranked_leaves[start : start + block].expand(len(excluded.filter), -1)
+            allowed = excluded.filter.alive(trie.num_levels, leaves)
+            scores.masked_fill_(~allowed.T, -torch.inf)
         if dead is not None:
             _mask(scores, dead - start)
         best = torch.cat([best, _top_of_block(scores, m, start)], dim=1)
@@ -84,7 +93,7 @@ def exact_parallel_search(
         certified=torch.ones(batch, dtype=torch.bool, device=trie.device),
         best_dropped=torch.full((batch,), -torch.inf, device=trie.device),
         leaked=(1.0 - mass).clamp_min(0.0),
-        evaluations=torch.full((batch,), trie.num_leaves, device=trie.device),
+        evaluations=torch.full((batch,), num_leaves, device=trie.device),
     )
 
 

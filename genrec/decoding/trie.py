@@ -3,7 +3,10 @@
 Sort the tuples and number the nodes of every depth in sorted order: a child's number is then its
 position in the next level, so a level needs only the code of each of its nodes and, for each node
 above, where its children start. A node is also a contiguous range of the sorted items, which is
-what exclusions need.
+what exclusions and filters need.
+
+A trie never changes: adding and removing items return another one, which shares what stayed the
+same, so a search that is under way goes on undisturbed.
 """
 
 from __future__ import annotations
@@ -15,23 +18,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec.decoding.bits import BitRank
+from genrec.decoding.codes import (
+    as_integers,
+    checked_codes,
+    checked_ranks,
+    checked_sizes,
+    default_tie_order,
+    pack_tokens,
+    sort_keys,
+)
+from genrec.decoding.updates import compacted, merged
 from genrec.errors import DataError
 
-MAX_LEVELS = 64
-MAX_CODES = 65_536
-_WORD = 2**62  # several codes are packed into one int64 sort key as long as they stay below
+LISTS = ("tokens", "pointers", "item_starts")
+ARRAYS = ("leaf_items", "item_position", "item_leaf", "leaf_tie", "tie_order")
+PLAIN = ("codebook_sizes", "max_branch", "identity")
+COMPACT_ABOVE = 0.25  # share of removed items above which a trie is compacted
 
 
 class PrefixTrie:
-    """Prefix trie over the semantic IDs of ``num_items`` items; build it with `from_codes`.
+    """Prefix trie over the semantic IDs of items; build it with `from_codes`.
 
     Depth 0 is the root, depth ``num_levels`` the leaves; level ``l`` leads from depth ``l`` to
     depth ``l + 1``. The children of node ``v`` at depth ``l`` are the nodes
     ``pointers[l][v] .. pointers[l][v + 1] - 1`` at depth ``l + 1``.
 
+    A removed item keeps its number, which is never given again. Its position stays until the trie
+    is compacted; until then a node may be left without items. Searches do not see it.
+
     Attributes:
         codebook_sizes: number of codes of each level.
-        num_items: number of items.
+        num_items: item numbers given so far, those of removed items included.
+        num_positions: length of the sorted order of items.
         num_nodes: nodes at each depth, ``num_levels + 1`` numbers, the first is 1.
         max_branch: largest number of children of one node, per level.
         tokens: per level, the code of every node of depth ``l + 1``; uint8, or the bits of a
@@ -39,12 +58,15 @@ class PrefixTrie:
         pointers: per level, int32 ``[num_nodes[l] + 1]``.
         item_starts: per depth, int32 ``[num_nodes[d] + 1]``: node ``v`` holds the items at the
             sorted positions ``item_starts[d][v] .. item_starts[d][v + 1] - 1``.
-        leaf_items: int32 ``[num_items]``, the items in sorted order; inside a leaf in tie order.
-        item_position: int32 ``[num_items]``, the inverse of ``leaf_items``.
-        item_leaf: int32 ``[num_items]``, the leaf of every item.
-        leaf_tie: int32 ``[num_leaves]``, the rank of the leaf among all leaves by the tie order
-            of its first item; of two leaves with equal scores the smaller rank wins.
+        leaf_items: int32 ``[num_positions]``, the items in sorted order; inside a leaf in tie
+            order.
+        item_position: int32 ``[num_items]``, the inverse of ``leaf_items``; -1 if removed.
+        item_leaf: int32 ``[num_items]``, the leaf of every item; -1 if removed.
+        leaf_tie: int32 ``[num_leaves]``, the tie rank of the leaf's first item; of two leaves with
+            equal scores the smaller rank wins.
         tie_order: int64 ``[num_items]``, rank of every item; the smaller wins.
+        live: the positions of items that are not removed; None if all are there.
+        identity: the same object for a trie and its copies on other devices; filters belong to it.
     """
 
     def __init__(
@@ -60,6 +82,8 @@ class PrefixTrie:
         item_leaf: Tensor,
         leaf_tie: Tensor,
         tie_order: Tensor,
+        live: BitRank | None = None,
+        identity: object | None = None,
     ) -> None:
         self.codebook_sizes = codebook_sizes
         self.max_branch = max_branch
@@ -71,9 +95,14 @@ class PrefixTrie:
         self.item_leaf = item_leaf
         self.leaf_tie = leaf_tie
         self.tie_order = tie_order
-        self.num_items = leaf_items.shape[0]
+        self.live = live
+        self.identity = object() if identity is None else identity
+        self.num_items = tie_order.shape[0]
+        self.num_positions = leaf_items.shape[0]
         self.num_nodes = tuple(starts.shape[0] - 1 for starts in item_starts)
         self._leaf_bags: tuple[Tensor, Tensor] | None = None
+        self._bag_ties = leaf_tie
+        self._live_nodes: dict[int, Tensor] = {}
 
     @classmethod
     def from_codes(
@@ -94,13 +123,13 @@ class PrefixTrie:
         Raises:
             DataError: naming row and level, for malformed codes, sizes or tie order.
         """
-        sizes = _checked_sizes(codebook_sizes)
-        table = _checked_codes(codes, sizes)
+        sizes = checked_sizes(codebook_sizes)
+        table = checked_codes(codes, sizes)
         num_items, levels = table.shape
         tie = default_tie_order(num_items) if tie_order is None else tie_order
-        tie = _checked_tie_order(tie, num_items)
+        tie = checked_ranks(tie, num_items, num_items, "tie_order")
 
-        order = np.lexsort((tie, *reversed(_sort_keys(table, sizes))))
+        order = np.lexsort((tie, *reversed(sort_keys(table, sizes))))
         ranked = table[order]
         starts = [np.zeros(1, dtype=np.int64)]
         new = np.zeros(num_items, dtype=bool)
@@ -114,14 +143,12 @@ class PrefixTrie:
             pointer = np.append(np.searchsorted(below, starts[level]), below.size)
             branch.append(int(np.diff(pointer).max()))
             pointers.append(torch.from_numpy(pointer.astype(np.int32)))
-            tokens.append(_pack_tokens(ranked[below, level], sizes[level]))
+            tokens.append(torch.from_numpy(pack_tokens(ranked[below, level], sizes[level])))
 
         first = starts[-1]
         leaf_of_position = np.cumsum(new) - 1
         position = np.empty(num_items, dtype=np.int32)
         position[order] = np.arange(num_items, dtype=np.int32)
-        leaf_tie = np.empty(first.size, dtype=np.int32)
-        leaf_tie[np.argsort(tie[order[first]])] = np.arange(first.size, dtype=np.int32)
         return cls(
             codebook_sizes=sizes,
             max_branch=tuple(branch),
@@ -133,9 +160,82 @@ class PrefixTrie:
             leaf_items=torch.from_numpy(order.astype(np.int32)),
             item_position=torch.from_numpy(position),
             item_leaf=torch.from_numpy(leaf_of_position[position].astype(np.int32)),
-            leaf_tie=torch.from_numpy(leaf_tie),
+            leaf_tie=torch.from_numpy(tie[order[first]].astype(np.int32)),
             tie_order=torch.from_numpy(tie),
         )
+
+    def add(
+        self,
+        codes: np.ndarray | Tensor | Sequence[Sequence[int]],
+        tie_ranks: np.ndarray | Tensor | Sequence[int] | None = None,
+    ) -> PrefixTrie:
+        """The trie with more items, numbered ``num_items``, ``num_items + 1``, ...
+
+        The new items are sorted and merged into the sorted arrays: the catalog is copied once but
+        never sorted again, so add many at a time. Removed items are compacted on the way. Done on
+        the CPU.
+
+        Args:
+            codes: ``[n, L]`` integers, one row per new item.
+            tie_ranks: ``[n]`` ranks of the new items among all ``num_items + n``; the others keep
+                their order and take the ranks that are left. Without it, as in `from_codes`.
+
+        Raises:
+            DataError: naming row and level, for malformed codes or ranks.
+        """
+        base = self if self.live is None else PrefixTrie(**compacted(self.to("cpu")))
+        return PrefixTrie(**merged(base.to("cpu"), codes, tie_ranks)).to(self.device)
+
+    def remove(self, items: Tensor | np.ndarray | Sequence[int]) -> PrefixTrie:
+        """The trie without some items, which are marked in a bit set; nodes and order stay.
+
+        Only what is kept per item is copied. When more than a quarter of the positions belong to
+        removed items, the trie is compacted.
+
+        Args:
+            items: ``[n]`` item numbers, in any order.
+
+        Raises:
+            DataError: naming the item, if it is unknown or was removed before.
+        """
+        gone = torch.from_numpy(as_integers(items, "items").astype(np.int64)).to(self.device)
+        if gone.ndim != 1:
+            raise DataError(f"items of shape {tuple(gone.shape)}: expected a list of item numbers")
+        outside = (gone < 0) | (gone >= self.num_items)
+        if bool(outside.any()):
+            raise DataError(
+                f"item {int(gone[outside][0])} is outside 0..{self.num_items - 1}; "
+                "remove only items of this trie"
+            )
+        positions = self.item_position[gone].to(torch.int64)
+        if bool((positions < 0).any()):
+            raise DataError(f"item {int(gone[positions < 0][0])} was removed before")
+        live = ~BitRank.from_positions(positions[None], self.num_positions)
+        live = live if self.live is None else live & self.live
+        leaves = self.item_leaf[gone].to(torch.int64)
+        low, high = (live.rank(self.item_starts[-1][leaves + i].to(torch.int64)) for i in (0, 1))
+        first = live.select(low[None])[0]  # of an empty leaf some item: its rank decides nothing
+        ties = self.tie_order[self.leaf_items[first].to(torch.int64)].to(torch.int32)
+        left = high > low
+        changed = {
+            "item_position": self.item_position.index_fill(0, gone, -1),
+            "item_leaf": self.item_leaf.index_fill(0, gone, -1),
+            "leaf_tie": self.leaf_tie.index_put((leaves[left],), ties[left]),
+            "live": live,
+            "identity": None,
+        }
+        trie = PrefixTrie(**{**self._parts(), **changed})
+        few = trie.num_live < (1 - COMPACT_ABOVE) * trie.num_positions
+        return trie.compact() if few else trie
+
+    def compact(self) -> PrefixTrie:
+        """The trie without the positions and nodes of removed items; itself if there are none.
+
+        A trie without any item stays as it is. Done on the CPU, in one pass over the catalog.
+        """
+        if self.live is None or self.num_live == 0:
+            return self
+        return PrefixTrie(**compacted(self.to("cpu"))).to(self.device)
 
     @property
     def num_levels(self) -> int:
@@ -144,8 +244,13 @@ class PrefixTrie:
 
     @property
     def num_leaves(self) -> int:
-        """Number of distinct semantic IDs."""
+        """Number of leaves: distinct semantic IDs, and those emptied since the last compaction."""
         return self.num_nodes[-1]
+
+    @property
+    def num_live(self) -> int:
+        """Number of items that are not removed."""
+        return self.num_positions if self.live is None else int(self.live.totals[0])
 
     @property
     def device(self) -> torch.device:
@@ -161,11 +266,12 @@ class PrefixTrie:
     def nbytes(self) -> int:
         """Bytes of all tensors, items and ranges included."""
         items = (self.leaf_items, self.item_position, self.item_leaf, self.leaf_tie, self.tie_order)
-        return self.index_nbytes + sum(t.nbytes for t in (*self.item_starts, *items))
+        live = 0 if self.live is None else self.live.nbytes
+        return self.index_nbytes + sum(t.nbytes for t in (*self.item_starts, *items)) + live
 
     def __repr__(self) -> str:
         return (
-            f"PrefixTrie(items={self.num_items}, leaves={self.num_leaves}, "
+            f"PrefixTrie(items={self.num_live}, leaves={self.num_leaves}, "
             f"codebook_sizes={self.codebook_sizes}, device={self.device})"
         )
 
@@ -177,11 +283,13 @@ class PrefixTrie:
         def move(value: Any) -> Any:
             if isinstance(value, list):
                 return [tensor.to(device) for tensor in value]
-            return value.to(device)
+            return value.to(device) if isinstance(value, (Tensor, BitRank)) else value
 
-        names = ("tokens", "pointers", "item_starts", "leaf_items", "item_position", "item_leaf")
-        moved = {name: move(getattr(self, name)) for name in (*names, "leaf_tie", "tie_order")}
-        return PrefixTrie(codebook_sizes=self.codebook_sizes, max_branch=self.max_branch, **moved)
+        return PrefixTrie(**{name: move(value) for name, value in self._parts().items()})
+
+    def _parts(self) -> dict[str, Any]:
+        """The arguments that make this trie again."""
+        return {name: getattr(self, name) for name in (*ARRAYS, *LISTS, "live", *PLAIN)}
 
     def node_codes(self, level: int, nodes: Tensor) -> Tensor:
         """The codes, int64, of nodes of depth ``level + 1``; any shape."""
@@ -197,17 +305,27 @@ class PrefixTrie:
             nodes: int64, any shape; -1 stays -1.
             codes: integers of the same shape; codes outside the codebook lead nowhere.
         """
+        low, end = self.lower_bound(level, nodes.clamp_min(0), codes)
+        last = self.num_nodes[level + 1] - 1
+        found = (low < end) & (self.node_codes(level, low.clamp_max(last)) == codes) & (nodes >= 0)
+        return torch.where(found, low, -1)
+
+    def lower_bound(self, level: int, nodes: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """First child of each node (depth ``level``) whose code is not below, and the last's end.
+
+        Returns:
+            Nodes of depth ``level + 1``, int64, of the shape of ``nodes``. The first equals the
+            second where all children's codes are below.
+        """
         pointer = self.pointers[level]
-        safe = nodes.clamp_min(0)
-        low, end = pointer[safe].to(torch.int64), pointer[safe + 1].to(torch.int64)
+        low, end = pointer[nodes].to(torch.int64), pointer[nodes + 1].to(torch.int64)
         high = end
         last = self.num_nodes[level + 1] - 1
         for _ in range(self.max_branch[level].bit_length()):
             middle = (low + high) // 2
             right = (low < high) & (self.node_codes(level, middle.clamp_max(last)) < codes)
             low, high = torch.where(right, middle + 1, low), torch.where(right, high, middle)
-        found = (low < end) & (self.node_codes(level, low.clamp_max(last)) == codes) & (nodes >= 0)
-        return torch.where(found, low, -1)
+        return low, end
 
     def lookup(self, codes: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
         """Leaf numbers, int64 ``[...]``, of ``codes`` ``[..., L]``; -1 for tuples of no item."""
@@ -220,7 +338,17 @@ class PrefixTrie:
         nodes = torch.zeros(table.shape[:-1], dtype=torch.int64, device=self.device)
         for level in range(self.num_levels):
             nodes = self.descend(level, nodes, table[..., level].to(torch.int64))
-        return nodes
+        live = self.live_nodes(self.num_levels)
+        return nodes if live is None else torch.where(live[nodes.clamp_min(0)], nodes, -1)
+
+    def live_nodes(self, depth: int) -> Tensor | None:
+        """Which nodes of ``depth`` hold an item that is not removed, bool; None if all do."""
+        if self.live is None:
+            return None
+        if depth not in self._live_nodes:
+            starts = self.item_starts[depth].to(torch.int64)
+            self._live_nodes[depth] = self.live.rank(starts).diff() > 0
+        return self._live_nodes[depth]
 
     def leaf_codes(self, leaves: Tensor) -> Tensor:
         """The tuples, int64 ``[..., L]``, of ``leaves`` (int64, any shape)."""
@@ -238,116 +366,32 @@ class PrefixTrie:
     def bucket(self, leaf: int) -> Tensor:
         """The items, int64, of one leaf in tie order."""
         start, end = self.item_starts[-1][leaf : leaf + 2].tolist()
-        return self.leaf_items[start:end].to(torch.int64)
+        items = self.leaf_items[start:end].to(torch.int64)
+        if self.live is None:
+            return items
+        return items[self.live.contains(torch.arange(start, end, device=self.device))]
 
     def leaf_bags(self) -> tuple[Tensor, Tensor]:
-        """All leaves in tie order as rows of positions in the joined codebooks.
+        """All leaves with an item, in tie order, as rows of positions in the joined codebooks.
 
         Returns:
-            ``leaves`` int64 ``[num_leaves]`` in tie order, and ``bags`` int32 ``[num_leaves, L]``
-            with ``bags[r, l] = codebook_sizes[0] + .. + codebook_sizes[l - 1] + code``. Kept after
-            the first call: scoring whole catalogs reads them every time.
+            ``leaves`` int64 ``[n]`` in tie order, and ``bags`` int32 ``[n, L]`` with
+            ``bags[r, l] = codebook_sizes[0] + .. + codebook_sizes[l - 1] + code``. Kept after the
+            first call: scoring whole catalogs reads them every time.
         """
         if self._leaf_bags is None:
-            leaves = torch.argsort(self.leaf_tie)
+            ties, leaves = self.leaf_tie.sort()
+            live = self.live_nodes(self.num_levels)
+            if live is not None:
+                kept = live[leaves]
+                ties, leaves = ties[kept], leaves[kept]
             bags = self.leaf_codes(leaves).to(torch.int32)
             offsets = np.cumsum((0, *self.codebook_sizes[:-1])).astype(np.int32)
-            self._leaf_bags = leaves, bags + torch.from_numpy(offsets).to(self.device)
+            bags += torch.from_numpy(offsets).to(self.device)
+            self._leaf_bags, self._bag_ties = (leaves, bags), ties
         return self._leaf_bags
 
-
-def default_tie_order(num_items: int) -> np.ndarray:
-    """A fixed pseudo-random permutation, int64 ``[num_items]`` (SplitMix64 of the index)."""
-    with np.errstate(over="ignore"):
-        z = np.arange(1, num_items + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-    rank = np.empty(num_items, dtype=np.int64)
-    rank[np.argsort(z, kind="stable")] = np.arange(num_items)
-    return rank
-
-
-def _pack_tokens(codes: np.ndarray, size: int) -> Tensor:
-    if size <= 256:
-        return torch.from_numpy(codes.astype(np.uint8))
-    return torch.from_numpy(codes.astype(np.uint16).view(np.int16))
-
-
-def _sort_keys(codes: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
-    """Pack the columns, most significant first, into as few int64 keys as they fit."""
-    keys: list[np.ndarray] = []
-    room = 0
-    for level, size in enumerate(sizes):
-        if room >= size:
-            keys[-1] = keys[-1] * size + codes[:, level]
-            room //= size
-        else:
-            keys.append(codes[:, level].astype(np.int64))
-            room = _WORD // size
-    return keys
-
-
-def _as_integers(values: Any, what: str) -> np.ndarray:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise DataError(f"{what}: rows of different lengths; give every row the same") from error
-    if array.dtype.kind not in "iu":
-        raise DataError(f"{what} of type {array.dtype}: expected integers")
-    return array
-
-
-def _checked_sizes(codebook_sizes: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in codebook_sizes)
-    if not 1 <= len(sizes) <= MAX_LEVELS:
-        raise DataError(f"{len(sizes)} codebook sizes: expected 1 to {MAX_LEVELS} levels")
-    for level, size in enumerate(sizes):
-        if not 1 <= size <= MAX_CODES:
-            raise DataError(
-                f"codebook size {size} of level {level}: expected 1 to {MAX_CODES} codes"
-            )
-    return sizes
-
-
-def _checked_codes(codes: Any, sizes: tuple[int, ...]) -> np.ndarray:
-    table = _as_integers(codes, "codes")
-    if table.ndim != 2 or table.shape[0] == 0:
-        raise DataError(f"codes of shape {table.shape}: expected one row of codes per item, [N, L]")
-    if table.shape[1] != len(sizes):
-        raise DataError(
-            f"codes with {table.shape[1]} levels but {len(sizes)} codebook sizes: expected one "
-            "size per level"
-        )
-    if table.shape[0] >= 2**31:
-        raise DataError(f"{table.shape[0]} items: a trie holds fewer than {2**31}")
-    outside = (table < 0) | (table >= np.asarray(sizes))
-    if outside.any():
-        row, level = (int(i) for i in np.argwhere(outside)[0])
-        raise DataError(
-            f"codes, row {row}, level {level}: code {table[row, level]} is outside "
-            f"0..{sizes[level] - 1} ({int(outside.any(axis=1).sum())} such rows); "
-            "check the codes or the codebook sizes"
-        )
-    return table
-
-
-def _checked_tie_order(tie_order: Any, num_items: int) -> np.ndarray:
-    tie = _as_integers(tie_order, "tie_order")
-    if tie.shape != (num_items,):
-        raise DataError(f"tie_order of shape {tie.shape}: expected one rank per item, {num_items}")
-    tie = tie.astype(np.int64)
-    inside = (tie >= 0) & (tie < num_items)
-    if not inside.all():
-        row = int(np.argmin(inside))
-        raise DataError(f"tie_order, row {row}: rank {tie[row]} is outside 0..{num_items - 1}")
-    counts = np.bincount(tie, minlength=num_items)
-    if counts.max() > 1:
-        rank = int(np.argmax(counts))
-        rows = np.flatnonzero(tie == rank)[:2].tolist()
-        raise DataError(
-            f"tie_order: rank {rank} in rows {rows[0]} and {rows[1]}; expected a permutation"
-        )
-    return tie
+    def bag_rows(self, leaves: Tensor) -> Tensor:
+        """The rows of leaves, which hold items, in `leaf_bags`; int64, any shape."""
+        self.leaf_bags()
+        return torch.searchsorted(self._bag_ties, self.leaf_tie[leaves])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec.decoding import (
+    Filter,
     PrefixTrie,
     SearchResult,
     beam_search,
@@ -78,12 +79,33 @@ class Case:
     k: int
     batch: int
     decoder: TableDecoder
+    allowed: np.ndarray | None = None  # bool [N] or [B, N]
 
     def trie(self) -> PrefixTrie:
         return PrefixTrie.from_codes(self.codes, self.sizes, self.tie_order)
 
     def excluded(self, user: int) -> set[int]:
-        return set() if self.exclude is None else set(self.exclude[user].tolist()) - {-1}
+        banned = set() if self.exclude is None else set(self.exclude[user].tolist()) - {-1}
+        if self.allowed is not None:
+            row = self.allowed if self.allowed.ndim == 1 else self.allowed[user]
+            banned |= set(np.flatnonzero(~row).tolist())
+        return banned
+
+    def left_out(self, of) -> dict:
+        """The arguments of a search; the filter is made in one of three ways."""
+        if self.allowed is None:
+            return {"exclude": self.exclude, "filter": None}
+        rows = np.atleast_2d(self.allowed)
+        lists = [np.where(some, np.arange(rows.shape[1]), -1) for some in (rows, ~rows)]
+        filters = (
+            Filter.from_mask(of, self.allowed),
+            Filter.allow(of, lists[0]),
+            Filter.deny(of, torch.from_numpy(lists[1])),
+        )
+        for other in filters[1:]:
+            assert torch.equal(other.members.words, filters[0].members.words)
+        assert filters[0].num_allowed.tolist() == rows.sum(axis=1).tolist()
+        return {"exclude": self.exclude, "filter": filters[self.k % 3]}
 
 
 @st.composite
@@ -114,7 +136,11 @@ def cases(draw, max_levels=4, max_size=5, max_items=30) -> Case:
     missing = draw(st.sampled_from([0.0, 0.0, 0.3, 1.0]))
     k = draw(st.integers(1, n + 3))
     decoder = TableDecoder(tables(rng, batch, sizes, grain=grain, missing=missing))
-    return Case(codes, sizes, rng.permutation(n), exclude, k, batch, decoder)
+    allowed = None
+    if draw(st.booleans()):  # from nothing to everything allowed, for all or per user
+        share = draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
+        allowed = rng.random((n,) if draw(st.booleans()) else (batch, n)) < share
+    return Case(codes, sizes, rng.permutation(n), exclude, k, batch, decoder, allowed)
 
 
 def brute_force(case: Case, scores=None) -> list[list[tuple[int, float]]]:
@@ -203,7 +229,7 @@ def check_consistent(case: Case, trie: PrefixTrie, result: SearchResult) -> None
 @given(cases(), st.integers(1, 4))
 def test_full_width_beam_and_exact_search_equal_brute_force(case, width):
     trie, ranked = case.trie(), brute_force(case)
-    options = {"k": case.k, "exclude": case.exclude}
+    options = {"k": case.k, **case.left_out(trie)}
     full = beam_search(case.decoder, trie, beam_width=FULL, **options)
     expect(full, ranked, case.k)
     check_consistent(case, trie, full)
@@ -219,7 +245,7 @@ def test_full_width_beam_and_exact_search_equal_brute_force(case, width):
 @given(cases(), st.integers(1, 8))
 def test_a_certificate_never_lies_and_no_item_is_missing(case, width):
     trie, ranked = case.trie(), brute_force(case)
-    result = beam_search(case.decoder, trie, k=case.k, beam_width=width, exclude=case.exclude)
+    result = beam_search(case.decoder, trie, k=case.k, beam_width=width, **case.left_out(trie))
     check_consistent(case, trie, result)
     for user in range(case.batch):
         true = dict(ranked[user])
@@ -235,7 +261,7 @@ def test_a_certificate_never_lies_and_no_item_is_missing(case, width):
 @settings(max_examples=60, deadline=None)
 @given(cases(), st.integers(1, 8))
 def test_beams_equal_a_textbook_beam_search(case, width):
-    case.exclude = None
+    case.exclude = case.allowed = None
     case.k = 1
     trie = case.trie()
     result = beam_search(case.decoder, trie, k=1, beam_width=width)
@@ -265,11 +291,13 @@ def _inner_ties(case: Case, user: int) -> bool:
 def test_batch_mates_and_item_order_change_nothing(case, width, renormalize, seed):
     trie = case.trie()
     options = {"k": case.k, "beam_width": width, "renormalize": renormalize}
-    together = beam_search(case.decoder, trie, exclude=case.exclude, **options)
+    left_out = case.left_out(trie)
+    together = beam_search(case.decoder, trie, **left_out, **options)
     for user in range(case.batch):
         row = torch.tensor([user])
         own = None if case.exclude is None else case.exclude[row]
-        alone = beam_search(case.decoder.select(row), trie, exclude=own, **options)
+        mine = left_out["filter"] and left_out["filter"].select(row)
+        alone = beam_search(case.decoder.select(row), trie, exclude=own, filter=mine, **options)
         for name, value in vars(alone).items():
             assert torch.equal(value, getattr(together, name)[row]), name
 
@@ -277,7 +305,8 @@ def test_batch_mates_and_item_order_change_nothing(case, width, renormalize, see
     place = torch.from_numpy(np.append(np.argsort(order), -1))
     other = PrefixTrie.from_codes(case.codes[order], case.sizes, case.tie_order[order])
     exclude = None if case.exclude is None else place[case.exclude]
-    moved = beam_search(case.decoder, other, exclude=exclude, **options)
+    allowed = None if case.allowed is None else Filter.from_mask(other, case.allowed[..., order])
+    moved = beam_search(case.decoder, other, exclude=exclude, filter=allowed, **options)
     assert torch.equal(place[together.items], moved.items)
     for name, value in vars(moved).items():
         if name != "items":
@@ -303,7 +332,7 @@ def test_renormalized_scores_are_softmax_over_the_valid_children(case):
         return total
 
     result = beam_search(
-        case.decoder, trie, k=case.k, beam_width=FULL, exclude=case.exclude, renormalize=True
+        case.decoder, trie, k=case.k, beam_width=FULL, renormalize=True, **case.left_out(trie)
     )
     check_consistent(case, trie, result)
     for user, rows in enumerate(brute_force(case, score)):
@@ -349,7 +378,7 @@ def test_parallel_search_equals_brute_force(case, block, seed):
         return float(sum(level[user, code] for level, code in zip(levels, codes, strict=True)))
 
     trie = case.trie()
-    result = exact_parallel_search(levels, trie, k=case.k, exclude=case.exclude, block=block)
+    result = exact_parallel_search(levels, trie, k=case.k, block=block, **case.left_out(trie))
     expect(result, brute_force(case, score), case.k)
     check_consistent(case, trie, result)
     assert result.certified.all()
@@ -364,6 +393,8 @@ def test_parallel_beam_and_dense_search_agree_on_independent_codes(case, block):
     case.tie_order = np.argsort(np.argsort(case.tie_order[rows]))
     if case.exclude is not None:
         case.exclude = case.exclude.masked_fill(case.exclude >= len(rows), -1)
+    if case.allowed is not None:
+        case.allowed = case.allowed[..., rows]
     levels = [table[:, 0] for table in case.decoder.tables]
     repeated = [
         level[:, None].expand(table.shape).contiguous()
@@ -371,7 +402,7 @@ def test_parallel_beam_and_dense_search_agree_on_independent_codes(case, block):
     ]
     case.decoder = TableDecoder(repeated)
     ranked, trie = brute_force(case), case.trie()
-    options = {"k": case.k, "exclude": case.exclude}
+    options = {"k": case.k, **case.left_out(trie)}
     parallel = exact_parallel_search(levels, trie, block=block, **options)
     beam = beam_search(case.decoder, trie, beam_width=FULL, **options)
     scores = torch.tensor(
@@ -387,6 +418,7 @@ def test_parallel_beam_and_dense_search_agree_on_independent_codes(case, block):
     )
     tie = torch.from_numpy(case.tie_order)
     dense = dense_search(scores, tie_order=tie, block=block, **options)
+    options |= case.left_out(len(rows))  # a filter of items instead of positions
     blocks = dense_search(lambda a, b: scores[:, a:b], tie_order=tie, block=block, **options)
     for result in (beam, dense, blocks):
         expect(result, ranked, case.k)

@@ -1,0 +1,134 @@
+"""Checks and orders of codes: what building a trie and adding to it share. Plain numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from genrec.errors import DataError
+
+MAX_LEVELS = 64
+MAX_CODES = 65_536
+_WORD = 2**62  # several codes are packed into one int64 sort key as long as they stay below
+
+
+def default_tie_order(num_items: int) -> np.ndarray:
+    """A fixed pseudo-random permutation, int64 ``[num_items]`` (SplitMix64 of the index)."""
+    rank = np.empty(num_items, dtype=np.int64)
+    rank[np.argsort(_mixed(0, num_items), kind="stable")] = np.arange(num_items)
+    return rank
+
+
+def default_tie_ranks(num_items: int, added: int) -> np.ndarray:
+    """The last ``added`` ranks of ``default_tie_order(num_items + added)``, without a full sort.
+
+    The other items keep their order among themselves, so growing a trie step by step ends in the
+    default order of its size.
+    """
+    new = _mixed(num_items, num_items + added)
+    order = np.argsort(new, kind="stable")
+    smaller = np.searchsorted(new[order], _mixed(0, num_items))  # new items before each old one
+    old_before = np.bincount(smaller, minlength=added + 1)[:added].cumsum()
+    rank = np.empty(added, dtype=np.int64)
+    rank[order] = old_before + np.arange(added)
+    return rank
+
+
+def _mixed(start: int, stop: int) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        z = np.arange(start + 1, stop + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return z
+
+
+def pack_tokens(codes: np.ndarray, size: int) -> np.ndarray:
+    """Codes as uint8, or as the bits of a uint16 in an int16 where the codebook is larger."""
+    return codes.astype(np.uint8) if size <= 256 else codes.astype(np.uint16).view(np.int16)
+
+
+def sort_keys(codes: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
+    """Pack the columns, most significant first, into as few int64 keys as they fit."""
+    keys: list[np.ndarray] = []
+    room = 0
+    for level, size in enumerate(sizes):
+        if room >= size:
+            keys[-1] = keys[-1] * size + codes[:, level]
+            room //= size
+        else:
+            keys.append(codes[:, level].astype(np.int64))
+            room = _WORD // size
+    return keys
+
+
+def as_integers(values: Any, what: str) -> np.ndarray:
+    """``values`` as a numpy array of integers, or a `DataError` that names ``what``."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{what}: rows of different lengths; give every row the same") from error
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{what} of type {array.dtype}: expected integers")
+    return array
+
+
+def checked_sizes(codebook_sizes: Sequence[int]) -> tuple[int, ...]:
+    """1 to 64 codebook sizes of 1 to 65,536 codes."""
+    sizes = tuple(int(size) for size in codebook_sizes)
+    if not 1 <= len(sizes) <= MAX_LEVELS:
+        raise DataError(f"{len(sizes)} codebook sizes: expected 1 to {MAX_LEVELS} levels")
+    for level, size in enumerate(sizes):
+        if not 1 <= size <= MAX_CODES:
+            raise DataError(
+                f"codebook size {size} of level {level}: expected 1 to {MAX_CODES} codes"
+            )
+    return sizes
+
+
+def checked_codes(codes: Any, sizes: tuple[int, ...]) -> np.ndarray:
+    """``codes`` as an array ``[N, L]``, N at least 1, of codes inside their codebooks."""
+    table = as_integers(codes, "codes")
+    if table.ndim != 2 or table.shape[0] == 0:
+        raise DataError(f"codes of shape {table.shape}: expected one row of codes per item, [N, L]")
+    if table.shape[1] != len(sizes):
+        raise DataError(
+            f"codes with {table.shape[1]} levels but {len(sizes)} codebook sizes: expected one "
+            "size per level"
+        )
+    if table.shape[0] >= 2**31:
+        raise DataError(f"{table.shape[0]} items: a trie holds fewer than {2**31}")
+    outside = (table < 0) | (table >= np.asarray(sizes))
+    if outside.any():
+        row, level = (int(i) for i in np.argwhere(outside)[0])
+        raise DataError(
+            f"codes, row {row}, level {level}: code {table[row, level]} is outside "
+            f"0..{sizes[level] - 1} ({int(outside.any(axis=1).sum())} such rows); "
+            "check the codes or the codebook sizes"
+        )
+    return table
+
+
+def checked_ranks(ranks: Any, count: int, total: int, what: str) -> np.ndarray:
+    """``ranks`` as int64 ``[count]``: different numbers of 0 to ``total - 1``."""
+    array = as_integers(ranks, what)
+    if array.shape != (count,):
+        raise DataError(f"{what} of shape {array.shape}: expected one rank per item, {count}")
+    array = array.astype(np.int64)
+    inside = (array >= 0) & (array < total)
+    if not inside.all():
+        row = int(np.argmin(inside))
+        raise DataError(f"{what}, row {row}: rank {array[row]} is outside 0..{total - 1}")
+    counts = np.bincount(array, minlength=total)
+    if counts.max() > 1:
+        rank = int(np.argmax(counts))
+        rows = np.flatnonzero(array == rank)[:2].tolist()
+        raise DataError(
+            f"{what}: rank {rank} in rows {rows[0]} and {rows[1]}; expected each rank once"
+        )
+    return array
