@@ -2,6 +2,7 @@
 
 from genrec.data.sources import prepare
 from genrec.pipeline.evaluate import evaluate
+from genrec.pipeline.exchange import export_sids, import_sids
 from genrec.pipeline.recipe import Recipe, run
 from genrec.pipeline.recommend import recommend
 from genrec.pipeline.runs import Run
@@ -15,6 +16,8 @@ __all__ = [
     "SplitConfig",
     "embed",
     "evaluate",
+    "export_sids",
+    "import_sids",
     "inspect",
     "prepare",
     "quantize",

@@ -2,17 +2,26 @@
 
 from genrec.tokenizers.build import build_vocabulary
 from genrec.tokenizers.collisions import COLLISION_POLICIES, Resolved, resolve_collisions
+from genrec.tokenizers.exporters import EXPORTS, export_vocabulary
+from genrec.tokenizers.importers import import_vocabulary
 from genrec.tokenizers.summary import print_summary, summarize
 from genrec.tokenizers.ties import make_tie_order
+from genrec.tokenizers.tokens import item_texts, item_tokens, sid_tokens
 from genrec.tokenizers.vocabulary import SidVocabulary
 
 __all__ = [
     "COLLISION_POLICIES",
+    "EXPORTS",
     "Resolved",
     "SidVocabulary",
     "build_vocabulary",
+    "export_vocabulary",
+    "import_vocabulary",
+    "item_texts",
+    "item_tokens",
     "make_tie_order",
     "print_summary",
     "resolve_collisions",
+    "sid_tokens",
     "summarize",
 ]

@@ -104,7 +104,7 @@ def _check_vectors(vectors: np.ndarray, ids: np.ndarray) -> np.ndarray:
         row = int(wrong[0])
         column = int(np.flatnonzero(~np.isfinite(vectors[row]))[0])
         raise DataError(
-            f"vectors, item {ids[row]!r} (row {row}), dimension {column}: is "
+            f"vectors, item {ids.item(row)!r} (row {row}), dimension {column}: is "
             f"{vectors[row, column]}; {len(wrong):,} items have such vectors, expected finite "
             "numbers; repair them or leave these items out"
         )
