@@ -61,7 +61,10 @@ def test_help_shows_every_option_and_an_example_on_one_line(genrec, verb, source
             ["--training.epochs", "--training.patience", "--split.order", "--split.test_from"],
         ),
         ("embed", ["--embedder", "--split.order"]),
-        ("quantize", ["--quantizer", "--collisions {reassign,append,allow}", "--split.type"]),
+        (
+            "quantize",
+            ["--quantizer", "--collisions {reassign,append,allow,sinkhorn}", "--split.type"],
+        ),
         ("evaluate", ["--split {test,validation}", "--beams"]),
     ],
 )

@@ -35,7 +35,8 @@ def build_vocabulary(
         item_ids: N distinct strings or integers.
         quantizer: vectors -> codes; it is fitted here, in place.
         collisions: `reassign` (own tuples at least added distortion), `append` (a further code
-            that numbers the items of a tuple) or `allow`.
+            that numbers the items of a tuple), `allow`, or `sinkhorn` (last codes balanced within
+            each prefix).
         fit_items: `bool [N]` or item indices: the items the quantizer is fitted on. For an honest
             evaluation these are the items that occur in training; all items by default.
         fit: `False` keeps a quantizer that is fitted already; `fit_items` then only records what
