@@ -23,6 +23,9 @@ VERBS = {
     "embed": "Turn item content (or histories) into vectors.",
     "quantize": "Quantize item vectors into a SID vocabulary.",
     "inspect": "Show the quality of a SID vocabulary.",
+    "refresh": (
+        "Refresh a SID vocabulary for items that came and went; those that stay keep their SIDs."
+    ),
     "import-sids": "Import semantic IDs that other code made as a SID vocabulary.",
     "export-sids": "Export a SID vocabulary as a file that other code reads.",
     "train": "Train a recommender on a dataset and keep the one with the best validation NDCG@10.",

@@ -148,7 +148,7 @@ def test_the_examples_work_one_after_the_other(genrec, tmp_path, monkeypatch):
         "evaluate": ["--bootstrap=20"],
     }
     outputs, notes = {}, {}
-    verbs = ("prepare", "embed", "quantize", "inspect", "export-sids", "import-sids")
+    verbs = ("prepare", "embed", "quantize", "inspect", "refresh", "export-sids", "import-sids")
     for verb in (*verbs, "train", "evaluate", "recommend"):
         words = example(verb, "generated" if verb == "prepare" else "")
         code, out, err = genrec(*words, *smaller.get(verb, []))
@@ -157,6 +157,7 @@ def test_the_examples_work_one_after_the_other(genrec, tmp_path, monkeypatch):
     assert "SID vocabulary of 150 items" in outputs["quantize"]
     assert "SID vocabulary of 150 items" in outputs["inspect"]
     assert "SID vocabulary of 150 items" in outputs["import-sids"]
+    assert "0.00% of the items kept" in outputs["refresh"]
     assert "150 vectors x 64 in " in notes["embed"]
     assert notes["train"].splitlines()[0].startswith("epoch 1  validation ndcg@10 ")
     assert notes["train"].splitlines()[1].startswith("kept epoch 1 (validation NDCG@10 ")

@@ -5,6 +5,7 @@ from genrec.pipeline.evaluate import evaluate
 from genrec.pipeline.exchange import export_sids, import_sids
 from genrec.pipeline.recipe import Recipe, run
 from genrec.pipeline.recommend import recommend
+from genrec.pipeline.refresh import refresh
 from genrec.pipeline.runs import Run
 from genrec.pipeline.settings import SplitConfig
 from genrec.pipeline.train import train
@@ -22,6 +23,7 @@ __all__ = [
     "prepare",
     "quantize",
     "recommend",
+    "refresh",
     "run",
     "train",
 ]
