@@ -248,6 +248,8 @@ def _refitted(
     progress: bool,
 ) -> Quantizer:
     """Fitted on the items of `mask`; the items `shared` had `codes`, and keep what they can."""
+    # A type whose codes cannot be renamed is found before the work, not after it.
+    relabel_quantizer(old, [np.arange(size) for size in old.codebook_sizes])
     fresh = refit_quantizer(old, vectors if mask.all() else vectors[mask], progress=progress)
     labels = match_labels(codes, fresh.encode(vectors[shared]), old.codebook_sizes)
     return relabel_quantizer(fresh, labels)

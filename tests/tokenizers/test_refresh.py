@@ -179,11 +179,12 @@ def test_labels_of_a_renamed_quantizer_are_found_and_undone(vectors):
         assert (back.encode(vectors) == codes).all()
 
 
-def test_a_quantizer_that_cannot_be_renamed(vectors, monkeypatch):
-    quantizer = make_quantizer("rq-kmeans", codebook_sizes=[4]).fit(vectors)
-    monkeypatch.setattr(quantizer, "_state", lambda: {"centres": np.zeros(3)})
+def test_a_quantizer_that_cannot_be_renamed_is_found_before_the_fit(vectors, item_ids, monkeypatch):
+    old = build(vectors, item_ids)
+    monkeypatch.setattr(old.quantizer, "_state", lambda: {"centres": np.zeros(3)})
+    monkeypatch.setattr("genrec.tokenizers.refresh.refit_quantizer", None)
     with pytest.raises(ConfigError, match="'rq-kmeans': its codes cannot be renamed"):
-        relabel_quantizer(quantizer, [np.arange(4)])
+        refresh_vocabulary(old, vectors, item_ids, refit=True)
 
 
 def test_churn_by_hand():
