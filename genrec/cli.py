@@ -23,6 +23,11 @@ VERBS = {
     "embed": "Turn item content (or histories) into vectors.",
     "quantize": "Quantize item vectors into a SID vocabulary.",
     "inspect": "Show the quality of a SID vocabulary.",
+    "refresh": (
+        "Refresh a SID vocabulary for items that came and went; those that stay keep their SIDs."
+    ),
+    "import-sids": "Import semantic IDs that other code made as a SID vocabulary.",
+    "export-sids": "Export a SID vocabulary as a file that other code reads.",
     "train": "Train a recommender on a dataset and keep the one with the best validation NDCG@10.",
     "evaluate": "Evaluate trained runs and baselines under one protocol and write the report.",
     "recommend": "Recommend the next items of histories.",
@@ -41,7 +46,7 @@ def load_verb(verb: str) -> Any:
         return {"_help": VERBS[verb], **SOURCES}
     from genrec import pipeline
 
-    return getattr(pipeline, verb)
+    return getattr(pipeline, verb.replace("-", "_"))
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -61,7 +61,10 @@ def test_help_shows_every_option_and_an_example_on_one_line(genrec, verb, source
             ["--training.epochs", "--training.patience", "--split.order", "--split.test_from"],
         ),
         ("embed", ["--embedder", "--split.order"]),
-        ("quantize", ["--quantizer", "--collisions {reassign,append,allow}", "--split.type"]),
+        (
+            "quantize",
+            ["--quantizer", "--collisions {reassign,append,allow,sinkhorn}", "--split.type"],
+        ),
         ("evaluate", ["--split {test,validation}", "--beams"]),
     ],
 )
@@ -145,13 +148,16 @@ def test_the_examples_work_one_after_the_other(genrec, tmp_path, monkeypatch):
         "evaluate": ["--bootstrap=20"],
     }
     outputs, notes = {}, {}
-    for verb in ("prepare", "embed", "quantize", "inspect", "train", "evaluate", "recommend"):
+    verbs = ("prepare", "embed", "quantize", "inspect", "refresh", "export-sids", "import-sids")
+    for verb in (*verbs, "train", "evaluate", "recommend"):
         words = example(verb, "generated" if verb == "prepare" else "")
         code, out, err = genrec(*words, *smaller.get(verb, []))
         assert code == 0, err
         outputs[verb], notes[verb] = out, err
     assert "SID vocabulary of 150 items" in outputs["quantize"]
     assert "SID vocabulary of 150 items" in outputs["inspect"]
+    assert "SID vocabulary of 150 items" in outputs["import-sids"]
+    assert "0.00% of the items kept" in outputs["refresh"]
     assert "150 vectors x 64 in " in notes["embed"]
     assert notes["train"].splitlines()[0].startswith("epoch 1  validation ndcg@10 ")
     assert notes["train"].splitlines()[1].startswith("kept epoch 1 (validation NDCG@10 ")

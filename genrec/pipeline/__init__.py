@@ -2,8 +2,10 @@
 
 from genrec.data.sources import prepare
 from genrec.pipeline.evaluate import evaluate
+from genrec.pipeline.exchange import export_sids, import_sids
 from genrec.pipeline.recipe import Recipe, run
 from genrec.pipeline.recommend import recommend
+from genrec.pipeline.refresh import refresh
 from genrec.pipeline.runs import Run
 from genrec.pipeline.settings import SplitConfig
 from genrec.pipeline.train import train
@@ -15,10 +17,13 @@ __all__ = [
     "SplitConfig",
     "embed",
     "evaluate",
+    "export_sids",
+    "import_sids",
     "inspect",
     "prepare",
     "quantize",
     "recommend",
+    "refresh",
     "run",
     "train",
 ]

@@ -20,7 +20,7 @@ from genrec.tokenizers import SidVocabulary, build_vocabulary, print_summary, su
 
 TEXT_DEFAULT: dict[str, Any] = {"type": "lexical"}
 QUANTIZER_DEFAULT: dict[str, Any] = {"type": "rq-kmeans"}
-Collisions = Literal["reassign", "append", "allow"]
+Collisions = Literal["reassign", "append", "allow", "sinkhorn"]
 
 
 def embed(
@@ -80,7 +80,7 @@ def quantize(
         vectors: folder of item vectors.
         out: folder to write.
         quantizer: `type` (rq-kmeans, rq-vae, opq) and its options.
-        collisions: `reassign`, `append` or `allow`.
+        collisions: `reassign`, `append`, `allow` or `sinkhorn`.
         dataset: dataset folder; with it the quantizer is fitted on items that occur in training
             only, as an honest evaluation needs, and titles are shown.
         split: which events are training.

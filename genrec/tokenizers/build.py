@@ -35,7 +35,8 @@ def build_vocabulary(
         item_ids: N distinct strings or integers.
         quantizer: vectors -> codes; it is fitted here, in place.
         collisions: `reassign` (own tuples at least added distortion), `append` (a further code
-            that numbers the items of a tuple) or `allow`.
+            that numbers the items of a tuple), `allow`, or `sinkhorn` (last codes balanced within
+            each prefix).
         fit_items: `bool [N]` or item indices: the items the quantizer is fitted on. For an honest
             evaluation these are the items that occur in training; all items by default.
         fit: `False` keeps a quantizer that is fitted already; `fit_items` then only records what
@@ -50,9 +51,9 @@ def build_vocabulary(
     """
     ids = as_item_ids(item_ids)
     check_ids(ids)
-    vectors = _check_vectors(vectors, ids)
+    vectors = check_vectors(vectors, ids)
     check_policy(collisions)
-    fitted = None if fit_items is None and not fit else _fit_mask(fit_items, len(ids))
+    fitted = None if fit_items is None and not fit else fit_mask(fit_items, len(ids))
     if fit and fitted is not None:
         quantizer.fit(vectors if fitted.all() else vectors[fitted], progress=progress)
     tie_order = make_tie_order(ids, seed)
@@ -82,7 +83,12 @@ def build_vocabulary(
     )
 
 
-def _check_vectors(vectors: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def check_vectors(vectors: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Vectors as `float32 [N, d]`, one finite row for each of the N ids.
+
+    Raises:
+        DataError: naming the item.
+    """
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or not vectors.shape[1]:
         raise DataError(
@@ -104,14 +110,19 @@ def _check_vectors(vectors: np.ndarray, ids: np.ndarray) -> np.ndarray:
         row = int(wrong[0])
         column = int(np.flatnonzero(~np.isfinite(vectors[row]))[0])
         raise DataError(
-            f"vectors, item {ids[row]!r} (row {row}), dimension {column}: is "
+            f"vectors, item {ids.item(row)!r} (row {row}), dimension {column}: is "
             f"{vectors[row, column]}; {len(wrong):,} items have such vectors, expected finite "
             "numbers; repair them or leave these items out"
         )
     return vectors
 
 
-def _fit_mask(fit_items: np.ndarray | Sequence[int] | None, num_items: int) -> np.ndarray:
+def fit_mask(fit_items: np.ndarray | Sequence[int] | None, num_items: int) -> np.ndarray:
+    """The items to fit on as `bool [N]`; all of them for None.
+
+    Raises:
+        ConfigError: if they are no mask and no item indices, or none.
+    """
     if fit_items is None:
         return np.ones(num_items, dtype=bool)
     chosen = np.asarray(fit_items)

@@ -38,7 +38,7 @@ def check_codes(codes: np.ndarray, ids: np.ndarray, sizes: tuple[int, ...]) -> N
     if wrong.any():
         row, level = np.argwhere(wrong)[0].tolist()
         raise DataError(
-            f"code_{level}, item {ids[row]!r} (row {row}): is {codes[row, level]}; expected "
+            f"code_{level}, item {ids.item(row)!r} (row {row}): is {codes[row, level]}; expected "
             f"0..{sizes[level] - 1}, the codes of level {level}"
         )
 
@@ -83,5 +83,5 @@ def check_same_items(ours: np.ndarray, theirs: np.ndarray) -> None:
     row = int(np.flatnonzero(ours != theirs)[0])
     raise ArtefactError(
         f"the SID vocabulary has its items in another order than the catalog (row {row}: "
-        f"{ours[row]!r}, catalog {theirs[row]!r}); build the vocabulary from this catalog"
+        f"{ours.item(row)!r}, catalog {theirs.item(row)!r}); build the vocabulary from this catalog"
     )

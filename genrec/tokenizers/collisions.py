@@ -1,4 +1,4 @@
-"""What to do when several items share a tuple of codes: `allow`, `append` a digit or `reassign`."""
+"""What to do when several items share a tuple: `allow`, `append`, `reassign` or `sinkhorn`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from genrec.errors import ConfigError
 from genrec.quantization import Quantizer
 from genrec.tokenizers.keys import TupleKeys
-from genrec.tokenizers.reassign import reassign_codes
+from genrec.tokenizers.reassign import rank_within, reassign_codes
+from genrec.tokenizers.sinkhorn import sinkhorn_codes
 
 BATCH = 65536
 
@@ -31,9 +32,16 @@ class Resolved:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-Policy = Callable[
-    [np.ndarray, tuple[int, ...], np.ndarray, "Quantizer | None", "np.ndarray | None"], Resolved
-]
+@dataclass(frozen=True)
+class Items:
+    """What a policy is given: `resolve_collisions` says what the fields are."""
+
+    codes: np.ndarray
+    sizes: tuple[int, ...]
+    tie_order: np.ndarray
+    quantizer: Quantizer | None
+    vectors: np.ndarray | None
+    taken: np.ndarray | None
 
 
 def resolve_collisions(
@@ -44,6 +52,7 @@ def resolve_collisions(
     *,
     quantizer: Quantizer | None = None,
     vectors: np.ndarray | None = None,
+    taken: np.ndarray | None = None,
 ) -> Resolved:
     """Apply a collision policy and report what it changed.
 
@@ -52,19 +61,27 @@ def resolve_collisions(
         codes: `int [N, L]`, the codes the quantizer gave.
         codebook_sizes: codes per level.
         tie_order: `int64 [N]`, rank of every item; the smaller rank is served first.
-        quantizer: needed by `reassign`, and for the report's distortion.
+        quantizer: needed by `reassign` and `sinkhorn`, and for the report's distortion.
         vectors: `float32 [N, d]`, likewise.
+        taken: `int [M, L]`, tuples of further items that keep what they have (with the appended
+            level, if the policy appends one).
 
     Raises:
         ConfigError: if the policy is unknown or lacks what it needs.
     """
     check_policy(policy)
     codes = np.asarray(codes, dtype=np.int32)
-    resolved = COLLISION_POLICIES[policy](codes, codebook_sizes, tie_order, quantizer, vectors)
+    resolved = COLLISION_POLICIES[policy](
+        Items(codes, codebook_sizes, tie_order, quantizer, vectors, taken)
+    )
+    after, before = resolved.codes, codes
+    if taken is not None:
+        after = np.concatenate([after, taken])
+        before = np.concatenate([before, taken[:, : codes.shape[1]]])
     report = {
         "policy": policy,
-        "colliding_items_before": colliding_items(codes, codebook_sizes),
-        "colliding_items_after": colliding_items(resolved.codes, resolved.codebook_sizes),
+        "colliding_items_before": colliding_items(before, codebook_sizes),
+        "colliding_items_after": colliding_items(after, resolved.codebook_sizes),
         **resolved.report,
     }
     return Resolved(resolved.codes, resolved.codebook_sizes, report)
@@ -100,50 +117,51 @@ def mean_squared_distance(
     return total / len(codes)
 
 
-def _allow(
-    codes: np.ndarray,
-    sizes: tuple[int, ...],
-    tie_order: np.ndarray,
-    quantizer: Quantizer | None,
-    vectors: np.ndarray | None,
-) -> Resolved:
-    return Resolved(codes, sizes)
+def _allow(items: Items) -> Resolved:
+    return Resolved(items.codes, items.sizes)
 
 
-def _append(
-    codes: np.ndarray,
-    sizes: tuple[int, ...],
-    tie_order: np.ndarray,
-    quantizer: Quantizer | None,
-    vectors: np.ndarray | None,
-) -> Resolved:
+def _append(items: Items) -> Resolved:
     """One more level, as in TIGER (arXiv 2305.05065), whose codes number a bucket's items."""
-    keys = TupleKeys(codes, sizes)
-    order = np.lexsort((tie_order, keys.row))
-    counts = np.bincount(keys.row, minlength=keys.num_tuples)
-    starts = np.cumsum(counts) - counts
-    digit = np.empty(len(codes), dtype=np.int32)
-    digit[order] = np.arange(len(codes)) - np.repeat(starts, counts)
-    size = int(counts.max())
-    return Resolved(np.column_stack([codes, digit]), (*sizes, size), {"appended_codes": size})
+    codes, taken = items.codes, items.taken
+    if taken is None:
+        taken = np.zeros((0, codes.shape[1] + 1), dtype=np.int32)
+    keys = TupleKeys(np.concatenate([codes, taken[:, :-1]]), items.sizes)
+    bucket = keys.row[: len(codes)]
+    order = np.argsort(items.tie_order)
+    rank = np.empty(len(codes), dtype=np.int64)
+    rank[order] = rank_within(bucket[order])
+    # The numbers that are taken, less how many are smaller: how many free ones lie below each.
+    used = np.unique(np.column_stack([keys.row[len(codes) :], taken[:, -1]]), axis=0)
+    free_below = used[:, 1] - rank_within(used[:, 0])
+    width = int(max(free_below.max(initial=0), rank.max(initial=0))) + 1
+    starts = np.searchsorted(used[:, 0], bucket)
+    passed = np.searchsorted(used[:, 0] * width + free_below, bucket * width + rank, side="right")
+    digit = (rank + passed - starts).astype(np.int32)
+    size = int(max(digit.max(initial=0), taken[:, -1].max(initial=0))) + 1
+    return Resolved(np.column_stack([codes, digit]), (*items.sizes, size), {"appended_codes": size})
 
 
-def _reassign(
-    codes: np.ndarray,
-    sizes: tuple[int, ...],
-    tie_order: np.ndarray,
-    quantizer: Quantizer | None,
-    vectors: np.ndarray | None,
-) -> Resolved:
+def _reassign(items: Items) -> Resolved:
+    return _moved(items, "reassign", reassign_codes)
+
+
+def _sinkhorn(items: Items) -> Resolved:
+    return _moved(items, "sinkhorn", sinkhorn_codes)
+
+
+def _moved(items: Items, policy: str, move: Callable[..., np.ndarray]) -> Resolved:
+    """Other codes of the same levels, and what they cost in distortion."""
+    quantizer, vectors = items.quantizer, items.vectors
     if quantizer is None or vectors is None:
         raise ConfigError(
-            "collisions: 'reassign' needs the quantizer and the vectors to know what a code costs; "
-            "give both, or choose 'append' or 'allow'"
+            f"collisions: {policy!r} needs the quantizer and the vectors to know what a code "
+            "costs; give both, or choose 'append' or 'allow'"
         )
-    moved = reassign_codes(codes, sizes, tie_order, quantizer, vectors)
-    before = mean_squared_distance(quantizer, codes, vectors)
+    moved = move(items.codes, items.sizes, items.tie_order, quantizer, vectors, taken=items.taken)
+    before = mean_squared_distance(quantizer, items.codes, vectors)
     after = mean_squared_distance(quantizer, moved, vectors)
-    changed = moved != codes
+    changed = moved != items.codes
     report = {
         "moved_items": int(changed.any(axis=1).sum()),
         "moved_to_another_prefix": int(changed[:, :-1].any(axis=1).sum()),
@@ -151,11 +169,12 @@ def _reassign(
         "distortion_after": after,
         "distortion_increase": after / before - 1 if before > 0 else 0.0,
     }
-    return Resolved(moved, sizes, report)
+    return Resolved(moved, items.sizes, report)
 
 
-COLLISION_POLICIES: dict[str, Policy] = {
+COLLISION_POLICIES: dict[str, Callable[[Items], Resolved]] = {
     "allow": _allow,
     "append": _append,
     "reassign": _reassign,
+    "sinkhorn": _sinkhorn,
 }

@@ -37,6 +37,8 @@ def reassign_codes(
     tie_order: np.ndarray,
     quantizer: Quantizer,
     vectors: np.ndarray,
+    *,
+    taken: np.ndarray | None = None,
 ) -> np.ndarray:
     """Codes without collisions wherever the code space allows, close to the codes given.
 
@@ -47,21 +49,28 @@ def reassign_codes(
             not depend on the order of the items.
         quantizer: whose `level_distances` are the costs.
         vectors: `float32 [N, d]`.
+        taken: `int [M, L]`, tuples of further items that keep what they have.
 
     Returns:
         `int32 [N, L]`; only items of collided groups or overfull prefixes differ from `codes`.
     """
     codes = np.array(codes, dtype=np.int32)
-    rows = np.argsort(tie_order)[: math.prod(sizes)]
+    held = codes[:0] if taken is None else _distinct(taken, sizes)
+    rows = np.argsort(tie_order)[: math.prod(sizes) - len(held)]
     for level in range(len(sizes) - 1):
-        moved = _make_room(codes, sizes, level, rows, quantizer, vectors)
+        moved = _make_room(codes, held, sizes, level, rows, quantizer, vectors)
         _encode_below(codes, sizes, level, moved, quantizer, vectors)
-    _match_groups(codes, sizes, rows, quantizer, vectors)
+    _match_groups(codes, held, sizes, rows, quantizer, vectors)
     return codes
+
+
+def _distinct(tuples: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    return tuples[np.unique(TupleKeys(tuples, sizes).row, return_index=True)[1]]
 
 
 def _make_room(
     codes: np.ndarray,
+    held: np.ndarray,
     sizes: tuple[int, ...],
     level: int,
     rows: np.ndarray,
@@ -73,21 +82,21 @@ def _make_room(
     Returns the items moved, in place in `codes[:, level]`.
     """
     capacity = math.prod(sizes[level + 1 :])
-    if capacity >= len(rows):
+    if capacity >= len(rows) + len(held):
         return rows[:0]
-    node = TupleKeys(codes[rows, : level + 1], sizes[: level + 1]).row
+    everyone = np.concatenate([codes[rows], held])
+    node = TupleKeys(everyone[:, : level + 1], sizes[: level + 1]).row
     overfull = np.bincount(node)[node] > capacity
     if not overfull.any():
         return rows[:0]
-    parent = TupleKeys(codes[rows, :level], sizes[:level]).row
-    touched = np.isin(parent, parent[overfull])
-    rows, parent = rows[touched], parent[touched]
+    parent = TupleKeys(everyone[:, :level], sizes[:level]).row
+    touched = np.flatnonzero(np.isin(parent, parent[overfull]))
     moved = []
-    for members in _split(rows, parent):
-        own = codes[members, level]
+    for places in _split(touched, parent[touched]):
+        own = everyone[places, level]
         counts = np.bincount(own, minlength=sizes[level])
-        movable = counts[own] > capacity
-        members, own = members[movable], own[movable]
+        movable = (counts[own] > capacity) & (places < len(rows))
+        members, own = rows[places[movable]], own[movable]
         target = _spread(_costs(codes, level, members, quantizer, vectors), own, counts, capacity)
         codes[members, level] = target
         moved.append(members[target != own])
@@ -124,8 +133,8 @@ def _spread(costs: np.ndarray, own: np.ndarray, counts: np.ndarray, capacity: in
         best = preferred[staying, choice[staying]]
         price = costs[staying, best] - own_cost[staying]
         order = np.argsort(price, kind="stable")
-        order = order[_rank_within(own[staying[order]]) < excess[own[staying[order]]]]
-        order = order[_rank_within(best[order]) < room[best[order]]]
+        order = order[rank_within(own[staying[order]]) < excess[own[staying[order]]]]
+        order = order[rank_within(best[order]) < room[best[order]]]
         leaving = staying[order]
         target[leaving] = best[order]
         excess -= np.bincount(own[leaving], minlength=len(excess))
@@ -162,26 +171,31 @@ def _encode_below(
 
 def _match_groups(
     codes: np.ndarray,
+    held: np.ndarray,
     sizes: tuple[int, ...],
     rows: np.ndarray,
     quantizer: Quantizer,
     vectors: np.ndarray,
 ) -> None:
-    """Match the items of every collided group to the last level's codes, in place."""
+    """Match the items of every collided group to the last level's free codes, in place."""
     last = len(sizes) - 1
-    tuples = TupleKeys(codes[rows], sizes).row
-    group = TupleKeys(codes[rows, :last], sizes[:last]).row
-    collided = np.isin(group, group[np.bincount(tuples)[tuples] > 1])
-    for block in _blocks(list(_split(rows[collided], group[collided])), BLOCK // sizes[last]):
-        costs = _costs(codes, last, np.concatenate(block), quantizer, vectors)
+    everyone = np.concatenate([codes[rows], held])
+    tuples = TupleKeys(everyone, sizes).row
+    group = TupleKeys(everyone[:, :last], sizes[:last]).row
+    collided = np.flatnonzero(np.isin(group, group[np.bincount(tuples)[tuples] > 1]))
+    for block in _blocks(list(_split(collided, group[collided])), BLOCK // sizes[last]):
+        members = [rows[places[places < len(rows)]] for places in block]
+        costs = _costs(codes, last, np.concatenate(members), quantizer, vectors)
         start = 0
-        for members in block:
-            codes[members, last] = _match(costs[start : start + len(members)])
-            start += len(members)
+        for places, own in zip(block, members, strict=True):
+            part = costs[start : start + len(own)]
+            part[:, everyone[places[places >= len(rows)], last]] = np.inf
+            codes[own, last] = _match(part)
+            start += len(own)
 
 
 def _match(costs: np.ndarray) -> np.ndarray:
-    """Distinct codes `int [g]` at least total cost, for costs `[g, K]` with g <= K."""
+    """Distinct codes `int [g]` at least total cost; costs `[g, K]` are infinite where forbidden."""
     if (costs == costs[0]).all():
         # Identical vectors, the common case in real catalogs and the slowest for the solver.
         return np.argsort(costs[0], kind="stable")[: len(costs)]
@@ -215,7 +229,7 @@ def _blocks(groups: list[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]:
         yield block
 
 
-def _rank_within(group: np.ndarray) -> np.ndarray:
+def rank_within(group: np.ndarray) -> np.ndarray:
     """For each position, how many earlier positions hold the same group."""
     order = np.argsort(group, kind="stable")
     counts = np.bincount(group)

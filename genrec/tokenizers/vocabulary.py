@@ -148,7 +148,7 @@ class SidVocabulary:
         if (items < 0).any():
             wrong = as_item_ids(ids)[items < 0]
             raise DataError(
-                f"item id {wrong[0]!r}: not in the SID vocabulary ({len(wrong):,} unknown of "
+                f"item id {wrong.item(0)!r}: not in the SID vocabulary ({len(wrong):,} unknown of "
                 f"{len(items):,}); leave such items out or build a vocabulary that has them"
             )
         return self.codes[items]

@@ -32,6 +32,27 @@ def test_append_numbers_the_items_of_a_bucket_in_tie_order(num_items, sizes, see
     assert resolved.report["colliding_items_after"] == 0
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 4), st.integers(0, 999))
+def test_append_takes_the_smallest_free_numbers(num_items, num_taken, size, seed):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, size, (num_items, 2))
+    taken = np.unique(rng.integers(0, [size, size, 12], (num_taken, 3)), axis=0).reshape(-1, 3)
+    tie_order = rng.permutation(num_items)
+    used = set(map(tuple, taken.tolist()))
+    expected = np.zeros(num_items, dtype=int)
+    for item in np.argsort(tie_order):
+        while (*codes[item].tolist(), expected[item]) in used:
+            expected[item] += 1
+        used.add((*codes[item].tolist(), expected[item]))
+
+    resolved = resolve_collisions("append", codes, (size, size), tie_order, taken=taken)
+
+    assert resolved.codes[:, -1].tolist() == expected.tolist()
+    assert resolved.codebook_sizes[-1] == max(row[-1] for row in used) + 1
+    assert resolved.report["colliding_items_after"] == 0
+
+
 def test_allow_changes_nothing_and_counts():
     codes = np.array([[0, 1], [0, 1], [1, 1], [0, 1]])
     resolved = resolve_collisions("allow", codes, (2, 2), np.arange(4))
@@ -55,5 +76,6 @@ def test_errors():
         ConfigError, match="'reasign' is no collision policy; choose one of 'allow'"
     ):
         resolve_collisions("reasign", codes, (2,), np.arange(2))
-    with pytest.raises(ConfigError, match="'reassign' needs the quantizer and the vectors"):
-        resolve_collisions("reassign", codes, (2,), np.arange(2))
+    for policy in ("reassign", "sinkhorn"):
+        with pytest.raises(ConfigError, match=f"'{policy}' needs the quantizer and the vectors"):
+            resolve_collisions(policy, codes, (2,), np.arange(2))

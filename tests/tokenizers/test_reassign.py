@@ -64,6 +64,51 @@ def test_own_tuples_where_the_space_allows(given_codebooks, sizes, num_items, nu
         assert kept >= num_items - math.prod(sizes)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    st.integers(1, 40),
+    st.integers(0, 40),
+    st.integers(0, 10_000),
+)
+def test_tuples_that_are_taken_stay_taken(given_codebooks, sizes, num_items, num_taken, seed):
+    rng = np.random.default_rng(seed)
+    quantizer = given_codebooks.random(sizes, 3, seed)
+    vectors = rng.normal(size=(6, 3)).astype(np.float32)[rng.integers(0, 6, num_items)]
+    taken = rng.integers(0, sizes, (num_taken, len(sizes)))
+    codes = quantizer.encode(vectors)
+    tie_order = make_tie_order(np.arange(num_items))
+    new = reassign_codes(
+        codes, quantizer.codebook_sizes, tie_order, quantizer, vectors, taken=taken
+    )
+    free = math.prod(sizes) - len(set(map(tuple, taken.tolist())))
+    placed = set(map(tuple, new.tolist())) - set(map(tuple, taken.tolist()))
+    assert len(placed) == min(free, num_items)
+    if free >= num_items:
+        assert distinct(np.concatenate([new, taken])) == num_items + distinct(taken)
+    collides = np.array([tuple(row) in set(map(tuple, taken.tolist())) for row in codes.tolist()])
+    if not collides.any() and distinct(codes) == num_items:
+        assert (new == codes).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 10_000))
+def test_one_group_is_matched_at_least_cost_to_what_is_free(
+    given_codebooks, num_items, num_taken, seed
+):
+    quantizer = given_codebooks.random((1, 7), 3, seed)
+    vectors = np.random.default_rng(seed).normal(size=(num_items, 3)).astype(np.float32)
+    codes = quantizer.encode(vectors)
+    held = np.unique([codes[0, 1], *range(num_taken)])
+    taken = np.column_stack([np.zeros_like(held), held])
+    new = reassign_codes(codes, (1, 7), np.arange(num_items), quantizer, vectors, taken=taken)
+    costs = quantizer.level_distances(vectors, codes[:, :1]).astype(np.float64)
+    rows = np.arange(num_items)
+    free = sorted(set(range(7)) - set(held.tolist()))
+    best = min(costs[rows, list(c)].sum() for c in itertools.permutations(free, num_items))
+    assert costs[rows, new[:, 1]].sum() == pytest.approx(best, rel=1e-6)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 60), st.integers(0, 10_000))
 def test_the_order_of_the_items_does_not_matter(given_codebooks, num_items, seed):

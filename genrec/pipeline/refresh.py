@@ -1,0 +1,75 @@
+"""A SID vocabulary for a catalog that has changed: `genrec refresh`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from genrec.artefacts import check_target
+from genrec.data import Dataset
+from genrec.embedding import ItemVectors
+from genrec.pipeline.notes import note
+from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
+from genrec.tokenizers import SidVocabulary, refresh_vocabulary
+
+
+def refresh(
+    vocabulary: str,
+    vectors: str,
+    out: str,
+    *,
+    refit: bool = False,
+    dataset: str | None = None,
+    split: SplitConfig = SPLIT_DEFAULT,
+    progress: bool = True,
+) -> SidVocabulary:
+    """Refresh a SID vocabulary for items that came and went; those that stay keep their SIDs.
+
+    Example:
+        genrec refresh runs/vocabulary runs/vectors runs/refreshed --dataset data/demo
+
+    Args:
+        vocabulary: vocabulary folder to start from.
+        vectors: folder of the vectors of all items there shall be, from the same embedder.
+        out: folder to write.
+        refit: fit the codebooks on the new vectors too; some items that stay then change their
+            SID, and the model needs training.
+        dataset: dataset folder; the vocabulary takes its order of items, and with `refit` the
+            quantizer is fitted on items that occur in training only.
+        split: which events are training.
+        progress: show what changed.
+
+    Returns:
+        The vocabulary, as saved in `out`; `config["refresh"]["churn"]` says what changed.
+    """
+    check_target(out)
+    loaded = SidVocabulary.from_pretrained(vocabulary)
+    items = ItemVectors.from_pretrained(vectors)
+    fit_items = None
+    if dataset is not None:
+        data, parts = split.apply(Dataset.load(dataset))
+        items = items.aligned_to(data.catalog)
+        fit_items = parts.train_counts(data.histories, len(data.catalog)) > 0
+    made = refresh_vocabulary(
+        loaded, items.vectors, items.item_ids, refit=refit, fit_items=fit_items, progress=progress
+    )
+    made.save_pretrained(out)
+    if progress:
+        _print_churn(made.config["refresh"]["churn"])
+        note(f"refreshed from {vocabulary}, saved in {out}")
+    return made
+
+
+def _print_churn(found: dict[str, Any]) -> None:
+    table = Table(show_header=False)
+    for name in ("kept", "added", "removed"):
+        table.add_row(f"items {name}", f"{found[f'items_{name}']:,}")
+    table.add_row("changed SIDs", f"{found['changed_tuples']:.2%} of the items kept")
+    for level, share in enumerate(found["changed_levels"]):
+        table.add_row(f"changed codes, level {level}", f"{share:.2%}")
+    before, after = found["codebook_sizes"]
+    if before != after:
+        table.add_row("codebook sizes", f"{before} -> {after}: train a new model")
+    Console().print(table)

@@ -1,0 +1,34 @@
+"""How much of one SID vocabulary another keeps: what a trained model has to unlearn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from genrec.data import Catalog
+from genrec.tokenizers.vocabulary import SidVocabulary
+
+
+def churn(old: SidVocabulary, new: SidVocabulary) -> dict[str, Any]:
+    """Compare the SIDs of two vocabularies, items matched by id.
+
+    Returns:
+        JSON-able: `items_kept`, `items_added`, `items_removed`; `changed_tuples`, the share of kept
+        items whose SID differs (all of them if the numbers of levels differ); `changed_levels`, per
+        common level the share of kept items whose code differs; and `codebook_sizes`, those of
+        `old` and of `new` (a model trained with other sizes does not fit).
+    """
+    before = Catalog.from_ids(old.item_ids).index(new.item_ids)
+    kept = np.flatnonzero(before >= 0)
+    levels = min(old.num_levels, new.num_levels)
+    differs = old.codes[before[kept], :levels] != new.codes[kept, :levels]
+    changed = differs.any(axis=1) | (old.num_levels != new.num_levels)
+    return {
+        "items_kept": len(kept),
+        "items_added": len(new) - len(kept),
+        "items_removed": len(old) - len(kept),
+        "changed_tuples": float(changed.mean()) if len(kept) else 0.0,
+        "changed_levels": differs.mean(axis=0).tolist() if len(kept) else [0.0] * levels,
+        "codebook_sizes": [list(old.codebook_sizes), list(new.codebook_sizes)],
+    }
