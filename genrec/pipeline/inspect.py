@@ -34,7 +34,7 @@ def inspect(
     seed: int = 0,
     out: str | None = None,
     html: str | None = None,
-    title_bytes: int = 16_000_000,
+    title_bytes: int = 32_000_000,
 ) -> dict[str, Any]:
     """Show the quality of a SID vocabulary.
 

@@ -76,7 +76,7 @@ def page_data(
     title_column: str = "title",
     category_column: str | None = None,
     counts: np.ndarray | None = None,
-    title_bytes: int = 16_000_000,
+    title_bytes: int = 32_000_000,
 ) -> PageData:
     """Pack one SID vocabulary, or two of the same items.
 

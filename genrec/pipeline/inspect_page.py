@@ -44,7 +44,7 @@ def write_page(
     title_column: str = "title",
     category_column: str | None = None,
     counts: np.ndarray | None = None,
-    title_bytes: int = 16_000_000,
+    title_bytes: int = 32_000_000,
 ) -> Path:
     """Write the page.
 

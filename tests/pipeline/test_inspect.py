@@ -69,7 +69,9 @@ def test_bad_input_is_found_before_the_work(shop, tmp_path):
 
 def test_the_vectors_of_the_other_vocabulary_are_named(shop, tmp_path):
     embed(
-        str(shop / "dataset"), str(tmp_path / "v"), embedder={"type": "lexical", "dim": 6},
+        str(shop / "dataset"),
+        str(tmp_path / "v"),
+        embedder={"type": "lexical", "dim": 6},
         progress=False,
     )
     quantizer = {"type": "rq-kmeans", "codebook_sizes": [8, 8]}
@@ -77,7 +79,5 @@ def test_the_vectors_of_the_other_vocabulary_are_named(shop, tmp_path):
     options = {"vectors": str(shop / "vectors"), "compare": str(tmp_path / "other"), "k": 5}
     with pytest.raises(ArtefactError, match=r"compare: vectors: are not those.*--compare_vectors"):
         inspect(str(shop / "vocabulary"), **options)
-    figures = inspect(
-        str(shop / "vocabulary"), **options, compare_vectors=str(tmp_path / "v")
-    )
+    figures = inspect(str(shop / "vocabulary"), **options, compare_vectors=str(tmp_path / "v"))
     assert figures["compare"]["effective_rank"]["dimensions"] == 6

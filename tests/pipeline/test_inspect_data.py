@@ -109,9 +109,7 @@ def test_titles_ids_categories_and_counts_stand_in_one_order():
         }
     )
     counts = np.arange(60) * 10
-    data = page_data(
-        [vocabulary], catalog=Catalog(table), category_column="kind", counts=counts
-    )
+    data = page_data([vocabulary], catalog=Catalog(table), category_column="kind", counts=counts)
     arrays = unpacked(data)
     order = vocabulary.trie().leaf_items.tolist()
     expected = ["i7" if n == 7 else f"Title & {n}" for n in order]
@@ -144,9 +142,7 @@ def test_beyond_the_budget_ids_go_first_then_titles_are_cut_then_left_out():
     few = page_data([vocabulary], catalog=catalog, counts=counts, title_bytes=240)
     arrays = unpacked(few)
     kept = [bool(text) for text in texts(arrays, "title")]
-    assert [n for n, has in zip(order, kept, strict=True) if has] == [
-        n for n in order if n >= 50
-    ]
+    assert [n for n, has in zip(order, kept, strict=True) if has] == [n for n in order if n >= 50]
     assert arrays["row"].tolist() == order
     assert "50 of 60 titles; those of the 10 items most frequent in training" in few.left_out[2]
     drawn = page_data([vocabulary], catalog=catalog, title_bytes=240)

@@ -20,7 +20,19 @@ from genrec.tokenizers import SidVocabulary, inspect_vocabulary
 
 HOSTILE = "</script><img src=x onerror=document.body.dataset.hacked=1><b>"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync", "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--virtual-time-budget=6000", "--dump-dom"]
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=6000",
+    "--dump-dom",
+)
 # Opens every row, then notes the SID and title of every item that is shown.
 WALK = """
   let closed;
