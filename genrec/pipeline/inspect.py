@@ -78,7 +78,7 @@ def inspect(
         loaded = SidVocabulary.from_pretrained(folder)
         figures = inspect_vocabulary(
             loaded,
-            _values(of, catalog),
+            _values(of, loaded, catalog),
             catalog=catalog,
             histories=histories,
             split=parts,
@@ -123,8 +123,13 @@ def inspect(
     return result
 
 
-def _values(vectors: str | None, catalog: Catalog | None) -> np.ndarray | None:
+def _values(
+    vectors: str | None, vocabulary: SidVocabulary, catalog: Catalog | None
+) -> np.ndarray | None:
+    """The vectors in the order of the items, whichever order they were saved in."""
     if vectors is None:
         return None
     items = ItemVectors.from_pretrained(vectors)
-    return (items.aligned_to(catalog) if catalog is not None else items).vectors
+    if catalog is None:
+        catalog = Catalog.from_ids(vocabulary.item_ids)
+    return items.aligned_to(catalog).vectors

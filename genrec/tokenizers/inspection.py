@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
@@ -18,13 +19,14 @@ from genrec.tokenizers.figures import (
     histogram,
     prefix_purity,
 )
-from genrec.tokenizers.neighbours import Sample, neighbours
+from genrec.tokenizers.neighbours import MAX_CANDIDATES, Sample, neighbours
 from genrec.tokenizers.summary import largest_buckets, print_summary, summarize
 from genrec.tokenizers.vocabulary import SidVocabulary
 
 BUCKETS_SHOWN = 10
 RANK_SAMPLE = 100_000
 PAIRS = 20_000
+MAX_NUMBERS = 2**25  # of the vectors that neighbours are looked for among; 256 MB in float64
 
 
 def inspect_vocabulary(
@@ -105,7 +107,14 @@ def inspect_vocabulary(
         }
     if histories is not None:
         figures["popularity"] = _popularity(vocabulary, train_counts(vocabulary, histories, split))
-    sample = Sample.draw(len(vocabulary), queries=queries, pairs=PAIRS, seed=seed)
+    width = 1 if vectors is None else vectors.shape[1]
+    sample = Sample.draw(
+        len(vocabulary),
+        queries=queries,
+        pairs=PAIRS,
+        seed=seed,
+        candidates=min(MAX_CANDIDATES, max(MAX_NUMBERS // width, 2)),
+    )
     figures["neighbours"] = neighbours(
         vocabulary, vectors, sample, k=k, histories=histories, split=split, seed=seed
     )
@@ -114,10 +123,11 @@ def inspect_vocabulary(
 
 def category_labels(catalog: Catalog, column: str) -> tuple[np.ndarray, list[str]]:
     """Category of every item, `int64 [N]` (-1 where empty), and the names in sorted order."""
-    texts = np.array(catalog.text([column]), dtype=object)
-    names, labels = np.unique(texts, return_inverse=True)
-    empty = bool(len(names)) and names[0] == ""
-    return labels.reshape(-1) - int(empty), names[int(empty) :].tolist()
+    encoded = pa.array(catalog.text([column]), type=pa.string()).dictionary_encode()
+    found = encoded.dictionary.to_pylist()
+    names = sorted(name for name in found if name)
+    place = {"": -1} | {name: number for number, name in enumerate(names)}
+    return np.array([place[name] for name in found])[encoded.indices.to_numpy()], names
 
 
 def train_counts(
