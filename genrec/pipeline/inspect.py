@@ -119,7 +119,7 @@ def inspect(
             counts=counts,
             title_bytes=title_bytes,
         )
-        note(f"page: {page} ({page.stat().st_size / 1e6:.1f} MB)")
+        note(f"page: {page} ({page.stat().st_size / 1e3:,.0f} kB)")
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 import numpy as np
@@ -111,15 +110,10 @@ def item_titles(
     catalog: Catalog | None = None,
     title_column: str = "title",
 ) -> list[str]:
-    """Titles of some items (`int [n]`), HTML entities unescaped; the id where there is none."""
-    ids = vocabulary.item_ids[items].tolist()
-    if catalog is None or title_column not in catalog.columns:
-        return [str(name) for name in ids]
-    titles = catalog.table.column(title_column).take(items).to_pylist()
-    return [
-        html.unescape(str(title)).strip() if title else str(name)
-        for title, name in zip(titles, ids, strict=True)
-    ]
+    """Titles of some items (`int [n]`); their ids without a catalog or where it has no title."""
+    if catalog is None:
+        return [str(name) for name in vocabulary.item_ids[items].tolist()]
+    return catalog.titles(items, title_column)
 
 
 def _distortion(vocabulary: SidVocabulary, vectors: np.ndarray) -> dict[str, dict[str, float]]:
