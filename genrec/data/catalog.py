@@ -125,6 +125,18 @@ class Catalog:
         words = [word for word, _ in parts]
         return [_fill(words, row, tail, separator) for row in zip(*cells, strict=True)]
 
+    def titles(self, items: np.ndarray, column: str = "title") -> list[str]:
+        """Titles of some items (`int [n]`), HTML entities unescaped; the id where there is none."""
+        rows = pa.array(np.asarray(items, dtype=np.int64))
+        ids = self.item_ids.take(rows).to_pylist()
+        if column not in self.columns:
+            return [str(name) for name in ids]
+        found = self.table.column(column).take(rows).to_pylist()
+        return [
+            html.unescape(str(title)).strip() if title else str(name)
+            for title, name in zip(found, ids, strict=True)
+        ]
+
     def vectors(self, column: str) -> np.ndarray:
         """The vectors of `column` as float32 [N, d].
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,11 +102,4 @@ def collect_examples(
 
 def item_titles(catalog: Catalog, items: IntArray, column: str = "title") -> list[str]:
     """Titles of some items, HTML entities unescaped; the item's id where there is none."""
-    ids = catalog.item_ids.take(items).to_pylist()
-    if column not in catalog.columns:
-        return [str(name) for name in ids]
-    titles = catalog.table.column(column).take(items).to_pylist()
-    return [
-        html.unescape(str(title)).strip() if title else str(name)
-        for title, name in zip(titles, ids, strict=True)
-    ]
+    return catalog.titles(items, column)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from rich.console import Console
 
-from genrec.artefacts import check_place, check_target, write_json
+from genrec.artefacts import check_target
 from genrec.data import Dataset
 from genrec.embedding import EMBEDDERS, Embedder, ItemVectors, make_embedder
 from genrec.pipeline.checks import check_part
@@ -116,43 +114,6 @@ def quantize(
         print_summary(summarize(vocabulary, items.vectors, catalog=catalog))
         Console().print(f"built in {seconds:.1f} s, saved in {out}")
     return vocabulary
-
-
-def inspect(
-    vocabulary: str,
-    *,
-    vectors: str | None = None,
-    dataset: str | None = None,
-    out: str | None = None,
-) -> dict[str, Any]:
-    """Show the quality of a SID vocabulary.
-
-    Example:
-        genrec inspect runs/vocabulary --vectors runs/vectors --dataset data/demo
-
-    Args:
-        vocabulary: vocabulary folder.
-        vectors: the vectors it was built from, for the distortion.
-        dataset: dataset folder, for titles.
-        out: JSON file to write.
-
-    Returns:
-        The figures.
-    """
-    if out:
-        check_place(out)
-    loaded = SidVocabulary.from_pretrained(vocabulary)
-    catalog = Dataset.load(dataset).catalog if dataset else None
-    values: np.ndarray | None = None
-    if vectors:
-        items = ItemVectors.from_pretrained(vectors)
-        values = (items.aligned_to(catalog) if catalog is not None else items).vectors
-    summary = summarize(loaded, values, catalog=catalog)
-    print_summary(summary)
-    if out:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, summary)
-    return summary
 
 
 def build_embedder(config: dict[str, Any]) -> Embedder:

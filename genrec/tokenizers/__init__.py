@@ -5,6 +5,7 @@ from genrec.tokenizers.churn import churn
 from genrec.tokenizers.collisions import COLLISION_POLICIES, Resolved, resolve_collisions
 from genrec.tokenizers.exporters import EXPORTS, export_vocabulary
 from genrec.tokenizers.importers import import_vocabulary
+from genrec.tokenizers.inspection import inspect_vocabulary, print_inspection
 from genrec.tokenizers.refresh import add_items, refresh_vocabulary, remove_items
 from genrec.tokenizers.summary import print_summary, summarize
 from genrec.tokenizers.ties import make_tie_order
@@ -21,9 +22,11 @@ __all__ = [
     "churn",
     "export_vocabulary",
     "import_vocabulary",
+    "inspect_vocabulary",
     "item_texts",
     "item_tokens",
     "make_tie_order",
+    "print_inspection",
     "print_summary",
     "refresh_vocabulary",
     "remove_items",

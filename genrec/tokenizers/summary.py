@@ -1,17 +1,17 @@
-"""The quality of a SID vocabulary in figures: what `genrec inspect` and `genrec quantize` print."""
+"""A SID vocabulary in figures that cost little: what `genrec quantize` prints and reports show."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
 from genrec.data import Catalog
 from genrec.errors import ConfigError
 from genrec.tokenizers.collisions import mean_squared_distance
+from genrec.tokenizers.figures import code_usage
 from genrec.tokenizers.vocabulary import SidVocabulary
 
 TITLES_SHOWN = 5
@@ -33,9 +33,9 @@ def summarize(
         title_column: the catalog's column of titles; ids are shown where there is none.
 
     Returns:
-        `levels` (per level: codes, used, utilisation, perplexity, dead, trie_nodes), `tuples`,
-        `colliding_items`, `collision_share`, `largest_bucket` (size, codes, items), `flattery`,
-        `search_bytes_per_item` (what a search without exclusions reads of the trie),
+        `levels` (per level: codes, used, utilisation, perplexity, gini, dead, trie_nodes),
+        `tuples`, `colliding_items`, `collision_share`, `largest_bucket` (size, codes, items),
+        `flattery`, `search_bytes_per_item` (what a search without exclusions reads of the trie),
         `bytes_per_item` (the whole trie), and with vectors `distortion`: per set of items (all,
         fitted, unseen) the mean squared distance to the decoded codes and the same relative to
         the variance of all items. `flattery` is the factor by which tuple-level hits exceed
@@ -56,7 +56,7 @@ def summarize(
         "codebook_sizes": list(vocabulary.codebook_sizes),
         "collision_policy": vocabulary.collision_policy,
         "levels": [
-            {**_usage(vocabulary.codes[:, level], size), "trie_nodes": int(nodes)}
+            {**code_usage(vocabulary.codes[:, level], size), "trie_nodes": int(nodes)}
             for level, (size, nodes) in enumerate(
                 zip(vocabulary.codebook_sizes, trie.num_nodes[1:], strict=True)
             )
@@ -64,7 +64,7 @@ def summarize(
         "tuples": vocabulary.num_tuples,
         "colliding_items": colliding,
         "collision_share": colliding / len(vocabulary),
-        "largest_bucket": _largest_bucket(vocabulary, catalog, title_column),
+        "largest_bucket": largest_buckets(vocabulary, 1, catalog, title_column)[0],
         "flattery": len(vocabulary) / vocabulary.num_tuples,
         "search_bytes_per_item": trie.index_nbytes / len(vocabulary),
         "bytes_per_item": trie.nbytes / len(vocabulary),
@@ -77,36 +77,43 @@ def summarize(
     return summary
 
 
-def _usage(codes: np.ndarray, size: int) -> dict[str, Any]:
-    counts = np.bincount(codes, minlength=size)
-    share = counts[counts > 0] / len(codes)
-    used = len(share)
-    return {
-        "codes": size,
-        "used": used,
-        "utilisation": used / size,
-        "perplexity": float(np.exp(-(share * np.log(share)).sum())),
-        "dead": size - used,
-    }
+def largest_buckets(
+    vocabulary: SidVocabulary,
+    count: int,
+    catalog: Catalog | None = None,
+    title_column: str = "title",
+) -> list[dict[str, Any]]:
+    """The `count` largest buckets: `size`, `codes` and the titles of their first items (`items`).
+
+    Of buckets of one size those come first that hold the first item in the tie order.
+    """
+    trie = vocabulary.trie()
+    starts = trie.item_starts[-1].numpy()
+    sizes = np.diff(starts)
+    first = trie.leaf_items.numpy()[starts[:-1]]
+    found = []
+    for leaf in np.lexsort((vocabulary.tie_order[first], -sizes))[:count]:
+        items = trie.bucket(int(leaf)).numpy()
+        found.append(
+            {
+                "size": int(sizes[leaf]),
+                "codes": vocabulary.codes[first[leaf]].tolist(),
+                "items": item_titles(vocabulary, items[:TITLES_SHOWN], catalog, title_column),
+            }
+        )
+    return found
 
 
-def _largest_bucket(
-    vocabulary: SidVocabulary, catalog: Catalog | None, title_column: str
-) -> dict[str, Any]:
-    sizes = vocabulary.bucket_sizes
-    # Of several largest buckets the one with the first item in the tie order.
-    item = np.lexsort((vocabulary.tie_order, -sizes))[0]
-    codes = vocabulary.codes[item]
-    items = vocabulary.bucket(codes)[:TITLES_SHOWN]
-    if catalog is not None and title_column in catalog.columns:
-        titles = catalog.table.column(title_column).take(pa.array(items)).to_pylist()
-    else:
-        titles = vocabulary.item_ids[items].tolist()
-    return {
-        "size": int(sizes[item]),
-        "codes": codes.tolist(),
-        "items": [str(title) for title in titles],
-    }
+def item_titles(
+    vocabulary: SidVocabulary,
+    items: np.ndarray,
+    catalog: Catalog | None = None,
+    title_column: str = "title",
+) -> list[str]:
+    """Titles of some items (`int [n]`); their ids without a catalog or where it has no title."""
+    if catalog is None:
+        return [str(name) for name in vocabulary.item_ids[items].tolist()]
+    return catalog.titles(items, title_column)
 
 
 def _distortion(vocabulary: SidVocabulary, vectors: np.ndarray) -> dict[str, dict[str, float]]:
@@ -135,7 +142,7 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     """Print what `summarize` returned as tables."""
     console = console or Console()
     levels = Table(title=f"SID vocabulary of {summary['items']:,} items")
-    for heading in ("level", "codes", "used", "dead", "perplexity", "trie nodes"):
+    for heading in ("level", "codes", "used", "dead", "perplexity", "Gini", "trie nodes"):
         levels.add_column(heading, justify="right")
     for number, level in enumerate(summary["levels"]):
         levels.add_row(
@@ -144,6 +151,7 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
             f"{level['used']:,} ({level['utilisation']:.1%})",
             f"{level['dead']:,}",
             f"{level['perplexity']:,.1f}",
+            f"{level['gini']:.2f}",
             f"{level['trie_nodes']:,}",
         )
     console.print(levels)

@@ -117,3 +117,11 @@ def test_pandas_categories_and_mixed_columns() -> None:
         Catalog(pd.DataFrame({"item_id": pd.Series([1, "a"], dtype=object)}))
     with pytest.raises(DataError, match="expected a pyarrow"):
         Catalog([1, 2])
+
+
+def test_titles_fall_back_to_ids():
+    table = pa.table({"item_id": ["a", "b", "c"], "title": ["A &amp; B ", None, ""]})
+    catalog = Catalog(table)
+    assert catalog.titles(np.array([2, 0, 1, 0])) == ["c", "A & B", "b", "A & B"]
+    assert catalog.titles(np.array([1, 0]), "name") == ["b", "a"]
+    assert catalog.titles(np.array([], dtype=int)) == []

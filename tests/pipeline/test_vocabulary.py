@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from genrec.data import Dataset
 from genrec.embedding import ItemVectors
 from genrec.errors import ArtefactError, ConfigError
-from genrec.pipeline import SplitConfig, embed, inspect, quantize
+from genrec.pipeline import SplitConfig, embed, quantize
 from genrec.tokenizers import SidVocabulary
 
 RQ = {"type": "rq-kmeans", "codebook_sizes": [8, 8, 8]}
@@ -55,19 +53,6 @@ def test_one_seed_gives_one_vocabulary(shop, tmp_path):
     ]
     assert found[0].fingerprint == found[1].fingerprint
     assert np.array_equal(found[0].codes, found[1].codes)
-
-
-def test_inspect_gives_figures_and_writes_them(shop, tmp_path, capsys):
-    out = tmp_path / "new" / "figures.json"
-    summary = inspect(
-        str(shop / "vocabulary"),
-        vectors=str(shop / "vectors"),
-        dataset=str(shop / "dataset"),
-        out=str(out),
-    )
-    assert "SID vocabulary of 150 items" in capsys.readouterr().out
-    written = json.loads(out.read_text())
-    assert written.keys() == summary.keys()
 
 
 @pytest.mark.parametrize(

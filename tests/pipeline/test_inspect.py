@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from genrec.data import Dataset
+from genrec.errors import ArtefactError, ConfigError
+from genrec.pipeline import SplitConfig, embed, inspect, quantize
+
+
+def test_inspect_gives_figures_and_writes_them(shop, tmp_path, capsys):
+    out = tmp_path / "new" / "figures.json"
+    summary = inspect(
+        str(shop / "vocabulary"),
+        vectors=str(shop / "vectors"),
+        dataset=str(shop / "dataset"),
+        out=str(out),
+    )
+    assert "SID vocabulary of 150 items" in capsys.readouterr().out
+    written = json.loads(out.read_text())
+    assert written.keys() == summary.keys()
+
+
+def test_the_page_and_the_comparison(shop, tmp_path, capsys):
+    out, page = tmp_path / "figures.json", tmp_path / "new" / "page.html"
+    quantizer = {"type": "opq", "num_subspaces": 4, "codebook_size": 8}
+    quantize(str(shop / "vectors"), str(tmp_path / "opq"), quantizer=quantizer, progress=False)
+    figures = inspect(
+        str(shop / "vocabulary"),
+        vectors=str(shop / "vectors"),
+        dataset=str(shop / "dataset"),
+        compare=str(tmp_path / "opq"),
+        category_column="category",
+        facets=3,
+        k=5,
+        out=str(out),
+        html=str(page),
+    )
+    captured = capsys.readouterr()
+    assert captured.out.count("SID vocabulary of 150 items") == 2
+    assert f"page: {page} (" in captured.err.replace("\n", "")
+    assert json.loads(out.read_text()) == json.loads(json.dumps(figures))
+    assert len(figures["levels"]) == 3 and len(figures["compare"]["levels"]) == 4
+    assert len(figures["facets"]) == 1 and "facets" not in figures["compare"]
+    text = page.read_text()
+    assert "<h1>vocabulary and opq</h1>" in text and 'id="tree-1"' in text
+
+
+def test_only_training_events_are_looked_at(shop):
+    data, parts = SplitConfig().apply(Dataset.load(shop / "dataset"))
+    figures = inspect(str(shop / "vocabulary"), dataset=str(shop / "dataset"))
+    expected = int(parts.train_counts(data.histories, len(data.catalog)).sum())
+    assert figures["popularity"]["events"] == expected < data.histories.num_events
+
+
+def test_bad_input_is_found_before_the_work(shop, tmp_path):
+    vocabulary = str(shop / "vocabulary")
+    with pytest.raises(ConfigError, match="compare_vectors: needs compare"):
+        inspect(vocabulary, compare_vectors=str(shop / "vectors"))
+    for option in ("out", "html"):
+        with pytest.raises(ArtefactError, match="is a folder, expected a file"):
+            inspect("nowhere", **{option: str(tmp_path)})
+    with pytest.raises(ArtefactError, match=r"compare: .*no such folder"):
+        inspect(vocabulary, compare=str(tmp_path / "absent"))
+    with pytest.raises(ConfigError, match="no column 'colour'"):
+        inspect(vocabulary, dataset=str(shop / "dataset"), category_column="colour")
+
+
+def test_the_vectors_of_the_other_vocabulary_are_named(shop, tmp_path):
+    embed(
+        str(shop / "dataset"),
+        str(tmp_path / "v"),
+        embedder={"type": "lexical", "dim": 6},
+        progress=False,
+    )
+    quantizer = {"type": "rq-kmeans", "codebook_sizes": [8, 8]}
+    quantize(str(tmp_path / "v"), str(tmp_path / "other"), quantizer=quantizer, progress=False)
+    options = {"vectors": str(shop / "vectors"), "compare": str(tmp_path / "other"), "k": 5}
+    with pytest.raises(ArtefactError, match=r"compare: vectors: are not those.*--compare_vectors"):
+        inspect(str(shop / "vocabulary"), **options)
+    figures = inspect(str(shop / "vocabulary"), **options, compare_vectors=str(tmp_path / "v"))
+    assert figures["compare"]["effective_rank"]["dimensions"] == 6
