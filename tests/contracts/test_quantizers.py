@@ -27,17 +27,31 @@ QUICK = {
         "refine": 2,
     },
     "opq": {"iterations": 3},
+    "mhq": {"epochs": 3, "batch_size": 64, "refine": 2},
+}
+# Options that lead through other code of a quantizer, under a name of their own.
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "mhq, penalty": ("mhq", {"orthogonality": "penalty"}),
+    "rq-kmeans, balanced": ("rq-kmeans", {"balanced": True}),
 }
 NAMES = sorted(QUANTIZERS)
+CASES = sorted([*QUANTIZERS, *VARIANTS])
+# Controls whose codes are not fitted to the vectors.
+UNFITTED_CODES = ("hash", "random")
 
 
-def build(name: str, *, levels: int = 3, size: int = 8, **options) -> Quantizer:
+def build(case: str, *, levels: int = 3, size: int = 8, **options) -> Quantizer:
+    name, variant = VARIANTS.get(case, (case, {}))
     known = inspect.signature(QUANTIZERS[name]).parameters
+    options = QUICK.get(name, {}) | variant | options
     if "codebook_sizes" in known:
         options["codebook_sizes"] = (size,) * levels
+    elif "levels" in known and (levels == 2 or levels % 2):
+        # Subspaces times levels: both ways to come to one column after another.
+        options |= {"num_subspaces": 1, "levels": levels, "codebook_size": size}
     else:
         options |= {"num_subspaces": levels, "codebook_size": size}
-    return make_quantizer(name, **(QUICK.get(name, {}) | options))
+    return make_quantizer(name, **options)
 
 
 def clustered(n: int = 200, d: int = 12, seed: int = 0) -> np.ndarray:
