@@ -11,6 +11,8 @@ from torch import Tensor
 from genrec.quantization.base import Quantizer
 from genrec.quantization.vectors import Vectors
 
+_SAMPLES_PER_CODE = 256  # rows per code of the largest level that the means are taken over
+
 
 class FixedCodes(Quantizer):
     """Codes by a function of the vector; each code stands for the mean of what chose it.
@@ -20,6 +22,7 @@ class FixedCodes(Quantizer):
     """
 
     _sizes: tuple[int, ...]
+    _books: list[Tensor]
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -40,24 +43,23 @@ class FixedCodes(Quantizer):
         """Take over what `_draw` gave; a KeyError or ValueError says that it does not fit."""
 
     def _fit(self, vectors: Vectors, side: dict[str, Vectors], progress: bool) -> None:
-        self._arrays = self._draw(vectors, np.random.default_rng(self.seed))
+        rng = np.random.default_rng(self.seed)
+        self._arrays = self._draw(vectors, rng)
         self._take(self._arrays, vectors.shape[1])
+        x = vectors.sample(_SAMPLES_PER_CODE * max(self._sizes), rng)
+        codes, rest = self._encode(x), x.double()
+        mean = rest.numpy().mean(axis=0)
         self._books = []
         for level, size in enumerate(self._sizes):
-            # Rows are added in their order, so that threads and blocks do not change a sum.
-            sums = torch.zeros(size, vectors.shape[1], dtype=torch.float64)
-            counts = torch.zeros(size, dtype=torch.int64)
-            for block in vectors.blocks(65_536):
-                codes = self._encode(block)
-                rest = block.double()
-                for before, book in enumerate(self._books):
-                    rest -= book[codes[:, before]]
-                sums.index_add_(0, codes[:, level], rest)
-                counts += torch.bincount(codes[:, level], minlength=size)
+            # Rows are added in their order, so that threads do not change a sum.
+            sums = torch.zeros(size, x.shape[1], dtype=torch.float64)
+            sums.index_add_(0, codes[:, level], rest)
+            counts = torch.bincount(codes[:, level], minlength=size)
             means = sums / counts.clamp(min=1)[:, None]
             if level == 0:
-                means[counts == 0] = sums.sum(dim=0) / len(vectors)
+                means[counts == 0] = torch.from_numpy(mean)
             self._books.append(means.float())
+            rest -= means[codes[:, level]]
 
     def _decode(self, codes: Tensor) -> Tensor:
         parts = [book[codes[:, level]] for level, book in enumerate(self._books)]

@@ -207,13 +207,13 @@ class MHQ(Quantizer):
         sizes = (self.codebook_size,) * self.levels
         facets = []
         for part in self._parts(y @ weight):
-            books, codes = residual_kmeans(part, sizes, rng=rng, iterations=10)
+            books, codes = residual_kmeans(part, sizes, rng=rng)
             facet = ResidualVQ(sizes, part.shape[1], decay=self.decay).to(y.device)
             for level, book in enumerate(books):
                 counts = torch.bincount(codes[:, level], minlength=len(book))
                 facet.set_codebook(level, book, counts)
             facets.append(facet)
-        free = weight.clone().requires_grad_()
+        free = weight.clone().requires_grad_(self.orthogonality != "hard")
         optimizer = torch.optim.Adam([free], lr=self.learning_rate)
         bar = tqdm(range(self.epochs), desc="mhq", unit="pass", disable=None if progress else True)
         for _ in bar:
@@ -225,7 +225,7 @@ class MHQ(Quantizer):
                 loss = (z - coded).square().sum(dim=1).mean()
                 missed += float(loss.detach()) * len(batch)
                 if self.orthogonality == "hard":
-                    cross += batch.T @ self._target(z.detach(), coded)
+                    cross += batch.T @ self._target(z, coded)
                 else:
                     optimizer.zero_grad(set_to_none=True)
                     (loss + self._regularisation(free, z)).backward()

@@ -26,8 +26,9 @@ class RandomCodes(FixedCodes):
         codebook_sizes: number of codes of each level.
         seed: of the hash.
 
-    Reference: Lemire and Kaser, "Strongly universal string hashing is fast", The Computer Journal
-    2014 (the multilinear hash: codes of two vectors are independent over the draw of the keys).
+    References: Lemire and Kaser, "Strongly universal string hashing is fast", The Computer Journal
+    2014 (multilinear hash); Steele, Lea and Flood, "Fast splittable pseudorandom number
+    generators", OOPSLA 2014 (what mixes its bits).
     """
 
     def __init__(self, codebook_sizes: Sequence[int] = (256, 256, 256), *, seed: int = 0) -> None:
@@ -48,12 +49,23 @@ class RandomCodes(FixedCodes):
     def _encode(self, x: Tensor) -> Tensor:
         # Adding zero turns -0 into 0, which is the same number in other bits.
         bits = (x + 0.0).contiguous().view(torch.int32).long() & 0xFFFFFFFF
-        # Products wrap around at 2^64, as the hash wants; its upper half is what is random.
-        hashed = (bits @ self._keys[1:] + self._keys[0]) >> 32 & 0xFFFFFFFF
-        return hashed * torch.tensor(self._sizes) >> 32
+        hashed = (bits @ self._keys[1:] + self._keys[0]).numpy().view(np.uint64)
+        upper = mixed(hashed) >> np.uint64(32)
+        codes = upper * np.array(self._sizes, dtype=np.uint64) >> np.uint64(32)
+        return torch.from_numpy(codes.astype(np.int64))
 
     def _level_distances(self, x: Tensor, prefix: Tensor) -> Tensor:
         level = prefix.shape[1]
         size = self._sizes[level]
         steps = torch.arange(size) - self._encode(x)[:, level, None]
         return (steps % size / size).square()
+
+
+def mixed(values: np.ndarray) -> np.ndarray:
+    """Uint64 values mixed so that equal steps between them leave no trace; one to one.
+
+    A sum of products alone would move all codes alike for vectors that differ alike.
+    """
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(31))

@@ -124,6 +124,11 @@ class RQVAE(QuantizedAutoencoder):
                 "update='ste', or leave diversity at 0"
             )
 
+    @property
+    def learns_from(self) -> frozenset[str]:
+        """Collaborative vectors, if their loss has a weight."""
+        return self.side_inputs if self.alignment else frozenset()
+
     def _build(self, width: int) -> tuple[nn.Module, nn.Module]:
         widths = (width, *self.hidden, self.latent)
         return mlp(widths).to(self.device), mlp(widths[::-1]).to(self.device)
@@ -135,14 +140,6 @@ class RQVAE(QuantizedAutoencoder):
         self, side: dict[str, Vectors], rows: np.ndarray, rng: np.random.Generator
     ) -> Letter | None:
         given = side.get("collaborative")
-        if bool(self.alignment) != (given is not None):
-            raise ConfigError(
-                "collaborative: vectors are given, but the quantizer's alignment is 0; give it a "
-                "weight, e.g. 0.01, or leave the vectors out"
-                if given is not None
-                else f"alignment: is {self.alignment:g}, which needs collaborative vectors; give "
-                "side_vectors={'collaborative': ...}, or leave alignment at 0"
-            )
         if not self.alignment and not self.diversity:
             return None
         return Letter(
