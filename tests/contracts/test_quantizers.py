@@ -40,8 +40,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "mhq, one subspace": ("mhq", {"num_subspaces": 1}),
     "mhq, penalty": ("mhq", {"orthogonality": "penalty"}),
     "rq-kmeans, balanced": ("rq-kmeans", {"balanced": True}),
-    "rq-vae, rotation and sinkhorn": ("rq-vae", {"update": "rotation", "sinkhorn": 0.01}),
-    "rq-vae, diversity": ("rq-vae", {"update": "ste", "diversity": 1e-3}),
+    "rq-vae, further terms": ("rq-vae", {"update": "ste", "diversity": 1e-3, "sinkhorn": 0.01}),
 }
 NAMES = sorted(QUANTIZERS)
 CASES = sorted([*QUANTIZERS, *VARIANTS])

@@ -114,7 +114,7 @@ def test_without_orthogonality_the_projection_collapses():
     loss = {kind: quantizer.report["reconstruction"] for kind, quantizer in found.items()}
     energy = {kind: sum(quantizer.report["energies"]) for kind, quantizer in found.items()}
     assert loss["none"] < 0.05 * loss["hard"]
-    assert energy["none"] < 0.25
+    assert energy["none"] < 0.5
     assert energy["hard"] == pytest.approx(1, abs=1e-4)
     assert energy["penalty"] > 0.9
     # The vanishing loss is worth nothing: the vectors come back worse.
