@@ -31,6 +31,7 @@ from genrec.pipeline.vocabulary import (
     QUANTIZER_DEFAULT,
     build_embedder,
     build_quantizer,
+    check_collaborative,
     embed,
     quantize,
 )
@@ -50,7 +51,8 @@ class Recipe:
         prepare: `source` and its options.
         split: see `SplitConfig`.
         vectors: name -> embedder (`type` and options).
-        vocabularies: name -> `vectors` (a name above), `quantizer`, `collisions`, `seed`.
+        vocabularies: name -> `vectors` (a name above), `quantizer`, `collisions`, `seed`, and for a
+            quantizer that learns from them `collaborative` (a name above).
         runs: name -> options of `train`; `vocabulary` and `vectors` are names above; `seeds`
             repeats the run, once per seed.
         evaluate: options of `evaluate`.
@@ -119,8 +121,11 @@ class Recipe:
         check_keys(place, options, _options(quantize))
         check_types(place, options, quantize)
         _refer(place, "vectors", options.get("vectors"), self.vectors, required=True)
+        _refer(place, "collaborative", options.get("collaborative"), self.vectors)
         with _naming(place):
-            sizes = build_quantizer(options.get("quantizer", QUANTIZER_DEFAULT)).codebook_sizes
+            quantizer = build_quantizer(options.get("quantizer", QUANTIZER_DEFAULT))
+            check_collaborative(quantizer, options.get("collaborative"))
+        sizes = quantizer.codebook_sizes
         return (*sizes, 2) if options.get("collisions") == "append" else sizes
 
     def _check_run(
@@ -224,8 +229,8 @@ def run(
             after=["dataset"],
         )
     for name, options in plan.vocabularies.items():
-        vectors = options["vectors"]
-        settings = {**options, "vectors": str(folder / "vectors" / vectors)}
+        inputs = {key: options[key] for key in ("vectors", "collaborative") if options.get(key)}
+        places = {key: str(folder / "vectors" / value) for key, value in inputs.items()}
         stages.do(
             f"vocabularies/{name}",
             [options, split.describe()],
@@ -235,9 +240,9 @@ def run(
                 dataset=dataset,
                 split=split,
                 progress=progress,
-                **settings,
+                **{**options, **places},
             ),
-            after=["dataset", f"vectors/{vectors}"],
+            after=["dataset", *(f"vectors/{value}" for value in inputs.values())],
         )
     trained = []
     for name, options in planned.items():

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
 from rich.console import Console
 
 from genrec.artefacts import check_target
-from genrec.data import Dataset
+from genrec.data import Catalog, Dataset
 from genrec.embedding import EMBEDDERS, Embedder, ItemVectors, make_embedder
+from genrec.errors import ConfigError
 from genrec.pipeline.checks import check_part
 from genrec.pipeline.notes import note
 from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
@@ -64,6 +67,7 @@ def quantize(
     quantizer: dict[str, Any] = QUANTIZER_DEFAULT,
     collisions: Collisions = "reassign",
     dataset: str | None = None,
+    collaborative: str | None = None,
     split: SplitConfig = SPLIT_DEFAULT,
     seed: int = 0,
     progress: bool = True,
@@ -77,10 +81,13 @@ def quantize(
     Args:
         vectors: folder of item vectors.
         out: folder to write.
-        quantizer: `type` (rq-kmeans, rq-vae, opq) and its options.
+        quantizer: `type` (rq-kmeans, rq-kmeans-plus, rq-vae, opq, mhq; random and hash are
+            controls) and its options.
         collisions: `reassign`, `append`, `allow` or `sinkhorn`.
         dataset: dataset folder; with it the quantizer is fitted on items that occur in training
             only, as an honest evaluation needs, and titles are shown.
+        collaborative: folder of vectors of the same items that say who interacts with what, for a
+            quantizer that learns from them (rq-vae with `alignment`).
         split: which events are training.
         seed: key of the tie order (the quantizer has its own seed).
         progress: show progress bars.
@@ -89,6 +96,7 @@ def quantize(
         The vocabulary, as saved in `out`.
     """
     fitted = build_quantizer(quantizer)
+    check_collaborative(fitted, collaborative)
     check_target(out)
     items = ItemVectors.from_pretrained(vectors)
     fit_items = None
@@ -98,13 +106,23 @@ def quantize(
         catalog = data.catalog
         items = items.aligned_to(catalog)
         fit_items = parts.train_counts(data.histories, len(catalog)) > 0
+    side = None
+    if collaborative is not None:
+        own = catalog if catalog is not None else Catalog(pa.table({"item_id": items.item_ids}))
+        side = ItemVectors.from_pretrained(collaborative).aligned_to(own).vectors
     started = time.perf_counter()
+    if side is not None:
+        rows = slice(None) if fit_items is None else fit_items
+        fit_items = np.ones(len(side), dtype=bool) if fit_items is None else fit_items
+        side_vectors = {"collaborative": side[rows]}
+        fitted.fit(items.vectors[rows], side_vectors=side_vectors, progress=progress)
     vocabulary = build_vocabulary(
         items.vectors,
         items.item_ids,
         fitted,
         collisions=collisions,
         fit_items=fit_items,
+        fit=side is None,
         seed=seed,
         progress=progress,
     )
@@ -134,3 +152,22 @@ def build_quantizer(config: dict[str, Any]) -> Quantizer:
     """
     name, options = check_part("quantizer", QUANTIZERS, config)
     return make_quantizer(name, **options)
+
+
+def check_collaborative(quantizer: Quantizer, collaborative: str | None) -> None:
+    """Check that collaborative vectors are given to a quantizer that learns from them, and only so.
+
+    Raises:
+        ConfigError: if they are missing, or would be ignored.
+    """
+    learns = "collaborative" in quantizer.learns_from
+    if learns and collaborative is None:
+        raise ConfigError(
+            f"quantizer {quantizer.type!r}: with an alignment it needs collaborative vectors; give "
+            "their folder as `collaborative`, or leave alignment at 0"
+        )
+    if collaborative is not None and not learns:
+        raise ConfigError(
+            f"collaborative: quantizer {quantizer.type!r} does not learn from such vectors; use "
+            "type rq-vae with an alignment, e.g. 0.01, or leave `collaborative` out"
+        )

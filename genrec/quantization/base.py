@@ -61,6 +61,11 @@ class Quantizer(ABC):
         return len(self.codebook_sizes)
 
     @property
+    def learns_from(self) -> frozenset[str]:
+        """The side inputs that `fit` needs with these options."""
+        return frozenset()
+
+    @property
     def is_fitted(self) -> bool:
         """Whether `fit` has run or a fitted quantizer was loaded."""
         return self.width is not None
@@ -93,7 +98,8 @@ class Quantizer(ABC):
         Raises:
             DataError: if the vectors are empty, hold NaN or infinity, or are fewer than the codes
                 of one level.
-            ConfigError: if the quantizer does not know one of the side inputs.
+            ConfigError: if the quantizer does not know one of the side inputs, or with these
+                options needs one that is missing or ignores one that is given.
         """
         matrix = Vectors(vectors)
         if len(matrix) == 0:
@@ -266,6 +272,16 @@ class Quantizer(ABC):
                     "expected one row per vector"
                 )
             side[name].check()
+        for name in self.learns_from - side.keys():
+            raise ConfigError(
+                f"side_vectors: {self!r} learns from {name!r} vectors, which are missing; give "
+                f"side_vectors={{{name!r}: ...}}, one row per vector"
+            )
+        for name in side.keys() - self.learns_from:
+            raise ConfigError(
+                f"side_vectors: {self!r} makes no use of {name!r} vectors; give a weight to the "
+                "term that does, or leave them out"
+            )
         return side
 
     def _checked_codes(self, codes: Any, levels: int, *, name: str = "codes") -> np.ndarray:

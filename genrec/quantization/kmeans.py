@@ -6,7 +6,7 @@ assignments, so that the number of threads does not change the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -68,6 +68,36 @@ def kmeans(
         if not _reseed(x, codes, counts, centroids, centroids):
             break
     return centroids
+
+
+def residual_kmeans(
+    x: Tensor,
+    sizes: Sequence[int],
+    *,
+    rng: np.random.Generator,
+    iterations: int = 25,
+    init: str | Sequence[Tensor] = "k-means++",
+) -> tuple[list[Tensor], Tensor]:
+    """k-means of each level on what the levels before it leave of the rows of x [n, d].
+
+    Args:
+        x: float32 vectors, at least as many as the largest size.
+        sizes: number of codes of each level.
+        rng: source of randomness.
+        iterations: Lloyd iterations of each level at most.
+        init: as in `kmeans`, or one codebook [K_l, d] per level to start from.
+
+    Returns:
+        The codebooks, float32 [K_l, d] each, and the codes int64 [n, L].
+    """
+    rest, codebooks, codes = x, [], []
+    for level, size in enumerate(sizes):
+        start = init if isinstance(init, str) else init[level]
+        codebook = kmeans(rest, size, rng=rng, iterations=iterations, init=start)
+        codebooks.append(codebook)
+        codes.append(assign(rest, codebook))
+        rest = rest - codebook[codes[-1]]
+    return codebooks, torch.stack(codes, dim=1)
 
 
 def assign(x: Tensor, centroids: Tensor, norms: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from genrec.quantization.balanced import balanced_kmeans
 from genrec.quantization.base import (
     Quantizer,
     check_choice,
@@ -30,12 +31,17 @@ class RQKMeans(Quantizer):
         codebook_sizes: number of codes of each level.
         iterations: Lloyd iterations of each level at most.
         init: "k-means++" or "sample".
+        balanced: cap each cluster at an even share of the rows while fitting (MiniOneRec), which
+            spreads the items more evenly over the codes. Encoding still takes the nearest code, so
+            that the code of a vector depends on no other vector: codes are then near an even
+            share, not capped.
         samples_per_code: at most this many rows per code of the largest level are trained on.
         seed: of the sample and the starting centroids.
         device: where to compute.
 
     Reference: Chen, Guan and Wang, "Approximate nearest neighbor search by residual vector
-    quantization", Sensors 2010.
+    quantization", Sensors 2010; Kong et al., "MiniOneRec: an open-source framework for scaling
+    generative recommendation", arXiv 2510.24431 (balanced clusters).
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class RQKMeans(Quantizer):
         *,
         iterations: int = 25,
         init: str = "k-means++",
+        balanced: bool = False,
         samples_per_code: int = 256,
         seed: int = 0,
         device: str = "cpu",
@@ -51,6 +58,7 @@ class RQKMeans(Quantizer):
         self._sizes = check_codebook_sizes(codebook_sizes)
         self.iterations = check_number("iterations", iterations, low=1)
         self.init = check_choice("init", init, INITS)
+        self.balanced = balanced
         self.samples_per_code = check_number("samples_per_code", samples_per_code, low=1)
         self.seed = seed
         self.device = check_device(device)
@@ -74,12 +82,13 @@ class RQKMeans(Quantizer):
         mean = rest.double().mean(dim=0).float()
         rest -= mean
         codebooks = []
+        cluster = balanced_kmeans if self.balanced else kmeans
         total = self.iterations * self.num_levels
         with tqdm(
             total=total, desc="rq-kmeans", unit="it", disable=None if progress else True
         ) as bar:
             for level, size in enumerate(self._sizes):
-                codebook = kmeans(
+                codebook = cluster(
                     rest,
                     size,
                     rng=rng,

@@ -69,11 +69,15 @@ class Vectors:
         """Some rows as a new checked float32 tensor that the caller may overwrite."""
         return self._checked(self._read(rows), lambda row: int(rows[row])).clone()
 
+    def choose(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Numbers int64 of at most `count` rows drawn without replacement, in ascending order."""
+        if count >= len(self):
+            return np.arange(len(self))
+        return np.sort(rng.choice(len(self), size=count, replace=False))
+
     def sample(self, count: int, rng: np.random.Generator) -> Tensor:
         """At most `count` rows drawn without replacement, in their order in the matrix."""
-        if count >= len(self):
-            return self.block(0, len(self)).clone()
-        return self.take(np.sort(rng.choice(len(self), size=count, replace=False)))
+        return self.take(self.choose(count, rng))
 
     def check(self) -> None:
         """Read every row once; see `block` for the error."""

@@ -26,18 +26,44 @@ QUICK = {
         "learning_rate": 1e-2,
         "refine": 2,
     },
+    "rq-kmeans-plus": {"hidden": (16,), "steps": 60, "batch_size": 64, "refine": 2},
     "opq": {"iterations": 3},
+    "mhq": {"epochs": 3, "batch_size": 64, "refine": 2},
+}
+QUICKER = {
+    "rq-vae": {"steps": 20, "warmup_steps": 5},
+    "rq-kmeans-plus": {"steps": 15},
+    "mhq": {"epochs": 1},
+}
+# Options that lead through other code of a quantizer, under a name of their own.
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "mhq, one subspace": ("mhq", {"num_subspaces": 1}),
+    "mhq, penalty": ("mhq", {"orthogonality": "penalty"}),
+    "rq-kmeans, balanced": ("rq-kmeans", {"balanced": True}),
+    "rq-vae, further terms": ("rq-vae", {"update": "ste", "diversity": 1e-3, "sinkhorn": 0.01}),
 }
 NAMES = sorted(QUANTIZERS)
+CASES = sorted([*QUANTIZERS, *VARIANTS])
+# Controls, whose codes are not fitted to the vectors.
+UNFITTED = ("hash", "random")
 
 
-def build(name: str, *, levels: int = 3, size: int = 8, **options) -> Quantizer:
+def type_of(case: str) -> str:
+    return VARIANTS[case][0] if case in VARIANTS else case
+
+
+def build(case: str, *, levels: int = 3, size: int = 8, **options) -> Quantizer:
+    name, variant = type_of(case), VARIANTS.get(case, ("", {}))[1]
     known = inspect.signature(QUANTIZERS[name]).parameters
+    options = QUICK.get(name, {}) | variant | options
     if "codebook_sizes" in known:
         options["codebook_sizes"] = (size,) * levels
+    elif "num_subspaces" in variant:
+        options |= {"levels": levels, "codebook_size": size}
     else:
         options |= {"num_subspaces": levels, "codebook_size": size}
-    return make_quantizer(name, **(QUICK.get(name, {}) | options))
+        options |= {"levels": 1} if "levels" in known else {}
+    return make_quantizer(name, **options)
 
 
 def clustered(n: int = 200, d: int = 12, seed: int = 0) -> np.ndarray:
@@ -46,9 +72,14 @@ def clustered(n: int = 200, d: int = 12, seed: int = 0) -> np.ndarray:
     return (centers[rng.integers(8, size=n)] + rng.normal(size=(n, d))).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def name(request) -> str:
+@pytest.fixture(scope="module", params=CASES)
+def case(request) -> str:
     return request.param
+
+
+@pytest.fixture(scope="module")
+def name(case) -> str:
+    return type_of(case)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +88,8 @@ def x() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def fitted(name, x) -> Quantizer:
-    return build(name).fit(x)
+def fitted(case, x) -> Quantizer:
+    return build(case).fit(x)
 
 
 def test_codes_are_int32_below_the_codebook_sizes(fitted, x):
@@ -80,8 +111,8 @@ def test_one_codebook_per_level_and_not_a_view(fitted, x):
     assert np.array_equal(fitted.encode(x), before)
 
 
-def test_fit_returns_itself_and_leaves_vectors_and_global_state_alone(name, x):
-    quantizer, copy = build(name), x.copy()
+def test_fit_returns_itself_and_leaves_vectors_and_global_state_alone(case, x):
+    quantizer, copy = build(case), x.copy()
     torch.manual_seed(3)
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
     numpy_state = np.random.get_state()[1].copy()
@@ -92,20 +123,20 @@ def test_fit_returns_itself_and_leaves_vectors_and_global_state_alone(name, x):
     assert torch.get_num_threads() == threads
 
 
-def test_same_seed_same_codes_whatever_the_global_seed(name, fitted, x):
+def test_same_seed_same_codes_whatever_the_global_seed(case, fitted, x):
     torch.manual_seed(99)
-    again = build(name).fit(x)
+    again = build(case).fit(x)
     assert np.array_equal(again.encode(x), fitted.encode(x))
     assert np.array_equal(again.decode(again.encode(x)), fitted.decode(fitted.encode(x)))
 
 
-def test_threads_do_not_change_codes(name):
+def test_threads_do_not_change_codes(case):
     x = clustered(n=1500, d=50, seed=1)
     threads, codes = torch.get_num_threads(), []
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            codes.append(build(name, size=32).fit(x).encode(x))
+            codes.append(build(case, size=32).fit(x).encode(x))
     finally:
         torch.set_num_threads(threads)
     assert np.array_equal(*codes)
@@ -145,14 +176,17 @@ def test_no_rows_give_no_codes(fitted, x):
     assert fitted.level_distances(x[:0], np.zeros((0, 1), dtype=int)).shape == (0, 8)
 
 
-def test_decode_comes_near_the_vectors(fitted, x):
+def test_decode_comes_near_the_vectors(name, fitted, x):
     decoded = fitted.decode(fitted.encode(x))
     assert decoded.dtype == np.float32
     assert decoded.shape == x.shape
-    assert ((decoded - x) ** 2).sum() < 0.5 * ((x - x.mean(0)) ** 2).sum()
+    share = 1 if name in UNFITTED else 0.5
+    assert ((decoded - x) ** 2).sum() < share * ((x - x.mean(0)) ** 2).sum()
 
 
-def test_decoded_vectors_encode_to_nearly_themselves(fitted, x):
+def test_decoded_vectors_encode_to_nearly_themselves(name, fitted, x):
+    if name in UNFITTED:
+        pytest.skip("a control: where a vector lies does not decide its codes, or only roughly")
     decoded = fitted.decode(fitted.encode(x))
     again = fitted.decode(fitted.encode(decoded))
     assert ((again - decoded) ** 2).sum() < 0.25 * ((x - x.mean(0)) ** 2).sum()
@@ -215,10 +249,10 @@ def test_an_edited_or_truncated_folder_is_refused(fitted, tmp_path, file):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-def test_values_that_are_not_usable_are_named(name, fitted, x, value):
+def test_values_that_are_not_usable_are_named(case, fitted, x, value):
     bad = x.copy()
     bad[17, 3] = value
-    for run in (build(name).fit, fitted.encode):
+    for run in (build(case).fit, fitted.encode):
         with pytest.raises(DataError, match="row 17, column 3"):
             run(bad)
     with pytest.raises(DataError, match="row 17, column 3"):
@@ -243,15 +277,15 @@ def test_another_width_is_refused(fitted, x):
         (np.zeros((5, 4), dtype=np.float32), "5 rows.*8 codes.*at most 5"),
     ],
 )
-def test_vectors_that_cannot_be_fitted_are_refused(name, vectors, message):
-    quantizer = build(name)
+def test_vectors_that_cannot_be_fitted_are_refused(case, vectors, message):
+    quantizer = build(case)
     with pytest.raises(DataError, match=message):
         quantizer.fit(vectors)
     assert not quantizer.is_fitted
 
 
-def test_an_unfitted_quantizer_says_so(name, x, tmp_path):
-    quantizer = build(name)
+def test_an_unfitted_quantizer_says_so(case, x, tmp_path):
+    quantizer = build(case)
     codes = np.zeros((1, 3), dtype=int)
     for run in (
         lambda: quantizer.encode(x),
@@ -290,8 +324,8 @@ def test_prefixes_that_do_not_fit_are_refused(fitted, x):
         fitted.encode(x, batch_size=0)
 
 
-def test_side_vectors_are_checked(name, x):
-    quantizer = build(name)
+def test_side_vectors_are_checked(case, x):
+    quantizer = build(case)
     with pytest.raises(ConfigError, match="colaborative"):
         quantizer.fit(x, side_vectors={"colaborative": x})
     for known in quantizer.side_inputs:
@@ -318,8 +352,8 @@ def test_a_misspelt_option_is_named_with_the_closest(name):
     ],
     ids=["ones", "zeros", "few distinct", "constant columns", "far", "one column", "n=K", "ints"],
 )
-def test_unusual_vectors_give_valid_codes(name, vectors, tmp_path):
-    quantizer = build(name).fit(vectors)
+def test_unusual_vectors_give_valid_codes(case, vectors, tmp_path):
+    quantizer = build(case).fit(vectors)
     codes = quantizer.encode(vectors)
     assert ((codes >= 0) & (codes < 8)).all()
     assert np.array_equal(codes, quantizer.encode(vectors, batch_size=1))
@@ -345,12 +379,12 @@ odd_vectors = st.tuples(st.integers(1, 30), st.integers(1, 6)).flatmap(
 )
 
 
-@pytest.mark.parametrize("quantizer_name", NAMES)
+@pytest.mark.parametrize("case", CASES)
 @settings(max_examples=15, deadline=None)
 @given(vectors=odd_vectors, size=st.sampled_from([2, 4, 8]), levels=st.integers(1, 3))
-def test_any_vectors_give_valid_codes_or_a_clear_error(quantizer_name, vectors, size, levels):
-    quick = {"steps": 20, "warmup_steps": 5} if quantizer_name == "rq-vae" else {}
-    quantizer = build(quantizer_name, size=size, levels=levels, **quick)
+def test_any_vectors_give_valid_codes_or_a_clear_error(case, vectors, size, levels):
+    quick = QUICKER.get(type_of(case), {})
+    quantizer = build(case, size=size, levels=levels, **quick)
     try:
         quantizer.fit(vectors)
     except GenrecError as error:
@@ -361,5 +395,5 @@ def test_any_vectors_give_valid_codes_or_a_clear_error(quantizer_name, vectors, 
     assert ((codes >= 0) & (codes < size)).all()
     assert np.isfinite(quantizer.decode(codes)).all()
     assert np.array_equal(quantizer.encode(vectors, batch_size=3), codes)
-    again = build(quantizer_name, size=size, levels=levels, **quick).fit(vectors)
+    again = build(case, size=size, levels=levels, **quick).fit(vectors)
     assert np.array_equal(again.encode(vectors), codes)

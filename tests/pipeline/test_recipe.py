@@ -203,6 +203,12 @@ WRONG = [
     ("vectors/text/dim", "6", "vectors: text: embedder 'lexical': dim='6'; expected int"),
     ("vectors/text", {"dim": 6}, "vectors: text: embedder: needs a `type`"),
     ("vocabularies/rq/vectors", "txt", "vectors is 'txt'; expected one of the recipe's: text"),
+    (
+        "vocabularies/rq/collaborative",
+        "side",
+        "collaborative is 'side'; expected one of the recipe",
+    ),
+    ("vocabularies/rq/collaborative", "text", "rq: collaborative: quantizer 'rq-kmeans' does not"),
     ("vocabularies/rq/colisions", "allow", "did you mean 'collisions'"),
     ("vocabularies/rq/collisions", "alow", "collisions='alow'; expected Literal['reassign'"),
     ("vocabularies/rq/quantizer/codebook", [4], "vocabularies: rq: quantizer 'rq-kmeans' has no"),

@@ -5,7 +5,7 @@ import pytest
 
 from genrec.data import Dataset
 from genrec.embedding import ItemVectors
-from genrec.errors import ArtefactError, ConfigError
+from genrec.errors import ArtefactError, ConfigError, DataError
 from genrec.pipeline import SplitConfig, embed, quantize
 from genrec.tokenizers import SidVocabulary
 
@@ -109,3 +109,73 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
         with pytest.raises(ArtefactError, match=expected):
             work(out)
     assert (foreign / "thesis.tex").exists()
+
+
+LETTER = {
+    "type": "rq-vae",
+    "codebook_sizes": [8, 8],
+    "hidden": [16],
+    "latent": 4,
+    "steps": 60,
+    "warmup_steps": 20,
+    "alignment": 0.1,
+}
+
+
+def test_quantize_learns_from_collaborative_vectors_of_the_same_items(shop, tmp_path):
+    vectors = ItemVectors.from_pretrained(shop / "vectors")
+    rng = np.random.default_rng(0)
+    side = rng.normal(size=(150, 5)).astype(np.float32)
+    order = rng.permutation(150)
+    ids = np.array(vectors.item_ids.to_pylist())
+    ItemVectors(side[order], ids[order]).save_pretrained(tmp_path / "side")
+    data, parts = SplitConfig().apply(Dataset.load(shop / "dataset"))
+    seen = parts.train_counts(data.histories, 150) > 0
+    from genrec.quantization import make_quantizer
+
+    for dataset, rows in ((None, np.ones(150, dtype=bool)), (str(shop / "dataset"), seen)):
+        made = quantize(
+            str(shop / "vectors"),
+            str(tmp_path / "v"),
+            quantizer=LETTER,
+            collaborative=str(tmp_path / "side"),
+            dataset=dataset,
+            progress=False,
+        )
+        given = {"collaborative": side[rows]}
+        alone = make_quantizer(**LETTER).fit(vectors.vectors[rows], side_vectors=given)
+        for book, expected in zip(made.quantizer.codebooks(), alone.codebooks(), strict=True):
+            np.testing.assert_array_equal(book, expected)
+        assert made.config["fitted_items"] == rows.sum()
+
+
+def test_collaborative_vectors_of_other_items_are_named(shop, tmp_path):
+    ItemVectors(np.ones((2, 3)), ["a", "b"]).save_pretrained(tmp_path / "side")
+    with pytest.raises(DataError, match="2 vectors belong to no item"):
+        quantize(
+            str(shop / "vectors"),
+            str(tmp_path / "v"),
+            quantizer=LETTER,
+            collaborative=str(tmp_path / "side"),
+            progress=False,
+        )
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "collaborative", "expected"),
+    [
+        (LETTER, None, "'rq-vae': with an alignment it needs collaborative vectors"),
+        (RQ, "side", "collaborative: quantizer 'rq-kmeans' does not learn from such vectors"),
+        ({**LETTER, "alignment": 0.0}, "side", "quantizer 'rq-vae' does not learn"),
+    ],
+)
+def test_missing_and_idle_collaborative_vectors_are_found_before_anything_is_read(
+    tmp_path, quantizer, collaborative, expected
+):
+    with pytest.raises(ConfigError, match=expected):
+        quantize(
+            str(tmp_path / "nowhere"),
+            str(tmp_path / "v"),
+            quantizer=quantizer,
+            collaborative=collaborative,
+        )

@@ -25,7 +25,9 @@ def fitted() -> RQKMeans:
 
 
 def test_the_registry_has_the_built_in_quantizers():
-    assert {"rq-kmeans", "rq-vae", "opq"} <= set(QUANTIZERS)
+    assert {"rq-kmeans", "rq-kmeans-plus", "rq-vae", "opq", "mhq", "random", "hash"} <= set(
+        QUANTIZERS
+    )
     assert QUANTIZERS["opq"] is OPQ
     assert OPQ.type == "opq"
 
@@ -33,7 +35,7 @@ def test_the_registry_has_the_built_in_quantizers():
 def test_an_unknown_type_is_named_with_the_closest():
     with pytest.raises(ConfigError, match=r"'rq-kmean' is unknown; did you mean 'rq-kmeans'"):
         make_quantizer("rq-kmean")
-    with pytest.raises(ConfigError, match=r"expected one of opq, rq-kmeans, rq-vae"):
+    with pytest.raises(ConfigError, match=r"expected one of hash, mhq, opq, random, rq-k"):
         make_quantizer("zzz")
 
 
@@ -120,8 +122,8 @@ def rewrite(source, target, change) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["config"].update(balance=1), "balance"),
-        (lambda c: c["config"].update(type="mhq"), "mhq"),
+        (lambda c: c["config"].update(colour=1), "colour"),
+        (lambda c: c["config"].update(type="dream"), "dream"),
         (lambda c: c["config"].update(codebook_sizes=[4, 3, 2]), "codebook.2"),
         (lambda c: c["config"].update(codebook_sizes=[4, 4]), "codebook 1 has shape"),
         (lambda c: c.update(width=5), "codebook 0 has shape"),
@@ -143,6 +145,11 @@ def test_a_folder_of_another_version_is_refused(fitted, tmp_path, change, messag
         ("rq-vae", {"codebook_sizes": [4, 3]}),
         ("opq", {"codebook_size": 8}),
         ("opq", {"num_subspaces": 4}),
+        ("mhq", {"levels": 1}),
+        ("mhq", {"dim": 2}),
+        ("rq-kmeans-plus", {"hidden": [9]}),
+        ("random", {"codebook_sizes": [4, 3]}),
+        ("hash", {"codebook_sizes": [4, 8]}),
     ],
 )
 def test_learned_arrays_of_another_shape_are_refused(tmp_path, name, change):
@@ -156,6 +163,10 @@ def test_learned_arrays_of_another_shape_are_refused(tmp_path, name, change):
             "warmup_steps": 2,
         },
         "opq": {"num_subspaces": 2, "codebook_size": 4, "iterations": 2},
+        "mhq": {"num_subspaces": 2, "levels": 2, "codebook_size": 4, "epochs": 1},
+        "rq-kmeans-plus": {"codebook_sizes": (4, 4), "hidden": (8,), "steps": 5},
+        "random": {"codebook_sizes": (4, 4)},
+        "hash": {"codebook_sizes": (4, 4)},
     }[name]
     make_quantizer(name, **options).fit(x).save_pretrained(tmp_path / "q")
     rewrite(tmp_path / "q", tmp_path / "other", lambda c: c["config"].update(change))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from genrec.quantization.kmeans import _sums, assign, kmeans
+from genrec.quantization.kmeans import _sums, assign, kmeans, residual_kmeans
 
 
 def points(n=400, d=5, seed=0) -> torch.Tensor:
@@ -83,3 +83,16 @@ def test_sums_equal_a_loop():
     x, codes = points(50), torch.arange(50) % 7
     slow = torch.stack([x[codes == k].sum(dim=0) for k in range(8)])
     torch.testing.assert_close(_sums(x, codes, 8), slow)
+
+
+def test_residual_levels_equal_one_kmeans_after_another():
+    x = points()
+    books, codes = residual_kmeans(x, (6, 4), rng=rng(), iterations=5)
+    source, rest = rng(), x
+    for level, size in enumerate((6, 4)):
+        expected = kmeans(rest, size, rng=source, iterations=5)
+        assert torch.equal(books[level], expected)
+        assert torch.equal(codes[:, level], assign(rest, expected))
+        rest = rest - expected[codes[:, level]]
+    again, _ = residual_kmeans(x, (6, 4), rng=rng(), iterations=1, init=books)
+    assert inertia(x, again[0]) <= inertia(x, books[0])

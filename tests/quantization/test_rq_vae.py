@@ -23,7 +23,7 @@ def distortion(quantizer: RQVAE, x: np.ndarray) -> float:
     return float(missed / ((x - x.mean(axis=0)) ** 2).sum())
 
 
-@pytest.mark.parametrize("update", ["ema", "ste"])
+@pytest.mark.parametrize("update", ["ema", "ste", "rotation"])
 def test_every_code_is_used_and_the_vectors_come_back(update):
     x = vectors()
     quantizer = RQVAE((32, 32, 32), update=update, learning_rate=5e-3, **QUICK).fit(x)
@@ -105,3 +105,14 @@ def test_progress_is_shown_on_request(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     RQVAE((8, 8), **QUICK).fit(vectors(), progress=True)
     assert "rq-vae" in capsys.readouterr().err
+
+
+def test_sinkhorn_separates_items_that_share_the_codes_before():
+    x = vectors()
+    shares = []
+    for epsilon in (0.0, 0.003):
+        quantizer = RQVAE((4, 32), sinkhorn=epsilon, refine=0, **QUICK).fit(x)
+        tuples = np.unique(quantizer.encode(x), axis=0)
+        shares.append(len(tuples))
+    assert shares[1] > 0.9 * shares[0]
+    assert shares[0] != shares[1]

@@ -57,3 +57,12 @@ def test_booleans_and_objects_are_no_vectors():
     for bad in (np.zeros((2, 2), dtype=bool), np.array([[None, 1]]), torch.zeros(2, 2).bool()):
         with pytest.raises(DataError, match="dtype"):
             Vectors(bad)
+
+
+def test_chosen_rows_are_those_of_the_sample():
+    x = np.arange(60, dtype=np.float32).reshape(20, 3)
+    rows = Vectors(x).choose(7, np.random.default_rng(0))
+    assert (np.diff(rows) > 0).all() and len(rows) == 7
+    sample = Vectors(x).sample(7, np.random.default_rng(0))
+    assert np.array_equal(sample.numpy(), x[rows])
+    assert np.array_equal(Vectors(x).choose(99, np.random.default_rng(0)), np.arange(20))

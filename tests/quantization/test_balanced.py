@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+
+from genrec.quantization import RQKMeans
+from genrec.quantization.balanced import balanced_kmeans, capped_assign
+from genrec.quantization.kmeans import assign, kmeans
+
+
+def points(n=400, d=4, seed=0) -> torch.Tensor:
+    """One crowd and a few far away, which plain k-means shares out unevenly."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator)
+    x[: n // 10] = 5 * x[: n // 10] + 8
+    return x
+
+
+def free(k: int) -> torch.Tensor:
+    return torch.zeros(k, dtype=torch.float64)
+
+
+def cost(x: torch.Tensor, centroids: torch.Tensor, codes: torch.Tensor) -> float:
+    return float((x - centroids[codes]).square().sum())
+
+
+def optimum(x: torch.Tensor, centroids: torch.Tensor, cap: int) -> float:
+    """The cheapest capped assignment, by matching rows to `cap` copies of each code."""
+    distances = torch.cdist(x.double(), centroids.double()).square().numpy()
+    copies = np.repeat(distances, cap, axis=1)
+    rows, columns = linear_sum_assignment(copies)
+    return float(copies[rows, columns].sum())
+
+
+@pytest.mark.parametrize(("n", "k"), [(400, 8), (401, 8), (50, 50), (30, 7), (5, 1)])
+def test_no_code_holds_more_than_the_cap(n, k):
+    x = points(n)
+    cap = -(-n // k)
+    codes, _ = capped_assign(x, x[:k].clone(), cap, free(k))
+    assert int(torch.bincount(codes, minlength=k).max()) <= cap
+
+
+def test_near_the_optimal_capped_assignment():
+    x = points(200)
+    centroids = kmeans(x, 8, rng=np.random.default_rng(0))
+    prices, best = free(8), optimum(x, centroids, 25)
+    first = cost(x, centroids, capped_assign(x, centroids, 25, prices)[0])
+    for _ in range(30):
+        codes, prices = capped_assign(x, centroids, 25, prices)
+    assert best <= first < 1.3 * best
+    assert cost(x, centroids, codes) < 1.1 * best
+
+
+def test_room_for_everyone_is_the_nearest_code():
+    x = points()
+    codes, prices = capped_assign(x, x[:8].clone(), 400, free(8))
+    assert torch.equal(codes, assign(x, x[:8].clone()))
+    assert (prices >= 0).all()
+
+
+def test_prices_rise_where_too_many_ask():
+    x = torch.cat([torch.zeros(30, 1), torch.ones(10, 1)]) + 0.01 * torch.randn(40, 1)
+    _, prices = capped_assign(x, torch.tensor([[0.0], [1.0]]), 20, free(2))
+    assert prices[0] > prices[1] == 0
+
+
+def test_clusters_are_more_even_than_those_of_plain_kmeans():
+    x = points(2000)
+    spread = []
+    for cluster in (kmeans, balanced_kmeans):
+        centroids = cluster(x, 16, rng=np.random.default_rng(0), iterations=25)
+        assert len(torch.unique(assign(x, centroids))) == 16
+        spread.append(float(torch.bincount(assign(x, centroids)).double().std()))
+    assert spread[1] < 0.6 * spread[0]
+
+
+def test_the_quantizer_says_that_it_balances_and_uses_every_code():
+    x = points(1500).numpy()
+    plain, even = RQKMeans((16, 16)).fit(x), RQKMeans((16, 16), balanced=True).fit(x)
+    assert even.config["balanced"] is True
+    loads = [np.bincount(q.encode(x)[:, 0], minlength=16) for q in (plain, even)]
+    assert loads[1].max() < loads[0].max()
+    assert (loads[1] > 0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    values=st.lists(st.sampled_from([0.0, 1.0, 2.5, -3.0, 1e6]), min_size=1, max_size=40),
+    k=st.integers(1, 12),
+    seed=st.integers(0, 3),
+)
+def test_any_points_are_shared_out(values, k, seed):
+    x = torch.tensor(values)[:, None]
+    k = min(k, len(x))
+    cap = -(-len(x) // k)
+    start = x[torch.from_numpy(np.random.default_rng(seed).permutation(len(x))[:k])]
+    codes, prices = capped_assign(x, start, cap, free(k))
+    assert int(torch.bincount(codes, minlength=k).max()) <= cap
+    assert torch.isfinite(prices).all()
+    centroids = balanced_kmeans(x, k, rng=np.random.default_rng(seed), iterations=3)
+    assert centroids.shape == (k, 1)
+    assert torch.isfinite(centroids).all()
