@@ -168,7 +168,7 @@ def _scaled(costs: np.ndarray, group: np.ndarray, is_open: np.ndarray) -> np.nda
     high = np.maximum.reduceat(dearest, starts)[group]
     half = np.maximum((high - low) / 2, np.finfo(np.float64).tiny)
     # A plan does not change if all costs of an item are lowered by as much.
-    values = (values - cheapest[:, None]) / half[:, None]
+    values = np.where(closed, 0.0, values - cheapest[:, None]) / half[:, None]
     values[closed] = np.inf
     return values
 
