@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -387,6 +388,45 @@ def test_a_folder_of_somebody_else_is_left_alone(refused, shop, tmp_path, verb):
     (out / "model" / "chapter.tex").write_text("mine")
     refused(writers(shop, out)[verb], out, "choose another output folder")
     assert [p.name for p in out.rglob("*")] == ["model", "chapter.tex"]
+
+
+KINDS = {"prepare": "vectors", "embed": "dataset", "quantize": "vectors", "evaluate": "dataset"}
+
+
+@pytest.mark.parametrize(("verb", "kind"), KINDS.items())
+def test_an_artefact_of_another_kind_is_not_replaced(refused, own_shop, verb, kind):
+    out = own_shop / kind
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    refused(writers(own_shop, out)[verb], out, "folder", "choose another output folder")
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_training_does_not_replace_an_artefact(refused, own_shop):
+    out = own_shop / "dataset"
+    before = sorted(out.rglob("*"))
+    refused(writers(own_shop, out)["train"], out, "is no run of genrec")
+    assert sorted(out.rglob("*")) == before
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_folder_one_may_not_write_to(refused, shop, tmp_path, verb, monkeypatch):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o555)
+    if os.access(closed, os.W_OK):  # to root all folders are open
+        real = os.access
+        monkeypatch.setattr("os.access", lambda path, mode: path != closed and real(path, mode))
+    refused(writers(shop, closed / "out")[verb], closed / "out", "no permission for", closed)
+    assert list(closed.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["inspect", "recommend"])
+def test_a_folder_where_a_file_is_to_be_written(refused, shop, tmp_path, verb):
+    out = tmp_path / "out.csv"
+    out.mkdir()
+    command = writers(shop, out)[verb]
+    refused([*command[:-1], out], out, "is a folder, expected a file")
+    assert list(out.iterdir()) == []
 
 
 # The largest file of each verb has more bytes than the last of these.

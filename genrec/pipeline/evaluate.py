@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from genrec.artefacts import check_folder_place
+from genrec.artefacts import MANIFEST, check_folder_place
 from genrec.data import Dataset, Split
-from genrec.errors import ConfigError
+from genrec.errors import ArtefactError, ConfigError
 from genrec.evaluation import (
     BeamStudy,
     Evaluation,
@@ -95,6 +95,10 @@ def evaluate(
         if any(value < 1 for value in values):
             raise ConfigError(f"evaluate: {name}={values}; expected numbers of at least 1")
     folder = check_folder_place(out)
+    if (folder / MANIFEST).is_file():
+        raise ArtefactError(
+            f"{folder}: is a folder of another kind, not of a report; choose another output folder"
+        )
     opened = _named([Run.open(run, dataset=dataset, vocabulary=vocabulary) for run in asked])
     first = next(iter(opened.values()))
     _check_same_protocol(opened)

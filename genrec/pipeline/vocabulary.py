@@ -12,11 +12,13 @@ from rich.console import Console
 from genrec.artefacts import check_place, check_target, write_json
 from genrec.data import Dataset
 from genrec.embedding import EMBEDDERS, Embedder, ItemVectors, make_embedder
+from genrec.embedding.vectors import KIND as VECTORS_KIND
 from genrec.pipeline.checks import check_part
 from genrec.pipeline.notes import note
 from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
 from genrec.quantization import QUANTIZERS, Quantizer, make_quantizer
 from genrec.tokenizers import SidVocabulary, build_vocabulary, print_summary, summarize
+from genrec.tokenizers.vocabulary import KIND as VOCABULARY_KIND
 
 TEXT_DEFAULT: dict[str, Any] = {"type": "lexical"}
 QUANTIZER_DEFAULT: dict[str, Any] = {"type": "rq-kmeans"}
@@ -48,7 +50,7 @@ def embed(
         The vectors, as saved in `out`.
     """
     maker = build_embedder(embedder)
-    check_target(out)
+    check_target(out, kind=VECTORS_KIND)
     data, parts = split.apply(Dataset.load(dataset))
     started = time.perf_counter()
     vectors = maker.embed(data.catalog, histories=data.histories, split=parts)
@@ -91,7 +93,7 @@ def quantize(
         The vocabulary, as saved in `out`.
     """
     fitted = build_quantizer(quantizer)
-    check_target(out)
+    check_target(out, kind=VOCABULARY_KIND)
     items = ItemVectors.from_pretrained(vectors)
     fit_items = None
     catalog = None
