@@ -146,7 +146,7 @@ def check_place(path: str | os.PathLike[str]) -> Path:
     """
     path = _check_writable(path)
     if path.is_dir():
-        raise ArtefactError(f"{path}: is a folder, expected a file to write; choose another name")
+        raise ArtefactError(f"{path}: is a folder, expected a file to write; name a file in it")
     return path
 
 

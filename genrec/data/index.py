@@ -4,8 +4,8 @@
     index/users.arrow      user_id [U]
     index/offsets.arrow    offset [U+1]
     index/events.arrow     item, timestamp, action [T]
-    index/index.json       fingerprint, action names; size, time and digest of these files and of the
-                           tables they stand for
+    index/index.json       fingerprint, action names; size, time and digest of these files and of
+                           the tables they stand for
 
 It is made by `genrec prepare`, or when a folder that a user wrote with pandas is first loaded.
 """

@@ -15,7 +15,14 @@ from genrec.embedding import EMBEDDERS, Embedder, ItemVectors, make_embedder
 from genrec.embedding.vectors import KIND as VECTORS_KIND
 from genrec.pipeline.checks import check_part
 from genrec.pipeline.notes import note
-from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
+from genrec.pipeline.settings import (
+    SPLIT_DEFAULT,
+    TRAINING,
+    SplitConfig,
+    check_training_events,
+    naming,
+    training_events,
+)
 from genrec.quantization import QUANTIZERS, Quantizer, make_quantizer
 from genrec.tokenizers import SidVocabulary, build_vocabulary, print_summary, summarize
 from genrec.tokenizers.vocabulary import KIND as VOCABULARY_KIND
@@ -43,7 +50,8 @@ def embed(
         dataset: dataset folder.
         out: folder to write.
         embedder: `type` (text, lexical, precomputed, collaborative or fused) and its options.
-        split: collaborative vectors read the training part of this split only.
+        split: collaborative vectors read the training part of this split only, note it, and are
+            refused where another is trained and tested.
         progress: say what was made.
 
     Returns:
@@ -51,10 +59,13 @@ def embed(
     """
     maker = build_embedder(embedder)
     check_target(out, kind=VECTORS_KIND)
-    data, parts = split.apply(Dataset.load(dataset))
+    loaded = Dataset.load(dataset)
+    data, parts = split.apply(loaded)
     started = time.perf_counter()
     vectors = maker.embed(data.catalog, histories=data.histories, split=parts)
     seconds = time.perf_counter() - started
+    if maker.reads_histories:
+        vectors.config[TRAINING] = training_events(loaded, split)
     vectors.save_pretrained(out)
     if progress:
         note(f"{len(vectors.vectors):,} vectors x {vectors.dim} in {seconds:.1f} s, saved in {out}")
@@ -85,7 +96,8 @@ def quantize(
         collisions: `reassign`, `append` or `allow`.
         dataset: dataset folder; with it the quantizer is fitted on items that occur in training
             only, as an honest evaluation needs, and titles are shown.
-        split: which events are training.
+        split: which events are training; the vocabulary notes it, and is refused where another
+            split is trained and tested.
         seed: key of the tie order (the quantizer has its own seed).
         progress: show progress bars.
 
@@ -95,24 +107,31 @@ def quantize(
     fitted = build_quantizer(quantizer)
     check_target(out, kind=VOCABULARY_KIND)
     items = ItemVectors.from_pretrained(vectors)
+    known = items.config.get(TRAINING)
     fit_items = None
     catalog = None
     if dataset is not None:
-        data, parts = split.apply(Dataset.load(dataset))
+        loaded = Dataset.load(dataset)
+        check_training_events(vectors, items.config, loaded, split)
+        known = training_events(loaded, split)
+        data, parts = split.apply(loaded)
         catalog = data.catalog
         items = items.aligned_to(catalog)
         fit_items = parts.train_counts(data.histories, len(catalog)) > 0
     started = time.perf_counter()
-    vocabulary = build_vocabulary(
-        items.vectors,
-        items.item_ids,
-        fitted,
-        collisions=collisions,
-        fit_items=fit_items,
-        seed=seed,
-        progress=progress,
-    )
+    with naming(vectors):
+        vocabulary = build_vocabulary(
+            items.vectors,
+            items.item_ids,
+            fitted,
+            collisions=collisions,
+            fit_items=fit_items,
+            seed=seed,
+            progress=progress,
+        )
     seconds = time.perf_counter() - started
+    if known is not None:
+        vocabulary.config[TRAINING] = known
     vocabulary.save_pretrained(out)
     if progress:
         print_summary(summarize(vocabulary, items.vectors, catalog=catalog))
