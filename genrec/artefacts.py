@@ -8,11 +8,13 @@ its target and renamed, so that an interrupted or failed write leaves nothing ha
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import numpy as np
 from genrec.errors import ArtefactError
 
 MANIFEST = "manifest.json"
+OLD = ".old"  # ends the hidden name of a folder while another takes its place
 
 
 @contextlib.contextmanager
@@ -30,14 +33,15 @@ def atomic_folder(target: str | os.PathLike[str], *, kind: str) -> Iterator[Path
 
     Args:
         target: folder to create or to replace; a folder that is replaced must be an artefact
-            (it holds a manifest) or empty, so that no unrelated folder is ever deleted.
+            of the same kind (its manifest says so) or empty, so that no other folder is ever
+            deleted. It is there again if the new one cannot be put into its place.
         kind: what the artefact is (`dataset`, `vectors`, ...), written into the manifest.
 
     Raises:
         ArtefactError: if the place cannot be written, the disk is full, or `target` holds
-            something that genrec did not write.
+            something else.
     """
-    target = check_target(target)
+    target = check_target(target, kind=kind)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -56,13 +60,7 @@ def atomic_folder(target: str | os.PathLike[str], *, kind: str) -> Iterator[Path
                 "files": {p.relative_to(temporary).as_posix(): file_sha256(p) for p in files},
             },
         )
-        if target.exists():
-            old = temporary.with_name(temporary.name + ".old")
-            target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
+        _replace(temporary, target)
     except OSError as error:
         raise ArtefactError(
             f"{target}: writing failed ({error.strerror or error}); nothing was kept; "
@@ -72,19 +70,59 @@ def atomic_folder(target: str | os.PathLike[str], *, kind: str) -> Iterator[Path
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_target(target: str | os.PathLike[str]) -> Path:
+def _replace(new: Path, target: Path) -> None:
+    """Put `new` into the place of `target`, whose old content stays or comes back on failure."""
+    if not target.exists():
+        new.rename(target)
+        return
+    old = new.with_name(new.name + OLD)
+    target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:  # Ctrl-C too
+        try:
+            old.rename(target)
+        except OSError as error:
+            raise ArtefactError(
+                f"{target}: could not be replaced; what it held is in {old} now "
+                f"({error.strerror or error}): rename it back"
+            ) from error
+        raise
+    try:
+        shutil.rmtree(old)
+    except OSError as error:
+        warnings.warn(
+            f"{target}: is written, but what it held before could not be removed from {old} "
+            f"({error.strerror or error}); remove it",
+            stacklevel=4,
+        )
+
+
+def check_target(target: str | os.PathLike[str], *, kind: str) -> Path:
     """Check that an artefact may be written at `target`, before any work is done for it.
 
+    Args:
+        target: folder to create or to replace.
+        kind: of the artefact; only one of the same kind is replaced.
+
     Raises:
-        ArtefactError: if it is a file, a folder that genrec did not write, or lies where nothing
-            can be written.
+        ArtefactError: if it is a file, a folder that genrec did not write, an artefact of another
+            kind, or lies where nothing can be written.
     """
     target = Path(target)
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-        raise ArtefactError(
-            f"{target}: the folder exists and was not written by genrec; "
-            "choose another output folder or remove it first"
-        )
+    if target.is_dir() and any(target.iterdir()):
+        if not (target / MANIFEST).is_file():
+            raise ArtefactError(
+                f"{target}: the folder exists and was not written by genrec; "
+                "choose another output folder or remove it first"
+            )
+        manifest = read_json(target / MANIFEST)
+        found = manifest.get("kind") if isinstance(manifest, dict) else None
+        if found != kind:
+            raise ArtefactError(
+                f"{target}: is a {found!r} folder, which a {kind!r} folder would replace; "
+                "choose another output folder or remove it first"
+            )
     return check_folder_place(target)
 
 
@@ -92,20 +130,27 @@ def check_folder_place(path: str | os.PathLike[str]) -> Path:
     """Check that a folder could be made or written at `path`.
 
     Raises:
-        ArtefactError: as `check_place`, or if it is a file.
+        ArtefactError: if it or something above it is a file or may not be written to.
     """
-    path = check_place(path)
+    path = _check_writable(path)
     if path.exists() and not path.is_dir():
         raise ArtefactError(f"{path}: is a file, expected a folder to write; choose another name")
     return path
 
 
 def check_place(path: str | os.PathLike[str]) -> Path:
-    """Check that a file or folder could be made at `path`.
+    """Check that a file could be made or written at `path`.
 
     Raises:
-        ArtefactError: if something above it is a file or may not be written to.
+        ArtefactError: if it is a folder, or something above it is a file or may not be written to.
     """
+    path = _check_writable(path)
+    if path.is_dir():
+        raise ArtefactError(f"{path}: is a folder, expected a file to write; name a file in it")
+    return path
+
+
+def _check_writable(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     place = path.absolute()
     above = next(p for p in (place, *place.parents) if p.exists())
@@ -131,7 +176,7 @@ def check_folder(folder: str | os.PathLike[str], *, kind: str, deep: bool = True
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ArtefactError(f"{folder}: no such folder; expected a genrec {kind} folder")
+        raise ArtefactError(no_folder(folder, f"a genrec {kind} folder"))
     if not (folder / MANIFEST).is_file():
         raise ArtefactError(f"{folder}: has no {MANIFEST}; expected a genrec {kind} folder")
     manifest = read_json(folder / MANIFEST)
@@ -148,6 +193,23 @@ def check_folder(folder: str | os.PathLike[str], *, kind: str, deep: bool = True
                 "(its SHA-256 differs from the manifest); make it again"
             )
     return folder
+
+
+def no_folder(folder: Path, expected: str) -> str:
+    """The message about a missing folder; after a kill in the middle of replacing it, where it is.
+
+    Args:
+        folder: what is missing.
+        expected: what it should be.
+    """
+    message = f"{folder}: no such folder; expected {expected}"
+    left = sorted(folder.absolute().parent.glob(f".{glob.escape(folder.name)}-*{OLD}"))
+    if left:
+        message += (
+            f"; a write was killed while it replaced the folder, whose content is in {left[-1]}: "
+            "rename it back, or make it again"
+        )
+    return message
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

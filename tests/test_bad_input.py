@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -112,13 +113,19 @@ def test_users_too_short_to_split(refused, tables, tmp_path):
     short = GOOD.groupby("user_id").head(2)
     cli.main([str(a) for a in tables(short)])
     out = tmp_path / "run"
-    refused(["train", tmp_path / "shop", out, *QUICK], "3", "events", out=out)
+    refused(
+        ["train", tmp_path / "shop", out, *QUICK],
+        f"{tmp_path / 'shop'}: no user has the 3 events", out=out,
+    )  # fmt: skip
 
 
 def test_users_with_one_training_event(refused, tables, tmp_path):
     cli.main([str(a) for a in tables(GOOD.groupby("user_id").head(3))])
     out = tmp_path / "run"
-    refused(["train", tmp_path / "shop", out, *QUICK], "no user has two training events", out=out)
+    refused(
+        ["train", tmp_path / "shop", out, *QUICK],
+        f"{tmp_path / 'shop'}: no user has two training events", out=out,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -160,7 +167,10 @@ def test_vectors_of_other_items(refused, shop, small, tmp_path):
 def test_fewer_items_than_codes(refused, shop, tmp_path):
     out = tmp_path / "vocabulary"
     command = ["quantize", shop / "vectors", out, "--progress=false"]
-    refused([*command, "--quantizer.codebook_sizes=[256]"], "150", "256", "codes", out=out)
+    refused(
+        [*command, "--quantizer.codebook_sizes=[256]"],
+        f"{shop / 'vectors'}: vectors: have", "256", "codes", out=out,
+    )  # fmt: skip
 
 
 def test_a_vocabulary_of_other_items(refused, shop, small, tmp_path):
@@ -259,6 +269,11 @@ def test_a_folder_of_another_kind(refused, shop, tmp_path):
         ("--backbone.ffn=0", "backbone: ffn=0; expected at least 1"),
         ("--backbone.dropout=1.5", "dropout=1.5; expected from 0 to below 1"),
         ("--backbone.attention_dropout=-0.1", "attention_dropout=-0.1; expected from 0"),
+        ("--training.seed=-1", "training: seed=-1; expected from 0"),
+        ("--split.seed=-1", "split: seed=-1; expected 0 or more"),
+        ("--head.label_smoothing=2", "'dense': label_smoothing=2; expected from 0 to below 1"),
+        ("--head.label_smoothing=-1", "'dense': label_smoothing=-1; expected from 0 to below 1"),
+        ("--name=../x", "name='../x'; expected a name without a folder"),
         ("--input_dropout=1", "input_dropout=1.0; expected from 0 to"),
         ("--item_encoder.dropout=1.0", "'id': dropout=1.0; expected from 0 to below 1"),
     ],
@@ -314,6 +329,37 @@ def test_a_device_that_is_not_there(refused, shop, tmp_path, kind, device):
     out = tmp_path / "out"
     options = [f"--quantizer.type={kind}", f"--quantizer.device={device}"]
     refused(["quantize", shop / "vectors", out, *options], f"device: '{device}'", out=out)
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--seed=-1", "seed=-1; expected at least 0"),
+        ("--examples=-1", "examples=-1; expected at least 0"),
+        ("--beam_users=-1", "beam_users=-1; expected at least 0"),
+        ("--bootstrap=-5", "bootstrap=-5; expected at least 0"),
+        ("--beam_width=0", "beam_width=0; expected at least 1"),
+        ("--batch_size=0", "batch_size=0; expected at least 1"),
+        ("--ks=[]", "ks=[]; expected one or more list lengths"),
+        ("--masks=[]", "masks=[]; expected one or both of unmasked, masked"),
+        ("--device=abacus", "device: 'abacus' cannot be used here"),
+    ],
+)
+def test_settings_of_an_evaluation_that_make_no_sense(refused, shop, tmp_path, option, expected):
+    out = tmp_path / "out"
+    refused(["evaluate", shop / "ids", out, option], expected, out=out)
+
+
+def test_seeds_that_make_no_sense(refused, shop, tmp_path):
+    out = tmp_path / "out"
+    refused(["quantize", shop / "vectors", out, "--quantizer.seed=-1"], "seed: is -1", out=out)
+    refused(["embed", shop / "dataset", out, "--embedder.seed=-1"], "seed must be from 0", out=out)
+
+
+def test_a_head_that_no_layer_can_be_made_of(refused, shop, tmp_path):
+    out = tmp_path / "out"
+    command = ["train", shop / "dataset", out, "--vocabulary", shop / "vocabulary"]
+    refused([*command, "--head.hidden=-3"], "hidden=-3; expected at least 1", out=out)
 
 
 RECIPE = {
@@ -387,6 +433,45 @@ def test_a_folder_of_somebody_else_is_left_alone(refused, shop, tmp_path, verb):
     (out / "model" / "chapter.tex").write_text("mine")
     refused(writers(shop, out)[verb], out, "choose another output folder")
     assert [p.name for p in out.rglob("*")] == ["model", "chapter.tex"]
+
+
+KINDS = {"prepare": "vectors", "embed": "dataset", "quantize": "vectors", "evaluate": "dataset"}
+
+
+@pytest.mark.parametrize(("verb", "kind"), KINDS.items())
+def test_an_artefact_of_another_kind_is_not_replaced(refused, own_shop, verb, kind):
+    out = own_shop / kind
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    refused(writers(own_shop, out)[verb], out, "folder", "choose another output folder")
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_training_does_not_replace_an_artefact(refused, own_shop):
+    out = own_shop / "dataset"
+    before = sorted(out.rglob("*"))
+    refused(writers(own_shop, out)["train"], out, "is no run of genrec")
+    assert sorted(out.rglob("*")) == before
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_folder_one_may_not_write_to(refused, shop, tmp_path, verb, monkeypatch):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o555)
+    if os.access(closed, os.W_OK):  # to root all folders are open
+        real = os.access
+        monkeypatch.setattr("os.access", lambda path, mode: path != closed and real(path, mode))
+    refused(writers(shop, closed / "out")[verb], closed / "out", "no permission for", closed)
+    assert list(closed.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["inspect", "recommend"])
+def test_a_folder_where_a_file_is_to_be_written(refused, shop, tmp_path, verb):
+    out = tmp_path / "out.csv"
+    out.mkdir()
+    command = writers(shop, out)[verb]
+    refused([*command[:-1], out], out, "is a folder, expected a file")
+    assert list(out.iterdir()) == []
 
 
 # The largest file of each verb has more bytes than the last of these.

@@ -18,6 +18,10 @@ from genrec.errors import DataError
 MICROSECONDS = 1_000_000
 # Magnitudes that tell the unit of a Unix time: seconds stay below this until the year 5138.
 _UNITS = (("s", 1e11, MICROSECONDS), ("ms", 1e14, 1_000), ("us", 1e17, 1))
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+# Seconds at which the year 1 and the year 10000 begin, as far as dates reach.
+_YEAR_1, _YEAR_10000 = -62_135_596_800, 253_402_300_800
+_INT64 = 2**63
 
 
 def as_table(value: Any, name: str) -> pa.Table:
@@ -184,17 +188,21 @@ def parse_timestamps(
     zone) and numbers in strings. Null, NaN and the empty string are missing.
 
     Raises:
-        DataError: naming file, column and row of the first value that does not parse, or where
-            seconds and milliseconds are mixed.
+        DataError: naming file, column and row of the first value that does not parse, lies outside
+            the years 1 to 9999, or where seconds and milliseconds are mixed.
     """
     kind = column.type
     where = f"{name}: column {label!r}"
     if pa.types.is_null(kind):
         n = len(column)
         return np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        micros = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-        return _numpy(micros), _missing(micros)
+    if pa.types.is_timestamp(kind):
+        return _scale(_numpy(column.cast(pa.int64())), _missing(column), where, kind.unit)
+    if pa.types.is_date32(kind):
+        seconds = _numpy(column.cast(pa.int32())).astype(np.int64) * 86_400
+        return _scale(seconds, _missing(column), where, "s")
+    if pa.types.is_date64(kind):
+        return _scale(_numpy(column.cast(pa.int64())), _missing(column), where, "ms")
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         text = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
         empty = pc.fill_null(pc.equal(pc.binary_length(text), 0), True)
@@ -206,7 +214,7 @@ def parse_timestamps(
                 raise _unreadable(text, odd, where)
             return _parse_iso(text, where)
         whole = not pc.any(pc.match_substring(text, ".")).as_py()
-        column = text.cast(pa.int64() if whole else pa.float64())
+        column = _integers(text, where) if whole else text.cast(pa.float64())
         kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise DataError(
@@ -214,7 +222,20 @@ def parse_timestamps(
         )
     if pa.types.is_floating(kind):
         return _scale(_floats(column), _missing(column), where, unit)
-    return _scale(_numpy(column.cast(pa.int64())), _missing(column), where, unit)
+    return _scale(_numpy(_integers(column, where)), _missing(column), where, unit)
+
+
+def _integers(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Integers, or text that holds some, as int64."""
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        sizes = np.asarray(pc.fill_null(column.cast(pa.float64(), safe=False), 0))
+        row = int(np.argmax(np.abs(sizes) >= _INT64))
+        raise DataError(
+            f"{where} row {row + 1} is {column[row].as_py()}, which is too large for a time; "
+            "mend the row"
+        ) from error
 
 
 def _parse_iso(text: pa.ChunkedArray, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -250,7 +271,7 @@ def _scale(
         return np.zeros(len(values), dtype=np.int64), missing
     factors = {u: f for u, _, f in _UNITS}
     if unit == "auto":
-        size = np.abs(values)
+        size = np.abs(values.astype(np.float64))
         largest = size[known].max()
         unit = next((u for u, limit, _ in _UNITS if largest < limit), "ns")
         # A column in milliseconds whose other rows would be seconds of this century is a mixture.
@@ -259,11 +280,21 @@ def _scale(
             row = int(np.argmax(mixed))
             raise DataError(
                 f"{where} mixes seconds and milliseconds (row {row + 1} is {values[row]}, the "
-                f"largest is {largest}); make it one unit, or say which with timestamp_unit"
+                f"largest is {largest:.0f}); make it one unit, or say which with timestamp_unit"
             )
     elif unit not in factors and unit != "ns":
         raise DataError(f"timestamp_unit {unit!r} is unknown; choose auto, s, ms, us or ns")
     values = np.where(missing, 0, values)
+    low = max(_YEAR_1 * _PER_SECOND[unit], -_INT64)
+    high = min(_YEAR_10000 * _PER_SECOND[unit], _INT64) - 1
+    outside = (values < low) | (values > high)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise DataError(
+            f"{where} row {row + 1} is {values[row]}, which in {unit} lies outside the years 1 to "
+            f"9999 ({int(outside.sum())} such rows); mend them, or say another unit with "
+            "timestamp_unit"
+        )
     if values.dtype.kind == "f":
         values = np.floor(values * (factors.get(unit, 1) if unit != "ns" else 1e-3))
         return values.astype(np.int64), missing

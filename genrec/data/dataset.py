@@ -23,6 +23,7 @@ from genrec.artefacts import (
     atomic_folder,
     check_folder,
     file_sha256,
+    no_folder,
     read_json,
     write_json,
 )
@@ -103,7 +104,7 @@ class Dataset:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; expected a dataset folder")
+            raise DataError(no_folder(folder, "a dataset folder"))
         if (folder / MANIFEST).is_file():
             _check_prepared(folder)
         else:

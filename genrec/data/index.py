@@ -4,7 +4,8 @@
     index/users.arrow      user_id [U]
     index/offsets.arrow    offset [U+1]
     index/events.arrow     item, timestamp, action [T]
-    index/index.json       fingerprint, action names, sizes and digests of the files it stands for
+    index/index.json       fingerprint, action names; size, time and digest of these files and of
+                           the tables they stand for
 
 It is made by `genrec prepare`, or when a folder that a user wrote with pandas is first loaded.
 """
@@ -31,7 +32,7 @@ from genrec.errors import DataError
 INDEX = "index"
 TABLES = ("items.parquet", "interactions.parquet")
 _FILES = ("items", "users", "offsets", "events")
-_FORMAT = 1
+_FORMAT = 2
 
 
 def write_index(folder: Path, catalog: Catalog, histories: Histories) -> None:
@@ -60,7 +61,7 @@ def write_index(folder: Path, catalog: Catalog, histories: Histories) -> None:
                 "fingerprint": dataset_fingerprint(catalog, histories),
                 "action_names": histories.action_names,
                 "tables": {name: _stamp(folder / name) for name in TABLES},
-                "files": {f"{n}.arrow": _size(temporary / f"{n}.arrow") for n in _FILES},
+                "files": {f"{n}.arrow": _stamp(temporary / f"{n}.arrow") for n in _FILES},
             },
         )
         shutil.rmtree(folder / INDEX, ignore_errors=True)
@@ -82,7 +83,8 @@ def open_index(folder: Path) -> tuple[Catalog, Histories, str]:
     """
     index = folder / INDEX
     about = read_json(index / "index.json")
-    for name, size in about["files"].items():
+    for name, stamp in about["files"].items():
+        size = stamp["size"] if isinstance(stamp, dict) else stamp  # all that format 1 knew
         if not (index / name).is_file() or _size(index / name) != size:
             raise DataError(
                 f"{index / name}: is missing or truncated; delete {index} and load the folder "
@@ -119,7 +121,7 @@ class _MappedHistories(Histories):
 
 
 def is_current(folder: Path) -> bool:
-    """Whether `folder`/index stands for the tables that are in `folder` now."""
+    """Whether `folder`/index is as it was written, and for the tables that are there now."""
     path = folder / INDEX / "index.json"
     if not path.is_file():
         return False
@@ -129,22 +131,21 @@ def is_current(folder: Path) -> bool:
     for name, stamp in about["tables"].items():
         if _size(folder / name) != stamp["size"]:
             return False
-        touched = (folder / name).stat().st_mtime_ns != stamp["mtime_ns"]
-        if touched and file_sha256(folder / name) != stamp["sha256"]:
+        if _edited(folder / name, stamp):
             return False
-    return True
+    # Files that are truncated or gone are named by `open_index`.
+    return not any(_edited(folder / INDEX / name, stamp) for name, stamp in about["files"].items())
 
 
 def untouched(folder: Path, name: str) -> bool:
     """Whether `name` still has the size and the time of writing that the index recorded."""
     about = read_json(folder / INDEX / "index.json")
-    if name.startswith(f"{INDEX}/") and name.endswith(".arrow"):
-        return about["files"].get(name.removeprefix(f"{INDEX}/")) == _size(folder / name)
-    stamp = about["tables"].get(name)
-    if stamp is None:
+    files = {f"{INDEX}/{file}": stamp for file, stamp in about["files"].items()}
+    stamp = {**files, **about["tables"]}.get(name)
+    if not isinstance(stamp, dict):
         return False
     stat = (folder / name).stat()
-    return stat.st_size == stamp["size"] and stat.st_mtime_ns == stamp["mtime_ns"]
+    return bool(stat.st_size == stamp["size"] and stat.st_mtime_ns == stamp["mtime_ns"])
 
 
 def try_write_index(folder: Path, catalog: Catalog, histories: Histories) -> bool:
@@ -164,6 +165,13 @@ def try_write_index(folder: Path, catalog: Catalog, histories: Histories) -> boo
 def _stamp(path: Path) -> dict[str, Any]:
     stat = path.stat()
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": file_sha256(path)}
+
+
+def _edited(path: Path, stamp: dict[str, Any]) -> bool:
+    """Whether a file of the recorded size has another time and another content."""
+    if _size(path) != stamp["size"] or path.stat().st_mtime_ns == stamp["mtime_ns"]:
+        return False
+    return file_sha256(path) != stamp["sha256"]
 
 
 def _size(path: Path) -> int:

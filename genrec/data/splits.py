@@ -131,7 +131,7 @@ def temporal_split(
         raise DataError(
             "a temporal split needs timestamps and these histories have none; use leave-one-out"
         )
-    low, high = _moment(validation_from), _moment(test_from)
+    low, high = parse_moment(validation_from), parse_moment(test_from)
     if low >= high:
         raise ConfigError(
             f"validation_from ({validation_from}) must be before test_from ({test_from})"
@@ -211,10 +211,15 @@ def _count_before(histories: Histories, moment: int) -> np.ndarray:
     return before[histories.offsets[1:]] - before[histories.offsets[:-1]]
 
 
-def _moment(value: int | str | datetime.datetime) -> int:
+def parse_moment(value: int | str | datetime.datetime) -> int:
+    """Unix seconds of a moment: such seconds, ISO 8601 (UTC unless it names a zone) or datetime.
+
+    Raises:
+        ConfigError: if it does not parse, or lies outside the years 1 to 9999.
+    """
     if isinstance(value, str):
         if value.lstrip("-").isdigit():
-            return int(value)
+            return parse_moment(int(value))
         try:
             value = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
         except ValueError as error:
@@ -225,6 +230,12 @@ def _moment(value: int | str | datetime.datetime) -> int:
         if value.tzinfo is None:
             value = value.replace(tzinfo=datetime.timezone.utc)
         return int(value.timestamp())
+    try:
+        _iso(value)
+    except (ValueError, OverflowError, OSError) as error:
+        raise ConfigError(
+            f"{value} is no moment: as Unix seconds it lies outside the years 1 to 9999"
+        ) from error
     return int(value)
 
 

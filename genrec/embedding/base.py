@@ -42,6 +42,11 @@ class Embedder(ABC):
         """
 
     @property
+    def reads_histories(self) -> bool:
+        """Whether the vectors depend on training events, and so on the split."""
+        return False
+
+    @property
     def config(self) -> dict[str, Any]:
         """The configuration as a dictionary that JSON can hold, with the embedder's `type`."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
@@ -57,6 +62,11 @@ def require(condition: bool, message: str) -> None:
     """Raise `ConfigError` with `message` unless `condition` holds."""
     if not condition:
         raise ConfigError(message)
+
+
+def require_seed(embedder: str, seed: int) -> None:
+    """Raise `ConfigError` unless scikit-learn takes the seed."""
+    require(0 <= seed < 2**32, f"{embedder}: seed must be from 0 to {2**32 - 1}, got {seed}")
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import scipy.sparse as sp
 
-from genrec.embedding.base import Embedder, require
+from genrec.embedding.base import Embedder, require, require_seed
 from genrec.embedding.linalg import normalize_rows, truncated_svd
 from genrec.embedding.vectors import ItemVectors
 from genrec.errors import ConfigError, DataError
@@ -62,6 +62,12 @@ class CollaborativeEmbedder(Embedder):
             self.weighting in ("harmonic", "flat"),
             f"collaborative: weighting must be 'harmonic' or 'flat', got {self.weighting!r}",
         )
+        require_seed("collaborative", self.seed)
+
+    @property
+    def reads_histories(self) -> bool:
+        """Always."""
+        return True
 
     def embed(
         self,

@@ -67,6 +67,11 @@ class FusedEmbedder(Embedder):
             f"fused: dim={self.dim} needs how='whiten' and a value of at least 1",
         )
 
+    @property
+    def reads_histories(self) -> bool:
+        """Whether a part does."""
+        return any(part.reads_histories for part in self.parts)
+
     def embed(
         self,
         catalog: Catalog,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from genrec.embedding.base import Embedder, require
+from genrec.embedding.base import Embedder, require, require_seed
 from genrec.embedding.linalg import normalize_rows, truncated_svd
 from genrec.embedding.vectors import ItemVectors
 from genrec.errors import DataError
@@ -49,6 +49,7 @@ class LexicalEmbedder(Embedder):
         for name in ("dim", "ngrams", "min_items", "max_terms"):
             value = getattr(self, name)
             require(value >= 1, f"lexical: {name} must be at least 1, got {value}")
+        require_seed("lexical", self.seed)
 
     def embed(
         self,

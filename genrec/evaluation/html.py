@@ -13,8 +13,13 @@ from genrec.errors import ConfigError
 from genrec.evaluation.beams import BeamStudy
 from genrec.evaluation.examples import Example
 from genrec.evaluation.files import replacing
-from genrec.evaluation.markup import facts as fact_list
-from genrec.evaluation.markup import image, metric_name, plain, section, table, words
+from genrec.evaluation.html_sections import (
+    examples_section,
+    protocol_section,
+    rankers_section,
+    vocabulary_section,
+)
+from genrec.evaluation.markup import image, metric_name, section, table
 from genrec.evaluation.plots import beam_curves, data_uri, metric_bars, slice_bars
 from genrec.evaluation.report import comparison, describe, headline_metric, number, span
 from genrec.evaluation.results import Evaluation, best_first
@@ -23,7 +28,6 @@ from genrec.evaluation.style import CSS
 
 Slices = Mapping[str, Mapping[str, Sequence[Slice]]]
 
-_HISTORY_SHOWN = 12
 _UNPROVEN = "Not certified means not proven, not wrong; --exact true proves every list."
 
 
@@ -37,6 +41,7 @@ def write_report(
     facts: Mapping[str, Any] | None = None,
     vocabularies: Mapping[str, Mapping[str, Any]] | None = None,
     examples: Sequence[Example] = (),
+    rankers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write the report.
 
@@ -50,6 +55,8 @@ def write_report(
         facts: protocol facts shown as they are (dataset, order within a day, fingerprints ...).
         vocabularies: name to the summary of a SID vocabulary; nested mappings get sub-headings.
         examples: histories beside recommendations.
+        rankers: name of a ranker to what is known of it beside its evaluation (seed, time of the
+            training, fingerprints); one row each.
 
     Raises:
         ConfigError: if there is no evaluation, or they are of different splits or masks.
@@ -63,6 +70,7 @@ def write_report(
         facts=facts,
         vocabularies=vocabularies,
         examples=examples,
+        rankers=rankers,
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -78,6 +86,7 @@ def render(
     facts: Mapping[str, Any] | None = None,
     vocabularies: Mapping[str, Mapping[str, Any]] | None = None,
     examples: Sequence[Example] = (),
+    rankers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The page as text; arguments as for `write_report`."""
     if not evaluations:
@@ -101,10 +110,10 @@ def render(
     if slices:
         parts.append(_slices(first, slices))
     parts += [_beams(study, name) for name, study in (beams or {}).items()]
-    parts.append(_protocol(first, facts or {}))
-    parts += [_vocabulary(name, summary) for name, summary in (vocabularies or {}).items()]
+    parts += [protocol_section(first, facts or {}), rankers_section(evaluations, rankers or {})]
+    parts += [vocabulary_section(name, summary) for name, summary in (vocabularies or {}).items()]
     if examples:
-        parts.append(_examples(examples))
+        parts.append(examples_section(examples))
     items = first.facts.get("items")
     catalogue = f", {items:,} items" if isinstance(items, int) else ""
     subtitle = f"{first.split} split, {len(first):,} users{catalogue}, full ranking"
@@ -320,74 +329,4 @@ def _beams(study: BeamStudy, ranker: str) -> str:
         f'<p class="note">{escape(note)}</p>'
         + image(data_uri(beam_curves(study)), "Recall, certificates and time by beam width")
         + table(head, body),
-    )
-
-
-def _protocol(first: Evaluation, facts: Mapping[str, Any]) -> str:
-    shown: dict[str, Any] = {
-        "split": first.split,
-        "users evaluated": len(first),
-        "candidates": "whole catalogue, no sampled negatives",
-        "ties": "expectation inside a tuple or a popularity count, else a fixed order of the items",
-        "intervals": f"95%, bootstrap over users, {first.bootstrap} resamples",
-        **facts,
-    }
-    run = {name: value for name, value in first.facts.items() if value is not None}
-    if "targets_in_history" in run:
-        run["targets_in_history"] = f"{run['targets_in_history']:.2%}"
-    heading = f"<h3>how {escape(first.ranker)} was evaluated</h3>"
-    return section(
-        "Protocol", f'<div class="flow">{fact_list(shown)}{heading}{fact_list(run)}</div>'
-    )
-
-
-def _vocabulary(name: str, vocabulary: Mapping[str, Any]) -> str:
-    """Plain values first, then a block per mapping, then a table per list of mappings."""
-    single: dict[str, Any] = {}
-    blocks = tables = ""
-    for key, value in vocabulary.items():
-        heading = f"<h3>{escape(words(key))}</h3>"
-        if isinstance(value, Mapping):
-            blocks += heading + fact_list(value)
-        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
-            tables += heading + _records(value)
-        else:
-            single[key] = value
-    body = f'<div class="flow">{fact_list(single)}{blocks}</div>{tables}'
-    return section(f"SID vocabulary of {name}", body)
-
-
-def _records(records: Sequence[Mapping[str, Any]]) -> str:
-    """Mappings with the same keys as a numbered table."""
-    keys = list(records[0])
-    body = [
-        ([f"<td>{place}</td>"] + [f"<td>{escape(plain(row[key]))}</td>" for key in keys], False)
-        for place, row in enumerate(records)
-    ]
-    return table(["", *map(words, keys)], body)
-
-
-def _examples(examples: Sequence[Example]) -> str:
-    body = []
-    for example in examples:
-        shown = example.history[-_HISTORY_SHOWN:]
-        earlier = len(example.history) - len(shown)
-        items = "".join(f"<li>{escape(title)}</li>" for title in shown)
-        column = f"<div><h4>history{f', last {len(shown)}' if earlier else ''}</h4>"
-        column += f'<ol start="{earlier + 1}">{items}'
-        column += f'<li class="next">next: {escape(example.target)}</li></ol></div>'
-        for name, titles in example.lists.items():
-            entries = "".join(
-                f"<li{' class=hit' if item.hit else ''}>{escape(item.title)}</li>"
-                for item in titles
-            )
-            column += f"<div><h4>recommended by {escape(name)}</h4><ol>{entries}</ol></div>"
-        body.append(
-            f'<div class="example"><h3>user {escape(example.user)}</h3>'
-            f'<div class="lists">{column}</div></div>'
-        )
-    return section(
-        "What was recommended",
-        '<p class="note">Users drawn at random, not chosen. Items of the history are left out; '
-        "what the user took next is ticked.</p>" + "".join(body),
     )

@@ -23,7 +23,7 @@ from genrec.decoding import SearchResult
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.memory import peak_memory, reset_peak_memory
 from genrec.evaluation.metrics import IntArray
-from genrec.evaluation.rankers import Ranker
+from genrec.evaluation.rankers import PopularityRanker, Ranker
 from genrec.evaluation.ranks import Ranks, is_excluded, ranks_from_search
 from genrec.evaluation.results import Evaluation, SearchRecord
 
@@ -66,7 +66,7 @@ def evaluate(
         progress: show a progress bar, on a terminal.
 
     Raises:
-        ConfigError: if a list length, mask or batch size makes no sense.
+        ConfigError: if a list length, mask, batch size or seed makes no sense.
         DataError: if there is no user to evaluate.
     """
     ks = tuple(sorted(set(ks)))
@@ -77,6 +77,8 @@ def evaluate(
         raise ConfigError(f"masks={list(masks)}: expected one or both of {', '.join(MASKS)}")
     if batch_size < 1 or max_length < 1:
         raise ConfigError(f"batch_size={batch_size} and max_length={max_length} must be at least 1")
+    if bootstrap < 0 or seed < 0:
+        raise ConfigError(f"bootstrap={bootstrap} and seed={seed} must be 0 or more")
     if len(eval_set) == 0:
         raise DataError(f"split {split!r} has no user to evaluate; check how the data was split")
 
@@ -141,7 +143,8 @@ def evaluate(
         batch_size=batch_size,
         request_time=request_time and eval_set.times is not None,
         items=len(dataset.catalog),
-        **peak_memory(),
+        # The process's peak is that of whatever ran before; popularity itself needs next to none.
+        **({} if isinstance(ranker, PopularityRanker) else peak_memory()),
     )
     return evaluation
 

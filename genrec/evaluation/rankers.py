@@ -152,6 +152,7 @@ class ModelRanker:
 
     Raises:
         ConfigError: if the model's head scores codes and there is no trie.
+        ArtefactError: if the trie is not of the vocabulary the model was trained with.
     """
 
     def __init__(
@@ -171,6 +172,8 @@ class ModelRanker:
         self.has_tuples = model.head.uses_trie
         if self.has_tuples and trie is None:
             raise ConfigError(f"{name}: this head scores codes; give the vocabulary's prefix trie")
+        if self.trie is not None:
+            model.check_trie(self.trie)
 
     def replace(self, **changes: Any) -> ModelRanker:
         """The same model decoded otherwise: `beam_width`, `exact`, `name`."""
@@ -189,11 +192,12 @@ class ModelRanker:
         return leaves[items.to(leaves.device)].to(torch.int64)
 
     def settings(self) -> dict[str, Any]:
-        """Beam width (None for heads that score everything), exactness, number of parameters."""
+        """Beam width (None for heads that score everything), exactness, device, parameters."""
         beams = self.model.head.searches_by_beams
         return {
             "beam_width": self.beam_width if beams else None,
             "exact": self.exact or not beams,
+            "device": self.model.device.type,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
         }
 

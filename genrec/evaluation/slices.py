@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class Slice:
     name: str
     users: int
     metrics: dict[str, Interval]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        found = {key: interval.as_dict() for key, interval in self.metrics.items()}
+        return {"name": self.name, "users": self.users, **found}
 
 
 def slice_users(

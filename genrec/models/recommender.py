@@ -17,7 +17,7 @@ from genrec.models.backbones import BACKBONES, Backbone
 from genrec.models.heads import HEADS, Head
 from genrec.models.item_encoders import ITEM_ENCODERS, ItemEncoder
 from genrec.models.meta import SequenceMeta
-from genrec.models.registry import build_part
+from genrec.models.registry import build_part, with_defaults
 from genrec.models.tables import ItemTables
 
 META_KEYS = ("event_time", "query_time", "action")
@@ -25,6 +25,9 @@ META_KEYS = ("event_time", "query_time", "action")
 
 class RecommenderConfig(PretrainedConfig):
     """Everything that shapes a recommender.
+
+    Options that a part is not given are filled in with its defaults, so that what is saved says
+    everything, also to a version with other defaults.
 
     Args:
         num_items: N.
@@ -62,9 +65,9 @@ class RecommenderConfig(PretrainedConfig):
         self.vector_dim = vector_dim
         self.d_model = d_model
         self.max_history = max_history
-        self.item_encoder = dict(item_encoder or {"type": "id"})
-        self.backbone = dict(backbone or {"type": "transformer"})
-        self.head = dict(head or {"type": "dense"})
+        self.item_encoder = with_defaults(ITEM_ENCODERS, item_encoder or {"type": "id"})
+        self.backbone = with_defaults(BACKBONES, backbone or {"type": "transformer"})
+        self.head = with_defaults(HEADS, head or {"type": "dense"})
         self.input_norm = input_norm
         self.input_dropout = input_dropout
         self.vocabulary_fingerprint = vocabulary_fingerprint
@@ -132,6 +135,7 @@ class Recommender(PreTrainedModel):
             encoder=self.item_encoder,
             d_model=width,
         )
+        self._checked_trie: PrefixTrie | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -211,7 +215,12 @@ class Recommender(PreTrainedModel):
             exclude: int64 `[B, E]` items never returned, padded with -1.
             beam_width: for heads that search by beams; `max(50, 2 k)` by default.
             exact: widen the search until the result is proven exact.
+
+        Raises:
+            ArtefactError: if the trie is of another vocabulary.
         """
+        if trie is not None and self.head.uses_trie:
+            self.check_trie(trie)
         meta = {key: batch[key] for key in META_KEYS if key in batch}
         return self.head.search(
             self.encode_users(batch["items"], batch["mask"], **meta),
@@ -230,3 +239,31 @@ class Recommender(PreTrainedModel):
                 f"the model was trained with the SID vocabulary {expected}, but this one is "
                 f"{fingerprint}; load the vocabulary of its run folder or train again"
             )
+
+    def check_trie(self, trie: PrefixTrie) -> None:
+        """Raise ArtefactError unless the items of `trie` have the codes the model was trained with.
+
+        Items that the trie does not hold, or holds beyond the model's, are nobody's mistake: a
+        catalog changes. One pass over the items, once for a trie that is used again.
+        """
+        if trie is self._checked_trie:
+            return
+        tables = self.tables
+        if trie.codebook_sizes != tables.codebook_sizes:
+            raise ArtefactError(
+                f"the trie has the codebook sizes {trie.codebook_sizes}, the model "
+                f"{tables.codebook_sizes}; use the trie of the vocabulary it was trained with"
+            )
+        leaves = trie.item_leaf[: tables.num_items]
+        items = (leaves >= 0).nonzero().squeeze(1)
+        codes = trie.leaf_codes(leaves[items].to(torch.int64)).to(tables.codes.device)
+        other = (codes != tables.codes[items.to(tables.codes.device)]).any(1).nonzero()
+        if len(other):
+            row = int(other[0])
+            item = int(items[row])
+            raise ArtefactError(
+                f"the trie has the codes {codes[row].tolist()} for item {item}, the model "
+                f"{tables.codes[item].tolist()} ({len(other):,} such items); use the trie of the "
+                "vocabulary it was trained with"
+            )
+        self._checked_trie = trie

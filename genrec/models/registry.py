@@ -6,9 +6,36 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import torch
+
 from genrec.errors import ConfigError, expected_one_of
 
 T = TypeVar("T")
+
+
+def with_defaults(parts: Mapping[str, type[T]], config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the defaults of all options it leaves out, those of its own `parts` too.
+
+    What is unknown is left as it is: `build_part` names it.
+
+    Args:
+        parts: name -> class.
+        config: `type` and keyword arguments of the class.
+    """
+    options = dict(config)
+    name = options.get("type")
+    if not isinstance(name, str) or name not in parts:
+        return options
+    for key, parameter in inspect.signature(parts[name].__init__).parameters.items():
+        if parameter.default is not inspect.Parameter.empty:
+            options.setdefault(key, parameter.default)
+    nested = options.get("parts")
+    if isinstance(nested, Mapping):
+        options["parts"] = {
+            key: with_defaults(parts, part) if isinstance(part, Mapping) else part
+            for key, part in nested.items()
+        }
+    return options
 
 
 def build_part(
@@ -37,12 +64,12 @@ def build_part(
             free = [a for a in accepted if a != "self" and a not in given]
             raise ConfigError(f"{what} {name!r}: unknown key {key!r}; {expected_one_of(key, free)}")
         # At 1 nothing is left to learn from.
-        if key.endswith("dropout") and not 0 <= options[key] < 1:
+        if key.endswith(("dropout", "label_smoothing")) and not 0 <= options[key] < 1:
             raise ConfigError(f"{what} {name!r}: {key}={options[key]}; expected from 0 to below 1")
     supplied = {key: value for key, value in given.items() if key in accepted}
     try:
         return parts[name](**supplied, **options)
-    except ConfigError:
+    except (ConfigError, torch.OutOfMemoryError):
         raise
-    except (TypeError, ValueError) as error:  # PyTorch checks some values of its own layers
+    except (TypeError, ValueError, RuntimeError) as error:  # PyTorch checks its own layers
         raise ConfigError(f"{what} {name!r}: {error}") from error

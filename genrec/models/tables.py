@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from genrec.decoding import default_tie_order
 from genrec.errors import ConfigError, DataError
 
 
@@ -48,7 +49,8 @@ class ItemTables(nn.Module):
         )
         self.register_buffer("vectors", torch.zeros(num_items, vector_dim))
         self.register_buffer("counts", torch.ones(num_items))
-        self.register_buffer("tie_order", torch.arange(num_items))
+        # Never the item number, which often follows first appearance in the data.
+        self.register_buffer("tie_order", torch.as_tensor(default_tie_order(num_items)))
 
     def fill(
         self,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 from rich.console import Console
 
-from genrec.artefacts import check_folder_place
+from genrec.artefacts import MANIFEST, check_folder_place
 from genrec.data import Dataset, Split
-from genrec.errors import ConfigError
+from genrec.errors import ArtefactError, ConfigError
 from genrec.evaluation import (
+    MASKS,
     BeamStudy,
     Evaluation,
     ModelRanker,
     PopularityRanker,
+    Slice,
     beam_study,
     best_first,
     by_history_length,
@@ -26,10 +30,25 @@ from genrec.evaluation import (
     write_report,
 )
 from genrec.evaluation import evaluate as evaluate_ranker
-from genrec.pipeline.notes import note_missing_titles
+from genrec.pipeline.notes import note, note_missing_titles
 from genrec.pipeline.runs import Run
-from genrec.pipeline.settings import names
+from genrec.pipeline.settings import choose_device, names
+from genrec.pipeline.train import fitted_without_training
 from genrec.tokenizers import summarize
+
+# What a row of `slices` is cut by, in `metrics.json` and in the report.
+SLICES = {
+    "popularity": "training popularity of the target",
+    "history_length": "length of the history",
+}
+AT_LEAST = {
+    "beam_width": 1,
+    "batch_size": 1,
+    "beam_users": 0,
+    "examples": 0,
+    "bootstrap": 0,
+    "seed": 0,
+}
 
 
 def evaluate(
@@ -51,6 +70,7 @@ def evaluate(
     title_column: str = "title",
     dataset: str | None = None,
     vocabulary: str | None = None,
+    device: str = "auto",
     progress: bool = True,
 ) -> dict[str, Evaluation]:
     """Evaluate trained runs and baselines under one protocol and write the report.
@@ -77,27 +97,45 @@ def evaluate(
         title_column: column of the catalogue shown in the examples.
         dataset: dataset folder, if it has moved since training.
         vocabulary: SID vocabulary folder, if it has moved; for all runs that have one.
+        device: where the models run: `auto` (an accelerator if there is one), `cpu`, `cuda` ...
         progress: show progress bars.
 
     Returns:
         Evaluations by name.
 
     Raises:
-        ConfigError: if the runs were trained on different data or splits, or have one name.
+        ConfigError: for an option out of range, or if the runs were trained on different data or
+            splits, or have one name.
         ArtefactError: if a run is not whole, or the report cannot be written.
     """
     asked = names(runs)
     if not asked:
         raise ConfigError("evaluate: give at least one run folder")
-    if split not in ("test", "validation"):
-        raise ConfigError(f"evaluate: split={split!r}; expected 'test' or 'validation'")
-    for name, values in (("ks", ks), ("beams", beams)):
-        if any(value < 1 for value in values):
-            raise ConfigError(f"evaluate: {name}={values}; expected numbers of at least 1")
+    check_evaluation(
+        {
+            "split": split,
+            "ks": ks,
+            "masks": masks,
+            "beam_width": beam_width,
+            "beams": beams,
+            "beam_users": beam_users,
+            "examples": examples,
+            "batch_size": batch_size,
+            "bootstrap": bootstrap,
+            "seed": seed,
+        }
+    )
+    place_of_models = choose_device(device)
     folder = check_folder_place(out)
+    if (folder / MANIFEST).is_file():
+        raise ArtefactError(
+            f"{folder}: is a folder of another kind, not of a report; choose another output folder"
+        )
     opened = _named([Run.open(run, dataset=dataset, vocabulary=vocabulary) for run in asked])
     first = next(iter(opened.values()))
     _check_same_protocol(opened)
+    if progress:
+        _note_tie_orders(opened)
     data, parts = first.data
     questions = getattr(parts, split)
     counts = parts.train_counts(data.histories, len(data.catalog))
@@ -105,7 +143,7 @@ def evaluate(
         note_missing_titles(data.catalog, title_column)
     rankers: dict[str, ModelRanker | PopularityRanker] = {
         name: ModelRanker(
-            run.model,
+            run.model_on(place_of_models),
             run.vocabulary.trie()
             if run.vocabulary is not None and run.model.head.uses_trie
             else None,
@@ -116,12 +154,14 @@ def evaluate(
         for name, run in opened.items()
     }
     if popularity:
-        tie_order = first.model.tables.tie_order.numpy()
+        tie_order = first.model.tables.tie_order.cpu().numpy()
         rankers["popularity"] = PopularityRanker(counts, tie_order, name="popularity")
 
     reads = {name: run.model.config.max_history for name, run in opened.items()}
     evaluations: dict[str, Evaluation] = {}
     studies: dict[str, BeamStudy] = {}
+    about: dict[str, dict[str, Any]] = {}
+    slices: dict[str, dict[str, list[Slice]]] = {key: {} for key in SLICES}
     for name, ranker in rankers.items():
         evaluations[name] = evaluate_ranker(
             ranker,
@@ -150,9 +190,15 @@ def evaluate(
             )
         run = opened.get(name)
         place = run.folder if run is not None and split == "test" else folder / name
-        record = _protocol_record(first, data)
-        if run is not None:
-            record.update(_training_record(run))
+        about[name] = _tie_record(first) if run is None else _training_record(run, counts)
+        slices["popularity"][name] = by_popularity(evaluations[name], counts)
+        slices["history_length"][name] = by_history_length(evaluations[name])
+        record: dict[str, Any] = {
+            "tie_order": _order(first, data),
+            "split_settings": first.config["split"],
+            **about[name],
+            "slices": {key: [one.as_dict() for one in cut[name]] for key, cut in slices.items()},
+        }
         if name in studies:
             record["beams"] = studies[name].as_dict()
         write_metrics(place, [evaluations[name]], **record)
@@ -171,18 +217,12 @@ def evaluate(
         folder / "report.html",
         found,
         title=f"genrec: {data.name}",
-        slices={
-            "training popularity of the target": {
-                name: by_popularity(one, counts) for name, one in evaluations.items()
-            },
-            "length of the history": {
-                name: by_history_length(one) for name, one in evaluations.items()
-            },
-        },
+        slices={SLICES[key]: cut for key, cut in slices.items()},
         beams=studies,
         facts=_facts(first, data, parts),
         vocabularies=_vocabularies(opened),
         examples=shown,
+        rankers=about,
     )
     if progress:
         console = Console()
@@ -190,6 +230,27 @@ def evaluate(
         print_comparison(found, console=console)
         console.print(f"report: {folder / 'report.html'}")
     return evaluations
+
+
+def check_evaluation(options: Mapping[str, Any]) -> None:
+    """Check options of `evaluate` that need no run; those that are not given pass.
+
+    Raises:
+        ConfigError: naming the first that makes no sense.
+    """
+    if options.get("split", "test") not in ("test", "validation"):
+        raise ConfigError(f"evaluate: split={options['split']!r}; expected 'test' or 'validation'")
+    for name, least in AT_LEAST.items():
+        if options.get(name, least) < least:
+            raise ConfigError(f"evaluate: {name}={options[name]}; expected at least {least}")
+    for name in ("ks", "beams"):
+        if any(value < 1 for value in options.get(name, ())):
+            raise ConfigError(f"evaluate: {name}={options[name]}; expected numbers of at least 1")
+    if not options.get("ks", [1]):
+        raise ConfigError("evaluate: ks=[]; expected one or more list lengths")
+    masks = options.get("masks", MASKS)
+    if not masks or any(mask not in MASKS for mask in masks):
+        raise ConfigError(f"evaluate: masks={masks}; expected one or both of {', '.join(MASKS)}")
 
 
 def _named(runs: list[Run]) -> dict[str, Run]:
@@ -207,7 +268,7 @@ def _named(runs: list[Run]) -> dict[str, Run]:
 def _check_same_protocol(runs: dict[str, Run]) -> None:
     first = next(iter(runs.values()))
     for run in runs.values():
-        for key in ("dataset_fingerprint", "split", "tie_order_fingerprint"):
+        for key in ("dataset_fingerprint", "split"):
             if run.config[key] != first.config[key]:
                 raise ConfigError(
                     f"{run.folder}: has another {key} than {first.folder}; "
@@ -215,29 +276,47 @@ def _check_same_protocol(runs: dict[str, Run]) -> None:
                 )
 
 
+def _note_tie_orders(runs: dict[str, Run]) -> None:
+    """Say where items of equal score stand in another order in one run than in another."""
+    named: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        order = run.config.get("tie_order_fingerprint")
+        if order:
+            named.setdefault(order, []).append(name)
+    if len(named) > 1:
+        groups = "; ".join(f"{order}: {', '.join(names)}" for order, names in named.items())
+        note(
+            f"the runs break ties by different orders ({groups}), so a part of their differences "
+            "may be that of ties; quantize with one --seed to rule it out",
+            "yellow",
+        )
+
+
 def _order(run: Run, data: Dataset) -> str:
     """Order of events of one day: as split, or as the dataset was prepared."""
     return run.split_config.order if run.split_config.order != "file" else data.info["order"]
 
 
-def _protocol_record(run: Run, data: Dataset) -> dict[str, Any]:
-    """What stands beside the metrics of every ranker, baselines included."""
-    return {
-        "tie_order": _order(run, data),
-        "split_settings": run.config["split"],
-        "fingerprints": {"dataset": run.config["dataset_fingerprint"]},
-    }
+def _tie_record(run: Run) -> dict[str, Any]:
+    """What stands beside the metrics of a baseline that takes data and tie order from a run."""
+    return {"fingerprints": _fingerprints(run, "dataset", "tie_order")}
 
 
-def _training_record(run: Run) -> dict[str, Any]:
+def _training_record(run: Run, counts: np.ndarray) -> dict[str, Any]:
     """What stands beside the metrics of a trained run."""
-    names = ("dataset", "vectors", "vocabulary", "model")
-    prints = {name: run.config.get(f"{name}_fingerprint", "") for name in names}
     return {
         "seed": run.config["training"].get("seed"),
-        "fingerprints": {name: value for name, value in prints.items() if value},
         "training_seconds": round(run.config.get("seconds", 0.0), 1),
+        "fitted_items_without_training": fitted_without_training(run.vocabulary, counts),
+        "fingerprints": _fingerprints(
+            run, "dataset", "vectors", "vocabulary", "tie_order", "model"
+        ),
     }
+
+
+def _fingerprints(run: Run, *names: str) -> dict[str, str]:
+    found = {name: run.config.get(f"{name}_fingerprint", "") for name in names}
+    return {name: value for name, value in found.items() if value}
 
 
 def _facts(run: Run, data: Dataset, parts: Split) -> dict[str, Any]:
@@ -246,7 +325,7 @@ def _facts(run: Run, data: Dataset, parts: Split) -> dict[str, Any]:
         "users": len(data.histories),
         "items": len(data.catalog),
         "events": data.histories.num_events,
-        "split": parts.name,
+        "split by": parts.name,
         "order within a day": _order(run, data),
         "dataset fingerprint": run.config["dataset_fingerprint"],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -17,7 +18,7 @@ from genrec.data.sources import SOURCES
 from genrec.errors import ConfigError, GenrecError
 from genrec.models import RecommenderConfig
 from genrec.pipeline.checks import check_keys, check_types, expand_variables, read_yaml
-from genrec.pipeline.evaluate import evaluate
+from genrec.pipeline.evaluate import check_evaluation, evaluate
 from genrec.pipeline.settings import SplitConfig, names
 from genrec.pipeline.stages import Stages, embedded_from, prepared_from
 from genrec.pipeline.train import (
@@ -39,6 +40,7 @@ from genrec.training import TrainingConfig
 
 # What `run` gives to the stages itself.
 SUPPLIED = ("dataset", "out", "split", "progress", "name", "resume")
+_NAME = re.compile(r"[\w-][\w.-]*")
 SUPPLIED_TO_EVALUATE = ("runs", "out", "dataset", "vocabulary", "progress")
 
 
@@ -92,6 +94,10 @@ class Recipe:
             ConfigError: for a key that no stage knows, a reference that points nowhere, a value of
                 another type or range than its stage takes, parts of a model that do not fit.
         """
+        _check_name(where, "name", self.name)
+        for key in ("vectors", "vocabularies", "runs"):
+            for name in getattr(self, key):
+                _check_name(where, key, name)
         source = self.prepare.get("source")
         if source not in SOURCES:
             raise ConfigError(
@@ -115,6 +121,8 @@ class Recipe:
             _with_seeds(self.runs)
         check_keys(f"{where}: evaluate", self.evaluate, _options(evaluate, SUPPLIED_TO_EVALUATE))
         check_types(f"{where}: evaluate", self.evaluate, evaluate)
+        with _naming(where):
+            check_evaluation(self.evaluate)
 
     def _check_vocabulary(self, place: str, options: dict[str, Any]) -> tuple[int, ...]:
         """Check one vocabulary and return its codebook sizes (with one of any size appended)."""
@@ -301,6 +309,15 @@ def _try(where: str, options: Any, kind: type) -> None:
     check_types(where, options, kind)
     with _naming(where):
         kind(**options)
+
+
+def _check_name(where: str, key: str, name: Any) -> None:
+    """Names become folders of the output."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{where}: {key}: {name!r} names a folder; expected letters, digits, `_`, `-` and `.`, "
+            "not a `.` first"
+        )
 
 
 def _options(function: Callable[..., Any], supplied: tuple[str, ...] = SUPPLIED) -> list[str]:

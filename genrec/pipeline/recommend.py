@@ -19,12 +19,13 @@ from genrec.data import Catalog, Dataset, Histories, batch
 from genrec.data.columns import as_table, require_columns
 from genrec.data.events import read_events
 from genrec.data.sources.readers import read_table
+from genrec.data.sources.tables import OPTIONS, rename_columns
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation import ModelRanker, history_matrix, item_titles
 from genrec.evaluation.files import replacing
 from genrec.pipeline.notes import note, note_missing_titles, plural
 from genrec.pipeline.runs import Run
-from genrec.pipeline.settings import names
+from genrec.pipeline.settings import choose_device, names
 
 WRITERS = (".csv", ".parquet", ".jsonl")
 USED = ("user_id", "item_id", "timestamp", "position", "action")
@@ -36,6 +37,9 @@ def recommend(
     items: str | list[str | int] | None = None,
     users: str | list[str | int] | None = None,
     histories: str | None = None,
+    user_column: str = "user_id",
+    item_column: str = "item_id",
+    time_column: str | None = None,
     k: int = 10,
     repeat: bool = False,
     beam_width: int | None = None,
@@ -45,6 +49,7 @@ def recommend(
     batch_size: int = 512,
     dataset: str | None = None,
     vocabulary: str | None = None,
+    device: str = "auto",
 ) -> pd.DataFrame:
     """Recommend the next items of histories.
 
@@ -57,6 +62,9 @@ def recommend(
         users: users of the dataset, by id, likewise.
         histories: a table (csv, jsonl or parquet, also .gz) with `user_id` and `item_id`, in time
             order or with a `timestamp` to sort by, and perhaps an `action`.
+        user_column: of that table: who.
+        item_column: of that table: what.
+        time_column: of that table: when; `timestamp` if there is such a column.
         k: items per user; fewer where the catalog has no more.
         repeat: also recommend items of the history.
         beam_width: of the search, at least 50 by default and more for long lists.
@@ -66,10 +74,12 @@ def recommend(
         batch_size: users per batch.
         dataset: dataset folder, if it has moved since training.
         vocabulary: vocabulary folder, if it has moved.
+        device: where the model runs: `auto` (an accelerator if there is one), `cpu`, `cuda` ...
 
     Returns:
         One row per user and place: `user_id`, `rank`, `item_id`, `title`, `score` (sum of
-        log-probabilities), `certified`.
+        log-probabilities; with a dense head a logit, which compares the items of one list and
+        nothing else), `certified`.
 
     Raises:
         ConfigError: unless exactly one of items, users and histories is given.
@@ -86,6 +96,7 @@ def recommend(
             raise ConfigError(f"recommend: {name}={value}; expected at least 1")
     if out and check_place(out).suffix not in WRITERS:
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(WRITERS)}")
+    place_of_model = choose_device(device)
     opened = Run.open(run, dataset=dataset, vocabulary=vocabulary)
     data, _ = opened.data
     if users is not None:
@@ -107,14 +118,18 @@ def recommend(
             table = table.append_column("user_id", pa.array(["you"] * len(table)))
         else:
             place = str(histories)
-            table = read_table(Path(place), text_columns=("user_id", "item_id", "timestamp"))
+            columns = {"user_id": user_column, "item_id": item_column, "timestamp": time_column}
+            text = [column or name for name, column in columns.items()]
+            table = as_table(read_table(Path(place), text_columns=text), place)
+            table = rename_columns(table, columns, place, OPTIONS)
         flat = known_histories(as_table(table, place), place, data)
         start, end = flat.offsets[:-1], flat.offsets[1:]
         shown = [str(user) for user in flat.user_ids.to_pylist()]
 
     note_missing_titles(data.catalog, title_column)
     trie = opened.vocabulary.trie() if opened.vocabulary is not None else None
-    ranker = ModelRanker(opened.model, trie, beam_width=beam_width, exact=exact, name=opened.name)
+    model = opened.model_on(place_of_model)
+    ranker = ModelRanker(model, trie, beam_width=beam_width, exact=exact, name=opened.name)
     frames = []
     for first in range(0, len(shown), batch_size):
         part = slice(first, first + batch_size)

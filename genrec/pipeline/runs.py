@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from genrec.artefacts import MANIFEST, check_folder, file_sha256, read_json
 from genrec.data import Dataset, Split
 from genrec.errors import ArtefactError, GenrecError
@@ -149,6 +151,11 @@ class Run:
         folder = check_folder(self.folder / "model", kind=MODEL_KIND)
         quiet_transformers()
         return Recommender.from_pretrained(folder).eval()
+
+    def model_on(self, device: torch.device) -> Recommender:
+        """The best model, moved to a device."""
+        torch.nn.Module.to(self.model, device)  # its own `to` has no types
+        return self.model
 
     @property
     def searches_by_beams(self) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from genrec.data import Dataset, Split, leave_one_out, temporal_split
-from genrec.errors import ConfigError
+from genrec.data.splits import parse_moment
+from genrec.errors import ArtefactError, ConfigError, DataError
+from genrec.quantization.base import check_device
 
 ORDERS = ("file", "shuffled-day")
 TYPES = ("leave-one-out", "temporal")
@@ -33,7 +38,7 @@ class SplitConfig:
     test_from: str | int | None = None
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for an unknown type or order, or moments that are missing or idle."""
+        """Raise ConfigError for the first value that is unknown, out of range, missing or idle."""
         if self.order not in ORDERS:
             raise ConfigError(f"split: order={self.order!r}; expected one of {', '.join(ORDERS)}")
         if self.type not in TYPES:
@@ -45,19 +50,35 @@ class SplitConfig:
                     f"split: type={self.type!r} "
                     + (f"does not take {name}" if given else f"needs {name}, an ISO date")
                 )
+        if self.seed < 0:
+            raise ConfigError(f"split: seed={self.seed}; expected 0 or more")
+        if self.validation_from is None or self.test_from is None:
+            return
+        moments = []
+        for name in ("validation_from", "test_from"):
+            try:
+                moments.append(parse_moment(getattr(self, name)))
+            except ConfigError as error:
+                raise ConfigError(f"split: {name}: {error}") from error
+        if moments[0] >= moments[1]:
+            raise ConfigError(
+                f"split: validation_from ({self.validation_from}) must be before test_from "
+                f"({self.test_from})"
+            )
 
     def apply(self, dataset: Dataset) -> tuple[Dataset, Split]:
         """The dataset in this order, and its split.
 
         Raises:
-            ConfigError: if the moments of a temporal split do not parse or are not in order.
-            DataError: if no user is left to train, validate or test on.
+            DataError: naming the dataset, if no user is left to train, validate or test on.
         """
-        if self.order == "shuffled-day":
-            dataset = dataset.shuffled_within_day(self.seed)
-        if self.validation_from is None or self.test_from is None:
-            return dataset, leave_one_out(dataset.histories)
-        return dataset, temporal_split(dataset.histories, self.validation_from, self.test_from)
+        with naming(dataset.folder or dataset.name):
+            if self.order == "shuffled-day":
+                dataset = dataset.shuffled_within_day(self.seed)
+            if self.validation_from is None or self.test_from is None:
+                return dataset, leave_one_out(dataset.histories)
+            parts = temporal_split(dataset.histories, self.validation_from, self.test_from)
+            return dataset, parts
 
     def describe(self) -> dict[str, Any]:
         """The settings that matter, JSON-able."""
@@ -65,6 +86,66 @@ class SplitConfig:
 
 
 SPLIT_DEFAULT = SplitConfig()
+# Under this key of their config, vectors and vocabularies say what training events they know.
+TRAINING = "training_events"
+
+
+def training_events(dataset: Dataset, split: SplitConfig) -> dict[str, Any]:
+    """What tells the training events of one dataset and split from those of another.
+
+    Args:
+        dataset: as loaded, not yet in the split's order.
+        split: which of its events train.
+    """
+    settings = split.describe()
+    if split.order == "file":
+        del settings["seed"]  # shuffles nothing
+    for name in ("validation_from", "test_from"):
+        if name in settings:
+            settings[name] = parse_moment(settings[name])
+    return {"dataset_fingerprint": dataset.fingerprint, "split": settings}
+
+
+def check_training_events(
+    what: str, config: Mapping[str, Any], dataset: Dataset, split: SplitConfig
+) -> None:
+    """Check that an artefact has seen no training events but those of this dataset and split.
+
+    Args:
+        what: what messages call the artefact.
+        config: of vectors or of a vocabulary; without a note of training events it has seen none.
+        dataset: as loaded.
+        split: which of its events train.
+
+    Raises:
+        ArtefactError: if test events here may be training events there.
+    """
+    seen = config.get(TRAINING)
+    expected = training_events(dataset, split)
+    if seen is None or seen == expected:
+        return
+    key = "split" if seen.get("split") != expected["split"] else "dataset_fingerprint"
+    raise ArtefactError(
+        f"{what}: was made from the training events of another {key.partition('_')[0]} "
+        f"({plain_settings(seen.get(key))}; here it is {plain_settings(expected[key])}), so it may "
+        "know events that are tested here; make it again from this dataset with the same --split"
+    )
+
+
+def plain_settings(value: Any) -> str:
+    """Settings in a message: `type=temporal, order=file`."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={part}" for key, part in sorted(value.items()))
+    return str(value)
+
+
+@contextlib.contextmanager
+def naming(place: Any) -> Iterator[None]:
+    """Put a place (a folder, a dataset) before the message of a DataError."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
 
 
 def names(value: str | Iterable[Any]) -> list[str]:
@@ -79,3 +160,15 @@ def names(value: str | Iterable[Any]) -> list[str]:
         inside = inside[1:-1]
     found = [name.strip().strip("\"'") for name in inside.split(",")]
     return [name for name in found if name]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; `auto` is the current accelerator, or the CPU without one.
+
+    Raises:
+        ConfigError: if this machine has no such device.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device("cpu") if found is None else found
+    return torch.device(check_device(name))

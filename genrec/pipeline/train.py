@@ -21,10 +21,16 @@ from genrec.errors import ArtefactError, ConfigError
 from genrec.evaluation import ModelRanker, evaluate, peak_memory
 from genrec.evaluation.files import replacing
 from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS, Recommender, RecommenderConfig
+from genrec.models.registry import with_defaults
 from genrec.pipeline.checks import check_part
-from genrec.pipeline.notes import note
+from genrec.pipeline.notes import note, plural
 from genrec.pipeline.runs import OF_THE_MODEL, RUN_FILE, UNFINISHED_FILE, Run, model_fingerprint
-from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
+from genrec.pipeline.settings import (
+    SPLIT_DEFAULT,
+    SplitConfig,
+    check_training_events,
+    naming,
+)
 from genrec.tokenizers import SidVocabulary, make_tie_order
 from genrec.training import TrainingConfig, train_model
 from genrec.training.trainer import MODEL_KIND
@@ -84,9 +90,12 @@ def train(
 
     Raises:
         ConfigError: for parts that do not fit, or checkpoints of another configuration in `out`.
-        ArtefactError: if vocabulary or vectors belong to other items, or `out` cannot be written.
+        ArtefactError: if vocabulary or vectors belong to other items or were made from the training
+            events of another split, or `out` cannot be written.
     """
     folder = _check_out(out)
+    if name and Path(name).name != name:
+        raise ConfigError(f"train: name={name!r}; expected a name without a folder")
     training.check_machine()
     loaded = Dataset.load(dataset)
     data, parts = split.apply(loaded)
@@ -94,7 +103,10 @@ def train(
     sids = SidVocabulary.from_pretrained(vocabulary) if vocabulary else None
     if sids is not None:
         sids.check_catalog(data.catalog)
+        check_training_events(str(vocabulary), sids.config, loaded, split)
     content = ItemVectors.from_pretrained(vectors).aligned_to(data.catalog) if vectors else None
+    if content is not None:
+        check_training_events(str(vectors), content.config, loaded, split)
     counts = parts.train_counts(data.histories, num_items)
     ids = np.asarray(data.catalog.item_ids)
     # The order that `quantize` stores by default, so that runs with and without SIDs compare.
@@ -120,9 +132,10 @@ def train(
         tables["vectors"] = content.vectors
 
     check_parts(config)
-    sequences = TrainingSequences(
-        data.histories, parts, max_length=max_history, last_only=training.last_only
-    )
+    with naming(dataset):
+        sequences = TrainingSequences(
+            data.histories, parts, max_length=max_history, last_only=training.last_only
+        )
 
     def build() -> Recommender:
         return Recommender(config, tables=tables)
@@ -159,6 +172,13 @@ def train(
             note(f"{folder}: is trained with these settings; --resume false trains it again")
         return Run.open(folder)
     _start(folder, resolved, resume=resume)
+    unseen = fitted_without_training(sids, counts)
+    if unseen and progress:
+        note(
+            f"{vocabulary}: was fitted on {plural(unseen, 'item')} without a training event, which "
+            f"flatters an evaluation; quantize with --dataset {dataset} to leave them out",
+            "yellow",
+        )
 
     trie = sids.trie() if sids is not None else None
     questions = parts.validation
@@ -209,6 +229,18 @@ def train(
     return Run.open(folder)
 
 
+def fitted_without_training(sids: SidVocabulary | None, counts: np.ndarray) -> int | None:
+    """Items that a quantizer was fitted on though they have no training event; None if unknown.
+
+    Args:
+        sids: the vocabulary, if there is one.
+        counts: int64 [N], training events of each item.
+    """
+    if sids is None or sids.fitted is None:
+        return None
+    return int((sids.fitted & (counts == 0)).sum())
+
+
 def check_parts(config: RecommenderConfig) -> None:
     """Build the parts without memory, so that a misspelt key is found before anything is written.
 
@@ -246,13 +278,25 @@ def _is_finished(folder: Path, resolved: dict[str, Any]) -> bool:
     # A kill in the last moment leaves both files.
     notes = [folder / name for name in (RUN_FILE, UNFINISHED_FILE)]
     for found in [read_json(path) for path in notes if path.is_file()]:
-        if any(found.get(key) != read_back(value) for key, value in resolved.items()):
+        if any(_noted(found, key) != read_back(value) for key, value in resolved.items()):
             return False
     try:
         check_folder(Run.open(folder).folder / "model", kind=MODEL_KIND)
     except ArtefactError:
         return False
     return True
+
+
+def _noted(record: dict[str, Any], key: str) -> Any:
+    """What a run noted; an older one left out the defaults of its parts."""
+    value = record.get(key)
+    if key != "model" or not isinstance(value, dict):
+        return value
+    kinds: dict[str, Any] = {"item_encoder": ITEM_ENCODERS, "backbone": BACKBONES, "head": HEADS}
+    parts = {name: value[name] for name in kinds if isinstance(value.get(name), dict)}
+    return value | {
+        name: read_back(with_defaults(kinds[name], part)) for name, part in parts.items()
+    }
 
 
 def _start(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
@@ -264,7 +308,7 @@ def _start(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
             # Folders may have moved; fingerprints say whether it is the same thing.
             if key in ("genrec_version", "name", "dataset", "vocabulary", "vectors"):
                 continue
-            if before.get(key) != read_back(resolved[key]):
+            if _noted(before, key) != read_back(resolved[key]):
                 raise ConfigError(
                     f"{folder}: holds an unfinished run with another {key}; finish that one with "
                     "its own settings, start over with --resume false, or choose another folder"

@@ -12,12 +12,21 @@ from rich.console import Console
 from genrec.artefacts import check_target
 from genrec.data import Catalog, Dataset
 from genrec.embedding import EMBEDDERS, Embedder, ItemVectors, make_embedder
+from genrec.embedding.vectors import KIND as VECTORS_KIND
 from genrec.errors import ConfigError
 from genrec.pipeline.checks import check_part
 from genrec.pipeline.notes import note
-from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
+from genrec.pipeline.settings import (
+    SPLIT_DEFAULT,
+    TRAINING,
+    SplitConfig,
+    check_training_events,
+    naming,
+    training_events,
+)
 from genrec.quantization import QUANTIZERS, Quantizer, make_quantizer
 from genrec.tokenizers import SidVocabulary, build_vocabulary, print_summary, summarize
+from genrec.tokenizers.vocabulary import KIND as VOCABULARY_KIND
 
 TEXT_DEFAULT: dict[str, Any] = {"type": "lexical"}
 QUANTIZER_DEFAULT: dict[str, Any] = {"type": "rq-kmeans"}
@@ -42,18 +51,22 @@ def embed(
         dataset: dataset folder.
         out: folder to write.
         embedder: `type` (text, lexical, precomputed, collaborative or fused) and its options.
-        split: collaborative vectors read the training part of this split only.
+        split: collaborative vectors read the training part of this split only, note it, and are
+            refused where another is trained and tested.
         progress: say what was made.
 
     Returns:
         The vectors, as saved in `out`.
     """
     maker = build_embedder(embedder)
-    check_target(out)
-    data, parts = split.apply(Dataset.load(dataset))
+    check_target(out, kind=VECTORS_KIND)
+    loaded = Dataset.load(dataset)
+    data, parts = split.apply(loaded)
     started = time.perf_counter()
     vectors = maker.embed(data.catalog, histories=data.histories, split=parts)
     seconds = time.perf_counter() - started
+    if maker.reads_histories:
+        vectors.config[TRAINING] = training_events(loaded, split)
     vectors.save_pretrained(out)
     if progress:
         note(f"{len(vectors.vectors):,} vectors x {vectors.dim} in {seconds:.1f} s, saved in {out}")
@@ -88,7 +101,8 @@ def quantize(
             only, as an honest evaluation needs, and titles are shown.
         collaborative: folder of vectors of the same items that say who interacts with what, for a
             quantizer that learns from them (rq-vae with `alignment`).
-        split: which events are training.
+        split: which events are training; the vocabulary notes it, and is refused where another
+            split is trained and tested.
         seed: key of the tie order (the quantizer has its own seed).
         progress: show progress bars.
 
@@ -97,36 +111,48 @@ def quantize(
     """
     fitted = build_quantizer(quantizer)
     check_collaborative(fitted, collaborative)
-    check_target(out)
+    check_target(out, kind=VOCABULARY_KIND)
     items = ItemVectors.from_pretrained(vectors)
+    known = items.config.get(TRAINING)
+    other = None if collaborative is None else ItemVectors.from_pretrained(collaborative)
     fit_items = None
     catalog = None
+    if other is not None:
+        known = other.config.get(TRAINING, known)
     if dataset is not None:
-        data, parts = split.apply(Dataset.load(dataset))
+        loaded = Dataset.load(dataset)
+        check_training_events(vectors, items.config, loaded, split)
+        if other is not None:
+            check_training_events(str(collaborative), other.config, loaded, split)
+        known = training_events(loaded, split)
+        data, parts = split.apply(loaded)
         catalog = data.catalog
         items = items.aligned_to(catalog)
         fit_items = parts.train_counts(data.histories, len(catalog)) > 0
     side = None
-    if collaborative is not None:
+    if other is not None:
         own = catalog if catalog is not None else Catalog(pa.table({"item_id": items.item_ids}))
-        side = ItemVectors.from_pretrained(collaborative).aligned_to(own).vectors
+        side = other.aligned_to(own).vectors
     started = time.perf_counter()
-    if side is not None:
-        rows = slice(None) if fit_items is None else fit_items
-        fit_items = np.ones(len(side), dtype=bool) if fit_items is None else fit_items
-        side_vectors = {"collaborative": side[rows]}
-        fitted.fit(items.vectors[rows], side_vectors=side_vectors, progress=progress)
-    vocabulary = build_vocabulary(
-        items.vectors,
-        items.item_ids,
-        fitted,
-        collisions=collisions,
-        fit_items=fit_items,
-        fit=side is None,
-        seed=seed,
-        progress=progress,
-    )
+    with naming(vectors):
+        if side is not None:
+            rows = slice(None) if fit_items is None else fit_items
+            fit_items = np.ones(len(side), dtype=bool) if fit_items is None else fit_items
+            side_vectors = {"collaborative": side[rows]}
+            fitted.fit(items.vectors[rows], side_vectors=side_vectors, progress=progress)
+        vocabulary = build_vocabulary(
+            items.vectors,
+            items.item_ids,
+            fitted,
+            collisions=collisions,
+            fit_items=fit_items,
+            fit=side is None,
+            seed=seed,
+            progress=progress,
+        )
     seconds = time.perf_counter() - started
+    if known is not None:
+        vocabulary.config[TRAINING] = known
     vocabulary.save_pretrained(out)
     if progress:
         print_summary(summarize(vocabulary, items.vectors, catalog=catalog))

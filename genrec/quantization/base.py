@@ -46,7 +46,6 @@ class Quantizer(ABC):
     # Options that say where to compute, not what: they are not saved.
     runtime_options: ClassVar[frozenset[str]] = frozenset({"device"})
 
-    seed: int
     width: int | None = None
     report: dict[str, Any]
 
@@ -54,6 +53,18 @@ class Quantizer(ABC):
     @abstractmethod
     def codebook_sizes(self) -> tuple[int, ...]:
         """Number of codes of each level."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, value: int) -> None:
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or value < 0:
+            raise ConfigError(f"seed: is {value!r}; expected an integer of 0 or more")
+        self._seed = int(value)
 
     @property
     def num_levels(self) -> int:

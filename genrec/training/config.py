@@ -42,7 +42,8 @@ class TrainingConfig:
         workers: processes that build batches; 0 builds them in the main process.
         report_to: tracking integrations of `transformers.Trainer`, with commas between them
             (`none`, `tensorboard`, ...).
-        last_only: label only the last item of each sequence.
+        last_only: train on each user's newest window only (of `max_history` items, labelled at
+            every position) and leave their older events out.
     """
 
     epochs: int = 30
@@ -74,6 +75,8 @@ class TrainingConfig:
         for name in ("weight_decay", "max_grad_norm", "eval_users", "patience", "workers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training: {name}={getattr(self, name)}; expected 0 or more")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"training: seed={self.seed}; expected from 0 to {2**32 - 1}")
         if self.learning_rate <= 0:
             raise ConfigError(f"training: learning_rate={self.learning_rate}; expected above 0")
         if not 0 < self.adam_beta2 < 1:

@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_utils import set_seed
 
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
-from genrec.errors import ArtefactError, ConfigError
+from genrec.errors import ArtefactError, ConfigError, GenrecError
 from genrec.models import Recommender
 from genrec.training.average import AVERAGE_FILE, WeightAverage
 from genrec.training.config import TrainingConfig
@@ -69,6 +69,7 @@ class RecommenderTrainer(Trainer):
         model: Recommender = self.accelerator.unwrap_model(self.model)
         swapped = self.average.swapped() if self.average else contextlib.nullcontext()
         with swapped, full_precision(model):
+            self._check_finite(model)
             found = dict(self.validate(model))
             if self.is_world_process_zero():
                 self._keep_if_best(model, found)
@@ -86,6 +87,17 @@ class RecommenderTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
         if self.average and output_dir and self.is_world_process_zero():
             self.average.save(Path(output_dir))
+
+    def _check_finite(self, model: Recommender) -> None:
+        """Raise GenrecError if the training diverged: nothing could be ranked."""
+        for name, value in model.named_parameters():
+            if not bool(torch.isfinite(value).all()):
+                raise GenrecError(
+                    f"training: diverged before step {self.state.global_step}: {name} holds NaN or "
+                    f"infinity; start over (--resume false) with a learning_rate below "
+                    f"{self.args.learning_rate:g}, a longer warmup, or a max_grad_norm above 0 "
+                    "(with precision fp16 or bf16, try fp32 too)"
+                )
 
     def _keep_if_best(self, model: Recommender, found: Mapping[str, float]) -> None:
         best = Path(str(self.args.output_dir)) / "best"
@@ -175,6 +187,7 @@ def train_model(
 
     Raises:
         ConfigError: if there is nothing to train on, or no device for the precision.
+        GenrecError: if the weights are not finite at a validation.
         ArtefactError: if a checkpoint cannot be written.
     """
     size = len(sequences)  # type: ignore[arg-type]

@@ -397,3 +397,10 @@ def test_any_vectors_give_valid_codes_or_a_clear_error(case, vectors, size, leve
     assert np.array_equal(quantizer.encode(vectors, batch_size=3), codes)
     again = build(case, size=size, levels=levels, **quick).fit(vectors)
     assert np.array_equal(again.encode(vectors), codes)
+
+
+@pytest.mark.parametrize("quantizer_name", NAMES)
+@pytest.mark.parametrize("seed", [-1, 0.5, True, "1"])
+def test_a_seed_that_is_none(quantizer_name, seed):
+    with pytest.raises(ConfigError, match=r"seed: is .*; expected an integer of 0 or more"):
+        build(quantizer_name, seed=seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,21 @@ def test_an_input_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(GenrecError, match="nowhere"):
         prepare(name, tmp_path / "out", tmp_path / "nowhere", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_the_output_is_checked_before_anything_is_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("mine")
+    place = tmp_path / "input"
+    place.mkdir()
+    path, options = LAYOUTS[name](place)
+    module = sys.modules[SOURCES[name].__module__]
+    for reader in ("fetch", "read_amazon", "read_movielens", "read_table", "generate"):
+        monkeypatch.setattr(module, reader, None, raising=False)
+    with pytest.raises(GenrecError, match="out: the folder exists and was not written by genrec"):
+        prepare(name, out, path, **options)
+    assert [p.name for p in out.iterdir()] == ["thesis.tex"]

@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from genrec.data.columns import action_codes, integers_if_canonical, like_ids, parse_timestamps
 from genrec.errors import DataError
 
 MOMENT = 1_519_905_600  # 2018-03-01T12:00:00Z
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 UTC = datetime.timezone.utc
 
 
@@ -88,11 +91,38 @@ def test_the_unit_can_be_said() -> None:
         ([MOMENT * 1_000, MOMENT], "mixes seconds and milliseconds .row 2 is 1519905600"),
         ([1.0, float("inf")], "row 2 is infinite"),
         ([True], "holds bool; expected Unix seconds"),
+        (["1519905600", "9" * 23], f"'when' row 2 is {'9' * 23}, which is too large for a time"),
+        ([1.0, 1e25], r"row 2 is 1e\+25, which in ns lies outside the years 1 to 9999 .1 such"),
+        (["1.5", "9" * 23 + ".0"], "row 2 is 1e.23, which in ns lies outside"),
+        ([-62_135_596_801_000, MOMENT * 1_000], "row 1 is -62135596801000, which in ms lies"),
+        (pa.array([1, 2**63], pa.uint64()), "row 2 is 9223372036854775808, which is too large"),
+        (pa.array([0, 10**12], pa.timestamp("s")), "row 2 is 1000000000000, which in s lies"),
+        (pa.array([0, 2**31 - 1], pa.date32()), "row 2 is 185542587100800, which in s lies"),
     ],
 )
 def test_what_does_not_parse_is_named(values: list, message: str) -> None:
     with pytest.raises(DataError, match=message):
         parse(values)
+
+
+def test_a_unit_in_which_a_time_lies_beyond_all_dates() -> None:
+    with pytest.raises(DataError, match=r"row 2 is 1000000000000000000, which in s lies outside"):
+        parse([MOMENT, 10**18], "s")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5),
+    st.sampled_from(sorted(UNITS)),
+)
+def test_a_time_is_what_python_computes_or_an_error(values: list[int], unit: str) -> None:
+    per_second = UNITS[unit]
+    low, high = -62_135_596_800 * per_second, 253_402_300_800 * per_second
+    if all(low <= value < high for value in values):
+        assert parse(pa.array(values), unit)[0] == [v * 10**6 // per_second for v in values]
+    else:
+        with pytest.raises(DataError, match="outside the years 1 to 9999"):
+            parse(pa.array(values), unit)
 
 
 def test_actions_are_codes_from_one() -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genrec.artefacts import file_sha256
 from genrec.data import Catalog, Dataset, Histories, write_dataset
 from genrec.data.events import read_events
 from genrec.data.index import open_index, write_index
@@ -343,17 +344,40 @@ def test_a_damaged_folder_is_refused(small: Dataset, name: str, damage: str) -> 
         Dataset.load(small.folder)
 
 
-def test_a_large_edited_table_is_found_by_its_digest(
-    small: Dataset, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["items.parquet", "index/events.arrow"])
+def test_a_large_edited_file_is_found_by_its_digest(
+    small: Dataset, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("genrec.data.dataset._SMALL", 0)
     assert len(Dataset.load(small.folder).catalog) == 3
-    path = small.folder / "items.parquet"
+    path = small.folder / name
     os.utime(path, (1, 1))
     assert len(Dataset.load(small.folder).catalog) == 3
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(ArtefactError, match=r"items.parquet: was changed"):
+    with pytest.raises(ArtefactError, match=rf"{path.name}: was changed"):
         Dataset.load(small.folder)
+
+
+def test_an_edited_index_of_a_user_is_built_again(small: Dataset) -> None:
+    (small.folder / "manifest.json").unlink()
+    path = small.folder / "index" / "users.arrow"
+    whole = path.read_bytes()
+    before = Dataset.load(small.folder).histories.user_ids.to_pylist()
+    path.write_bytes(whole.replace(before[0].encode(), b"?" * len(before[0])))
+    assert path.read_bytes() != whole
+    assert Dataset.load(small.folder).histories.user_ids.to_pylist() == before
+
+
+def test_an_index_that_knows_sizes_only_is_still_read(small: Dataset) -> None:
+    path = small.folder / "index" / "index.json"
+    about = json.loads(path.read_text())
+    about |= {"format": 1, "files": {name: s["size"] for name, s in about["files"].items()}}
+    path.write_text(json.dumps(about))
+    manifest = small.folder / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"]["index/index.json"] = file_sha256(path)
+    manifest.write_text(json.dumps(content))
+    assert sequences(Dataset.load(small.folder)) == sequences(small)
 
 
 def test_a_truncated_index_of_a_user_is_named(small: Dataset) -> None:

@@ -46,6 +46,8 @@ def test_parts_may_be_embedders(catalog):
         ({"type": "fused", "parts": [{"dim": 3}]}, "part 0.*'type'"),
         ({"type": "fused", "parts": [{"type": "lexical", "dmi": 3}]}, "'dmi'"),
         ({"type": "lexical", "dim": "many"}, "wrong type"),
+        ({"type": "lexical", "seed": -1}, "lexical: seed must be from 0 to 4294967295, got -1"),
+        ({"type": "collaborative", "seed": 2**32}, "collaborative: seed must be from 0"),
     ],
 )
 def test_mistakes_are_named(config, message):

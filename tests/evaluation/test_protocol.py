@@ -60,7 +60,7 @@ def test_flat_keys(popular: Evaluation) -> None:
     assert not any("tuple" in key for key in keys)
     found = popular.metrics["test/unmasked/ndcg@10"]
     assert found.low <= found.value <= found.high
-    assert popular.facts["items"] == 60 and popular.facts["peak_memory_mb"] > 0
+    assert popular.facts["items"] == 60 and "peak_memory_mb" not in popular.facts
 
 
 @pytest.fixture(scope="module")

@@ -203,6 +203,7 @@ def page(
             }
         },
         examples=examples,
+        rankers={"sid <b>": {"seed": 3, "fingerprints": {"model": "abc<def"}}},
     )
     return path.read_text()
 
@@ -222,12 +223,15 @@ def test_the_page_holds_everything(page: str, evaluations: list[Evaluation]) -> 
         "Slices",
         "Beam width against recall and time",
         "Protocol",
+        "Rankers",
         "SID vocabulary of sid",
         "What was recommended",
     ):
         assert f"<h2>{heading}" in page
     for evaluation in evaluations:
         assert number(evaluation.value("masked", "ndcg@10")) in page
+    assert "<td>sid &lt;b&gt;</td><td>3</td><td>model abc&lt;def</td>" in page
+    assert "<td>popularity</td><td>-</td><td>-</td>" in page
     assert "<th>trie nodes</th>" in page and "collision share" in page
     assert "tuple-level recall" in page and "order within a day" in page
     best = max(evaluations, key=lambda e: e.value("masked", "ndcg@10"))

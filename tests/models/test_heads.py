@@ -200,6 +200,27 @@ def test_sampled_softmax_with_log_q_approaches_the_full_softmax(power: float) ->
     )
 
 
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_positive_and_negatives_of_the_sampled_softmax_have_one_precision(similarity: str) -> None:
+    """A target is scored alike as the positive and as somebody's negative."""
+    torch.manual_seed(4)
+    tables = ItemTables(num_items=9)
+    encoder = IdEmbedding(tables=tables, d_model=64)
+    torch.nn.init.normal_(encoder.table.weight)
+    head = DenseHead(
+        tables=tables, encoder=encoder, d_model=64, similarity=similarity, loss="sampled"
+    )
+    hidden, targets = torch.randn(40, 64).bfloat16(), torch.randint(0, 9, (40,))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        chosen = head.candidates(targets)
+        own = head._own_scores(hidden, chosen)
+        everyone = head.scores(hidden, chosen)
+    torch.testing.assert_close(own.squeeze(1), everyone.diagonal(), rtol=1e-5, atol=1e-5)
+    if similarity == "cosine":  # in fp32, as the full softmax
+        exact = torch.cosine_similarity(hidden.float(), encoder(targets))
+        torch.testing.assert_close(own.squeeze(1), exact, rtol=1e-5, atol=1e-5)
+
+
 def test_dense_search_equals_brute_force_with_ties() -> None:
     tables = ItemTables(num_items=30).fill(tie_order=torch.randperm(30))
     encoder = IdEmbedding(tables=tables, d_model=WIDTH)
@@ -222,6 +243,7 @@ def test_dense_search_equals_brute_force_with_ties() -> None:
         (AutoregressiveHead, {"temperature": -1}, "temperature=-1"),
         (DenseHead, {"loss": "bpr"}, "loss='bpr'"),
         (DenseHead, {"negatives": 0}, "negatives=0"),
+        (AutoregressiveHead, {"hidden": 0}, "hidden=0; expected at least 1"),
     ],
 )
 def test_bad_options(head: type, options: dict, message: str) -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from genrec.decoding import PrefixTrie
+from genrec.decoding import PrefixTrie, default_tie_order
 from genrec.errors import ArtefactError, ConfigError
-from genrec.models import Recommender, RecommenderConfig
+from genrec.models import ItemTables, Recommender, RecommenderConfig
+from genrec.models.registry import build_part
 
 ITEMS, SIZES = 40, (4, 5, 3)
 ENCODERS = {
@@ -128,6 +130,66 @@ def test_misspelt_parts(part: str, config: dict, message: str) -> None:
     settings = {"num_items": 4, "codebook_sizes": (2, 2), "vector_dim": 3, part: config}
     with pytest.raises(ConfigError, match=message):
         Recommender(RecommenderConfig(**settings))
+
+
+def test_the_configuration_says_the_defaults_too(tmp_path: Path) -> None:
+    made = RecommenderConfig(
+        num_items=4,
+        codebook_sizes=(2, 2),
+        vector_dim=3,
+        item_encoder={
+            "type": "sum",
+            "parts": {"a": {"type": "sid"}, "b": {"type": "semantic", "experts": 3}},
+        },
+        backbone={"type": "transformer", "layers": 1},
+        head={"type": "parallel", "tied": False},
+    )
+    assert made.item_encoder["parts"] == {
+        "a": {"type": "sid", "pool": "mean", "dropout": 0.0},
+        "b": {"type": "semantic", "experts": 3, "hidden": None, "dropout": 0.0},
+    }
+    assert made.backbone == {
+        "type": "transformer", "layers": 1, "heads": 2, "ffn": None, "dropout": 0.2,
+        "attention_dropout": 0.0, "positions": "learned", "activation": "gelu",
+    }  # fmt: skip
+    assert made.head["temperature"] == 0.05 and made.head["tied"] is False
+    Recommender(made).save_pretrained(tmp_path)
+    loaded = json.loads((tmp_path / "config.json").read_text())
+    for part in ("item_encoder", "backbone", "head"):
+        assert loaded[part] == getattr(made, part)
+        assert getattr(RecommenderConfig.from_pretrained(tmp_path), part) == getattr(made, part)
+
+
+def test_a_layer_that_torch_refuses_is_an_error_of_the_part() -> None:
+    class Broken(torch.nn.Module):
+        def __init__(self, *, width: int) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, width)
+
+    with pytest.raises(ConfigError, match=r"head 'broken': .*negative dimension"):
+        build_part("head", {"broken": Broken}, {"type": "broken", "width": -2})
+
+
+@pytest.mark.parametrize("head", ["autoregressive", "parallel"])
+def test_the_trie_of_another_vocabulary_is_refused(head: str) -> None:
+    model = build("sum", head).eval()
+    codes = model.tables.codes.clone()
+    codes[7, 2] = (codes[7, 2] + 1) % SIZES[2]
+    other = PrefixTrie.from_codes(codes, SIZES)
+    with pytest.raises(ArtefactError, match=r"\[3, 0, 2\] for item 7, the model .*1 such"):
+        model.search(batch(), k=3, trie=other)
+    for sizes in ((*SIZES, 2), (5, *SIZES[1:])):
+        wide = torch.cat([codes, codes[:, :1] * 0], 1)[:, : len(sizes)]
+        with pytest.raises(ArtefactError, match="codebook sizes"):
+            model.search(batch(), k=3, trie=PrefixTrie.from_codes(wide, sizes))
+    # More items than the model's catalog had are no mistake.
+    more = PrefixTrie.from_codes(torch.cat([model.tables.codes, codes[:2]]), SIZES)
+    assert len(model.search(batch(), k=3, trie=more)) == 3
+
+
+def test_without_a_tie_order_ties_are_no_item_numbers() -> None:
+    order = ItemTables(num_items=30).tie_order
+    assert order.tolist() == default_tie_order(30).tolist() != list(range(30))
 
 
 def test_a_model_learns_a_rule() -> None:

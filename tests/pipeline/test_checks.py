@@ -3,11 +3,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import pytest
+import torch
 
 from genrec.embedding import EMBEDDERS
 from genrec.errors import ConfigError
 from genrec.pipeline.checks import check_keys, check_part, check_types, expand_variables, read_yaml
-from genrec.pipeline.settings import SplitConfig, names
+from genrec.pipeline.settings import SplitConfig, choose_device, names
 
 
 def test_the_nearest_key_is_suggested():
@@ -128,6 +129,9 @@ def test_lists_of_names(value, expected):
     assert names(value) == expected
 
 
+TEMPORAL = {"type": "temporal", "validation_from": "2014-03-01", "test_from": "2014-04-01"}
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -135,8 +139,23 @@ def test_lists_of_names(value, expected):
         ({"type": "random"}, "type='random'; expected one of leave-one-out, temporal"),
         ({"type": "temporal", "test_from": 3}, "type='temporal' needs validation_from"),
         ({"validation_from": 3}, "type='leave-one-out' does not take validation_from"),
+        ({"order": "shuffled-day", "seed": -1}, "seed=-1; expected 0 or more"),
+        (TEMPORAL | {"test_from": "soon"}, "split: test_from: 'soon' is no moment"),
+        (TEMPORAL | {"test_from": 10**15}, "test_from: 1000000000000000 is no moment: as Unix"),
+        (TEMPORAL | {"validation_from": "9" * 30}, "validation_from: 9{30} is no moment"),
+        (TEMPORAL | {"validation_from": "2014-05-01"}, r"validation_from .2014-05-01. must be be"),
+        (TEMPORAL | {"validation_from": "2014-04-01"}, r"must be before test_from .2014-04-01."),
     ],
 )
 def test_splits_that_make_no_sense(settings, expected):
     with pytest.raises(ConfigError, match=expected):
         SplitConfig(**settings)
+
+
+def test_the_device_that_is_chosen(monkeypatch):
+    for found in (None, torch.device("cuda", 1)):
+        monkeypatch.setattr("torch.accelerator.current_accelerator", lambda found=found, **_: found)
+        assert choose_device("auto") == (found or torch.device("cpu"))
+        assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="device: 'abacus' cannot be used here"):
+        choose_device("abacus")

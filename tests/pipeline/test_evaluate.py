@@ -50,7 +50,13 @@ def test_metrics_json_keeps_the_contract(evaluated):
         assert record["test/users"] == 200
         assert record["tie_order"] == "file"
         assert record["seconds"] >= 0
-        assert {"parameters", "certificate_rate", "exact", "peak_memory_mb"} <= record.keys()
+        assert {"parameters", "certificate_rate", "exact"} <= record.keys()
+        assert ("peak_memory_mb" in record) == (name != "popularity")
+        for cut in ("popularity", "history_length"):
+            parts = record["slices"][cut]
+            assert sum(part["users"] for part in parts) == 200
+            whole = sum(part["users"] * part["masked/ndcg@10"]["value"] for part in parts) / 200
+            assert whole == pytest.approx(found[name].value("masked", "ndcg@10"))
     run = Run.open(root / "sid").config
     record = json.loads((root / "sid" / "metrics.json").read_text())
     assert record["seed"] == run["training"]["seed"]
@@ -59,8 +65,10 @@ def test_metrics_json_keeps_the_contract(evaluated):
     assert record["fingerprints"] == {
         "dataset": run["dataset_fingerprint"],
         "vocabulary": run["vocabulary_fingerprint"],
+        "tie_order": run["tie_order_fingerprint"],
         "model": run["model_fingerprint"],
     }
+    assert record["fitted_items_without_training"] == 0
     assert "beams" not in json.loads((root / "ids" / "metrics.json").read_text())
 
 
@@ -116,7 +124,7 @@ def test_runs_that_read_histories_of_different_lengths_share_a_report(shop, tmp_
     found = read_json(tmp_path / "long" / "metrics.json")
     assert found["max_length"] == 30
     assert found["tie_order"] == "file"
-    assert set(found["fingerprints"]) == {"dataset", "model"}
+    assert set(found["fingerprints"]) == {"dataset", "tie_order", "model"}
     before = (tmp_path / "long" / "metrics.json").read_bytes()
     evaluate(
         [str(tmp_path / "long")], str(tmp_path / "validation"), split="validation", progress=False
@@ -196,6 +204,39 @@ def test_runs_on_other_data_or_another_split_are_refused(shop, own_shop, tmp_pat
     assert not (tmp_path / "r").exists()
 
 
+def test_the_report_says_how_each_ranker_came_about(evaluated):
+    root, found = evaluated
+    page = (root / "report" / "report.html").read_text()
+    rows = page.partition("<h2>Rankers</h2>")[2].partition("</section>")[0].split("<tr")
+    for name in ("sid", "ids"):
+        run = Run.open(root / name).config
+        (row,) = [row for row in rows if f"<td>{name}</td>" in row]
+        assert run["model_fingerprint"] in row
+        assert run["dataset_fingerprint"] in row
+        assert f"<td>{run['parameters']:,}</td>" in row
+        assert f"<td>{found[name].facts['peak_memory_mb']:,.4g}</td>" in row
+    (row,) = [row for row in rows if "<td>popularity</td>" in row]
+    assert Run.open(root / "sid").config["tie_order_fingerprint"] in row
+    for heading in ("seed", "training seconds", "fitted items without training", "device"):
+        assert f"<th>{heading}</th>" in rows[1]
+    protocol = page.partition("<h2>Protocol</h2>")[2].partition("</section>")[0]
+    assert "<span>split</span><span>test</span>" in protocol
+    assert "<span>split by</span><span>leave-one-out</span>" in protocol
+
+
+def test_runs_of_different_tie_orders_are_compared_with_a_note(own_shop, tmp_path, capsys):
+    path = own_shop / "ids" / "run.json"
+    config = json.loads(path.read_text())
+    runs = [str(own_shop / "sid"), str(own_shop / "ids")]
+    options = {"beams": [], "examples": 0, "bootstrap": 0}
+    for order, noted in (("0" * 16, True), (None, False), (config["tie_order_fingerprint"], False)):
+        changed = {**config, "tie_order_fingerprint": order}
+        path.write_text(json.dumps({k: v for k, v in changed.items() if v is not None}))
+        capsys.readouterr()
+        assert list(evaluate(runs, str(tmp_path / "r"), **options)) == ["sid", "ids", "popularity"]
+        assert ("break ties by different orders" in capsys.readouterr().err) == noted
+
+
 def test_two_rankers_of_one_name_are_refused(shop, own_shop, tmp_path):
     with pytest.raises(ConfigError, match=r"is called 'ids', as is .*ids; train with another"):
         evaluate([str(own_shop / "ids"), str(shop / "ids")], str(tmp_path / "r"), **QUICK)
@@ -210,6 +251,7 @@ def test_two_rankers_of_one_name_are_refused(shop, own_shop, tmp_path):
     [
         ({"runs": []}, "at least one run"),
         ({"split": "train"}, "expected 'test' or 'validation'"),
+        ({"bootstrap": -1}, "bootstrap=-1; expected at least 0"),
         ({"ks": [0]}, "ks=.0.; expected numbers of at least 1"),
         ({"beams": [10, 0]}, "beams="),
         ({"masks": ["both"]}, "masks="),

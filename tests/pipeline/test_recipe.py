@@ -183,7 +183,8 @@ def test_an_interrupted_training_goes_on_and_one_whose_settings_changed_starts_o
 
 
 def set_at(plan, path, value):
-    *parents, last = path.split("/")
+    *parents, last = path.split("/", 1) if path.endswith("../x") else path.split("/")
+    last = int(last) if last.isdigit() else last
     for key in parents:
         plan = plan[key]
     plan[last] = value
@@ -242,6 +243,18 @@ WRONG = [
     ("evaluate/beam", 3, "evaluate: unknown key 'beam'; did you mean 'beams'"),
     ("evaluate/masks", ["mask"], "evaluate: masks=['mask']; expected list"),
     ("evaluate/beam_width", "3", "evaluate: beam_width='3'; expected int"),
+    ("evaluate/beam_width", 0, "evaluate: beam_width=0; expected at least 1"),
+    ("evaluate/ks", [0], "evaluate: ks=[0]; expected numbers of at least 1"),
+    ("evaluate/ks", [], "evaluate: ks=[]; expected one or more"),
+    ("evaluate/masks", [], "evaluate: masks=[]; expected one or both"),
+    ("evaluate/examples", -1, "evaluate: examples=-1; expected at least 0"),
+    ("split", {"type": "temporal", "validation_from": "soon", "test_from": 9}, "'soon' is no"),
+    ("split", {"type": "temporal", "validation_from": 9, "test_from": 8}, "must be before"),
+    ("name", "../x", "name: '../x' names a folder; expected letters"),
+    ("name", ".x", "name: '.x' names a folder"),
+    ("runs/../x", {}, "runs: '../x' names a folder"),
+    ("vectors/a b", {"type": "lexical"}, "vectors: 'a b' names a folder"),
+    ("vocabularies/7", {"vectors": "text"}, "vocabularies: 7 names a folder"),
 ]
 
 

@@ -177,6 +177,19 @@ def test_bad_files_of_histories(shop, tmp_path, text, expected):
     assert str(path) in str(raised.value)
 
 
+def test_columns_of_the_histories_may_have_other_names(shop, data, tmp_path):
+    items = history(data, 4)[:3]
+    path = tmp_path / "h.csv"
+    table = pd.DataFrame({"who": "a", "sku": items, "when": [3, 1, 2]})
+    table.to_csv(path, index=False)
+    names = {"user_column": "who", "item_column": "sku", "time_column": "when"}
+    found = recommend(str(shop / "sid"), histories=str(path), k=4, device="cpu", **names)
+    in_time = recommend(str(shop / "sid"), items=[items[1], items[2], items[0]], k=4)
+    assert found["item_id"].tolist() == in_time["item_id"].tolist()
+    with pytest.raises(DataError, match=r"'user_id' is missing.*with --user_column"):
+        recommend(str(shop / "sid"), histories=str(path), item_column="sku")
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
 def test_lists_are_written_in_every_format_or_not_at_all(shop, tmp_path, ending, monkeypatch):
     out = tmp_path / "new" / f"lists.{ending}"

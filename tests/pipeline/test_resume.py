@@ -166,6 +166,21 @@ def test_a_finished_run_is_not_trained_again_unless_asked(shop, tmp_path, monkey
     assert run(shop, out, epochs=1).config["model_fingerprint"] == first.config["model_fingerprint"]
 
 
+def test_a_finished_run_that_noted_no_defaults_is_of_the_same_settings(shop, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    run(shop, out, epochs=1)
+    record = json.loads((out / "run.json").read_text())
+    assert record["model"]["backbone"]["positions"] == "learned"
+    record["model"]["backbone"] = OPTIONS["backbone"]
+    (out / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr("transformers.Trainer.training_step", _raise(AssertionError("trains")))
+    run(shop, out, epochs=1)
+    record["model"]["backbone"] = {**OPTIONS["backbone"], "positions": "rotary"}
+    (out / "run.json").write_text(json.dumps(record))
+    with pytest.raises(AssertionError, match="trains"):
+        run(shop, out, epochs=1)
+
+
 def test_runs_with_and_without_a_vocabulary_break_ties_alike(shop):
     sid, ids = (Run.open(shop / name).config for name in ("sid", "ids"))
     assert sid["tie_order_fingerprint"] == ids["tie_order_fingerprint"]

@@ -27,6 +27,8 @@ def test_the_defaults_make_sense():
         ("warmup", 1.0, "from 0 to 1"),
         ("average", 1.0, "below 1"),
         ("adam_beta2", 1.0, "below 1"),
+        ("seed", -1, "from 0 to 4294967295"),
+        ("seed", 2**32, "from 0 to 4294967295"),
         ("schedule", "cosin", "constant, linear, cosine"),
         ("precision", "fp8", "fp32, bf16, fp16"),
     ],

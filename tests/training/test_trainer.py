@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genrec.data import Histories, TrainingSequences, leave_one_out
-from genrec.errors import ArtefactError, ConfigError
+from genrec.errors import ArtefactError, ConfigError, GenrecError
 from genrec.training import TrainingConfig, train_model
 
 
@@ -111,6 +111,11 @@ def test_fp16_without_an_accelerator_is_refused(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"fp16.*accelerator"):
         bench.train(tmp_path, precision="fp16")
+
+
+def test_a_diverged_training_says_what_to_do(bench, tmp_path):
+    with pytest.raises(GenrecError, match=r"diverged before step \d+: .*learning_rate below 1e\+3"):
+        bench.train(tmp_path, epochs=3, learning_rate=1e30, max_grad_norm=0.0)
 
 
 def test_nothing_to_train_on_is_said(bench, tmp_path):

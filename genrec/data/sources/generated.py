@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from genrec.data.dataset import Dataset, write_dataset
+from genrec.artefacts import check_target
+from genrec.data.dataset import KIND, Dataset, write_dataset
 from genrec.data.sources.generated_words import DEPARTMENTS, DETAILS, STYLE_PHRASES
 from genrec.errors import ConfigError
 
@@ -170,6 +171,7 @@ def prepare_generated(
         ConfigError: if a size is out of range or a path is given.
         ArtefactError: if the folder cannot be written.
     """
+    check_target(folder, kind=KIND)
     if path is not None:
         raise ConfigError(f"path {str(path)!r}: the generated catalog reads nothing; leave it out")
     items, interactions, info = generate(

@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from genrec.artefacts import check_target
 from genrec.data.columns import as_table, id_column, integers_if_canonical, require_columns
-from genrec.data.dataset import Dataset, write_dataset
+from genrec.data.dataset import KIND, Dataset, write_dataset
 from genrec.data.sources.readers import SUFFIXES, read_table, suffix
 from genrec.errors import DataError
 
@@ -78,6 +79,7 @@ def prepare_tables(
         DataError: naming file, column and row of what is wrong.
         ArtefactError: if the folder cannot be written.
     """
+    check_target(folder, kind=KIND)
     events_file, items_file = _find(Path(path), interactions, items)
     optional = {
         "timestamp": time_column,
@@ -89,7 +91,7 @@ def prepare_tables(
         read_table(events_file, text_columns=text, delimiter=delimiter), str(events_file)
     )
     wanted: dict[str, str | None] = {"user_id": user_column, "item_id": item_column, **optional}
-    events = _rename(events, wanted, str(events_file), OPTIONS)
+    events = rename_columns(events, wanted, str(events_file), OPTIONS)
     if not {"timestamp", "position"} & set(events.column_names):
         raise DataError(
             f"{events_file}: column 'timestamp' is missing; it has {events.column_names}; say "
@@ -106,7 +108,7 @@ def prepare_tables(
         column = items_id_column
         if column is None:
             column = item_column if item_column in content.column_names else "item_id"
-        content = _rename(
+        content = rename_columns(
             as_table(content, str(items_file)),
             {"item_id": column},
             str(items_file),
@@ -156,7 +158,7 @@ def _guess(path: Path, stem: str) -> Path | None:
     return found[0] if found else None
 
 
-def _rename(
+def rename_columns(
     table: pa.Table, wanted: Mapping[str, str | None], name: str, options: Mapping[str, str]
 ) -> pa.Table:
     """Give columns the names of a dataset folder; a column chosen by name must exist."""

@@ -49,6 +49,8 @@ class AutoregressiveHead(Head):
         tables.require("codes", part="head 'autoregressive'")
         if temperature is not None and temperature <= 0:
             raise ConfigError(f"head 'autoregressive': temperature={temperature}; expected above 0")
+        if hidden is not None and hidden < 1:
+            raise ConfigError(f"head 'autoregressive': hidden={hidden}; expected at least 1")
         self.temperature, self.label_smoothing = temperature, label_smoothing
         sizes, width = tables.codebook_sizes, hidden or 2 * d_model
         self.prefix = CodeTable(codebook_sizes=sizes[:-1] or (1,), d_model=d_model)

@@ -96,13 +96,21 @@ class DenseHead(Head):
         chance = chance / chance.sum()
         drawn = torch.multinomial(chance, self.negatives, replacement=True)
         log_q = chance.log()
-        query = F.normalize(hidden, dim=-1) if self.similarity == "cosine" else hidden
-        positive = (query * self.candidates(targets)).sum(-1, keepdim=True) / self.temperature
+        positive = self._own_scores(hidden, self.candidates(targets))
         negative = self.scores(hidden, self.candidates(drawn))
         negative = negative.float() - (log_q[drawn] + math.log(self.negatives))
         negative = negative.masked_fill(drawn == targets.unsqueeze(1), -torch.inf)
         logits = torch.cat([positive.float(), negative], dim=1)
         return F.cross_entropy(logits, torch.zeros_like(targets))
+
+    def _own_scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Logits `[M, 1]` of states `[M, D]` for a candidate each, rounded as `scores`."""
+        if self.similarity == "dot":
+            product = torch.bmm(hidden.unsqueeze(1), candidates.unsqueeze(2))
+            return product.squeeze(2) / self.temperature
+        with torch.autocast(hidden.device.type, enabled=False):
+            query = F.normalize(hidden.float(), dim=-1)
+            return (query * candidates.float()).sum(-1, keepdim=True) / self.temperature
 
     def _full_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy over the catalogue, at the precision of `scores`."""
