@@ -69,7 +69,8 @@ class MHQ(Quantizer):
             adds nothing, a control that collapses.
         orthogonality_weight: of the penalty.
         balance: weight of L_bal. It evens out what the subspaces carry; vectors that are whitened
-            have little to even out.
+            have little to even out. The principal axes are a saddle point of it, which "hard"
+            leaves slowly: more `epochs` help where it matters.
         epochs: passes over the sample.
         batch_size: rows per step.
         decay: of the moving averages.
