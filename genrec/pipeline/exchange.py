@@ -20,6 +20,7 @@ from genrec.tokenizers import (
     print_summary,
     summarize,
 )
+from genrec.tokenizers.vocabulary import KIND as VOCABULARY_KIND
 
 ExportFormat = Literal["index.json", "npy", "parquet", "tokens"]
 
@@ -64,7 +65,7 @@ def import_sids(
     """
     if dataset is not None and ids is not None:
         raise ConfigError("ids: the dataset names the items already; give one of the two")
-    check_target(out)
+    check_target(out, kind=VOCABULARY_KIND)
     catalog = Dataset.load(dataset).catalog if dataset is not None else None
     item_ids: pa.Array | None = read_ids(ids) if ids is not None else None
     vocabulary = import_vocabulary(

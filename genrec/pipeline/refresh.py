@@ -11,8 +11,15 @@ from genrec.artefacts import check_target
 from genrec.data import Dataset
 from genrec.embedding import ItemVectors
 from genrec.pipeline.notes import note
-from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
+from genrec.pipeline.settings import (
+    SPLIT_DEFAULT,
+    TRAINING,
+    SplitConfig,
+    check_training_events,
+    training_events,
+)
 from genrec.tokenizers import SidVocabulary, refresh_vocabulary
+from genrec.tokenizers.vocabulary import KIND as VOCABULARY_KIND
 
 
 def refresh(
@@ -44,17 +51,26 @@ def refresh(
     Returns:
         The vocabulary, as saved in `out`; `config["refresh"]["churn"]` says what changed.
     """
-    check_target(out)
+    check_target(out, kind=VOCABULARY_KIND)
     loaded = SidVocabulary.from_pretrained(vocabulary)
     items = ItemVectors.from_pretrained(vectors)
+    # Codebooks that stay were fitted on content: of these items' events they know none.
+    known = items.config.get(TRAINING)
     fit_items = None
     if dataset is not None:
-        data, parts = split.apply(Dataset.load(dataset))
+        whole = Dataset.load(dataset)
+        check_training_events(vectors, items.config, whole, split)
+        if refit:
+            known = training_events(whole, split)
+        data, parts = split.apply(whole)
         items = items.aligned_to(data.catalog)
         fit_items = parts.train_counts(data.histories, len(data.catalog)) > 0
     made = refresh_vocabulary(
         loaded, items.vectors, items.item_ids, refit=refit, fit_items=fit_items, progress=progress
     )
+    made.config.pop(TRAINING, None)
+    if known is not None:
+        made.config[TRAINING] = known
     made.save_pretrained(out)
     if progress:
         _print_churn(made.config["refresh"]["churn"])
