@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import platform
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,11 @@ COLUMNS = (
 
 
 def row(method: str, metrics: dict[str, Any], searches: bool) -> list[str]:
-    cells = [method, str(metrics["tie_order"]), str(metrics.get("seed", ""))]
+    cells = [
+        method,
+        str(metrics["tie_order"]),
+        "" if metrics.get("seed") is None else str(metrics["seed"]),
+    ]
     for mask in ("unmasked", "masked"):
         recall, ndcg = (metrics[f"test/{mask}/{name}@10"] for name in ("recall", "ndcg"))
         cells += [
@@ -55,6 +60,35 @@ def row(method: str, metrics: dict[str, Any], searches: bool) -> list[str]:
         f"{metrics.get('parameters', 0):,}",
         f"{training / 60:.1f} min" if training else "",
         f"{metrics['seconds']:.0f} s",
+    ]
+
+
+def over_seeds(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
+    """Mean and standard deviation of the methods that were trained with several seeds."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for _, method, metrics in rows:
+        run, found, _ = method.rpartition("-seed")
+        if found:
+            groups.setdefault((run, str(metrics["tie_order"])), []).append(metrics)
+    names = [f"{mask}/{name}@10" for mask in ("unmasked", "masked") for name in ("recall", "ndcg")]
+    lines = []
+    for (run, order), found in groups.items():
+        if len(found) > 1:
+            cells = []
+            for name in names:
+                values = [metrics[f"test/{name}"]["value"] for metrics in found]
+                spread = number(statistics.stdev(values))
+                cells.append(f"{number(statistics.mean(values))} ({spread})")
+            lines.append(f"| {run} | {order} | {len(found)} | {' | '.join(cells)} |")
+    if not lines:
+        return []
+    return [
+        "## Over seeds: mean (standard deviation)",
+        "",
+        "| method | order | seeds | R@10 | N@10 | masked R@10 | masked N@10 |",
+        "|---|---|---:|---:|---:|---:|---:|",
+        *lines,
+        "",
     ]
 
 
@@ -114,6 +148,7 @@ def page(folders: list[Path], note: str) -> tuple[str, str]:
             for _, method, metrics in rows
         ),
         "",
+        *over_seeds(rows),
         *studies,
         "## Fingerprints",
         "",
