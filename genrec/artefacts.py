@@ -138,6 +138,29 @@ def check_folder_place(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path that becomes `path` when the block ends without an error.
+
+    Raises:
+        ArtefactError: if the place cannot be written or the disk is full; nothing is left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise ArtefactError(
+            f"{path}: writing failed ({error.strerror or error}); "
+            "free some space or choose another folder"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
 def check_place(path: str | os.PathLike[str]) -> Path:
     """Check that a file could be made or written at `path`.
 

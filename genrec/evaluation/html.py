@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import genrec
+from genrec.artefacts import replacing
 from genrec.errors import ConfigError
 from genrec.evaluation.beams import BeamStudy
 from genrec.evaluation.examples import Example
-from genrec.evaluation.files import replacing
 from genrec.evaluation.html_sections import (
     examples_section,
     protocol_section,

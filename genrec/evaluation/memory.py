@@ -6,10 +6,8 @@ import sys
 
 import torch
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # not on Windows, where the process's peak is left out
-    resource = None  # type: ignore[assignment]
 
 
 def reset_peak_memory() -> None:
@@ -26,7 +24,7 @@ def peak_memory() -> dict[str, float]:
         `peak_device_memory_mb`: memory of CUDA tensors since `reset_peak_memory`, with CUDA only.
     """
     peaks = {}
-    if resource is not None:
+    if sys.platform != "win32":
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         peaks["peak_memory_mb"] = round(peak / 2**20, 1)

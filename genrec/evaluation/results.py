@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from genrec.artefacts import replacing
 from genrec.errors import ArtefactError, ConfigError
-from genrec.evaluation.files import replacing
 from genrec.evaluation.intervals import Difference, Interval, bootstrap_intervals, paired_difference
 from genrec.evaluation.metrics import FloatArray, IntArray, mrr_at, ndcg_at, recall_at
 from genrec.evaluation.ranks import Ranks

@@ -7,11 +7,10 @@ from typing import Literal
 
 import pyarrow as pa
 
-from genrec.artefacts import check_place, check_target
+from genrec.artefacts import check_place, check_target, replacing
 from genrec.data import Dataset
 from genrec.embedding.vectors import read_ids
 from genrec.errors import ConfigError
-from genrec.evaluation.files import replacing
 from genrec.pipeline.notes import note
 from genrec.tokenizers import (
     SidVocabulary,

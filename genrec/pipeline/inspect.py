@@ -62,8 +62,7 @@ def inspect(
         The figures; with `compare`, those of the second vocabulary under `compare`.
     """
     for path in filter(None, (out, html)):
-        if check_place(path).is_dir():
-            raise ArtefactError(f"{path}: is a folder, expected a file to write; name a file in it")
+        check_place(path)
     if compare_vectors is not None and compare is None:
         raise ConfigError("compare_vectors: needs compare, the vocabulary they belong to")
     catalog: Catalog | None = None

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 import genrec
+from genrec.artefacts import replacing
 from genrec.data import Catalog
-from genrec.evaluation.files import replacing
 from genrec.evaluation.markup import facts, plain, section, table
 from genrec.evaluation.style import CSS
 from genrec.pipeline.inspect_data import PageData, page_data

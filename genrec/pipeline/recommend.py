@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genrec.artefacts import check_place
+from genrec.artefacts import check_place, replacing
 from genrec.data import Catalog, Dataset, Histories, batch
 from genrec.data.columns import as_table, require_columns
 from genrec.data.events import read_events
@@ -22,7 +22,6 @@ from genrec.data.sources.readers import read_table
 from genrec.data.sources.tables import OPTIONS, rename_columns
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation import ModelRanker, history_matrix, item_titles
-from genrec.evaluation.files import replacing
 from genrec.pipeline.notes import note, note_missing_titles, plural
 from genrec.pipeline.runs import Run
 from genrec.pipeline.settings import choose_device, names

@@ -14,12 +14,18 @@ import numpy as np
 import torch
 
 import genrec
-from genrec.artefacts import check_folder, check_folder_place, fingerprint, read_json, write_json
+from genrec.artefacts import (
+    check_folder,
+    check_folder_place,
+    fingerprint,
+    read_json,
+    replacing,
+    write_json,
+)
 from genrec.data import Dataset, TrainingSequences
 from genrec.embedding import ItemVectors
 from genrec.errors import ArtefactError, ConfigError
 from genrec.evaluation import ModelRanker, evaluate, peak_memory
-from genrec.evaluation.files import replacing
 from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS, Recommender, RecommenderConfig
 from genrec.models.registry import with_defaults
 from genrec.pipeline.checks import check_part

@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_utils import set_seed
 
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
+from genrec.data import TrainingSequences
 from genrec.errors import ArtefactError, ConfigError, GenrecError
 from genrec.models import Recommender
 from genrec.training.average import AVERAGE_FILE, WeightAverage
@@ -165,7 +166,7 @@ class EpochLines(ProgressCallback):
 
 def train_model(
     build: Callable[[], Recommender],
-    sequences: torch.utils.data.Dataset,
+    sequences: TrainingSequences,
     validate: Validate,
     output: str | Path,
     config: TrainingConfig,
@@ -190,7 +191,7 @@ def train_model(
         GenrecError: if the weights are not finite at a validation.
         ArtefactError: if a checkpoint cannot be written.
     """
-    size = len(sequences)  # type: ignore[arg-type]
+    size = len(sequences)
     if size == 0:
         raise ConfigError("training: there are no training sequences; are all histories too short?")
     if config.precision == "fp16" and not torch.accelerator.is_available():

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from genrec.artefacts import replacing
 from genrec.errors import ArtefactError
-from genrec.evaluation.files import replacing
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
