@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,30 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_shop(shop: Path, tmp_path: Path) -> Path:
     """A copy of the shop that a test may spoil."""
     return Path(shutil.copytree(shop, tmp_path / "shop"))
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    """Runs a command that must fail: exit code 2, a message that says these things, no output."""
+
+    from genrec import cli
+
+    def run(args: Sequence[Any], *expected: Any, out: Path | None = None) -> str:
+        before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        message = captured.err.replace("\n", " ")
+        assert end.value.code == 2
+        assert "Traceback" not in message
+        assert "error: " in message
+        for words in expected:
+            assert str(words) in message
+        if out is not None:
+            assert not out.exists()
+        left = [p for p in tmp_path.rglob("*") if p not in before and p.name.startswith(".")]
+        assert left == []
+        return message
+
+    return run
