@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
@@ -129,24 +128,19 @@ def quantize(
         catalog = data.catalog
         items = items.aligned_to(catalog)
         fit_items = parts.train_counts(data.histories, len(catalog)) > 0
-    side = None
+    side = {}
     if other is not None:
         own = catalog if catalog is not None else Catalog(pa.table({"item_id": items.item_ids}))
-        side = other.aligned_to(own).vectors
+        side["collaborative"] = other.aligned_to(own).vectors
     started = time.perf_counter()
     with naming(vectors):
-        if side is not None:
-            rows = slice(None) if fit_items is None else fit_items
-            fit_items = np.ones(len(side), dtype=bool) if fit_items is None else fit_items
-            side_vectors = {"collaborative": side[rows]}
-            fitted.fit(items.vectors[rows], side_vectors=side_vectors, progress=progress)
         vocabulary = build_vocabulary(
             items.vectors,
             items.item_ids,
             fitted,
             collisions=collisions,
             fit_items=fit_items,
-            fit=side is None,
+            side_vectors=side,
             seed=seed,
             progress=progress,
         )

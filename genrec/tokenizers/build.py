@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ def build_vocabulary(
     collisions: str = "reassign",
     fit_items: np.ndarray | Sequence[int] | None = None,
     fit: bool = True,
+    side_vectors: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> SidVocabulary:
@@ -41,6 +42,8 @@ def build_vocabulary(
             evaluation these are the items that occur in training; all items by default.
         fit: `False` keeps a quantizer that is fitted already; `fit_items` then only records what
             it was fitted on.
+        side_vectors: further arrays with N rows that the quantizer learns from, see
+            `Quantizer.fit`.
         seed: key of the tie order. The quantizer has a seed of its own.
         progress: show the quantizer's progress bar.
 
@@ -55,7 +58,9 @@ def build_vocabulary(
     check_policy(collisions)
     fitted = None if fit_items is None and not fit else fit_mask(fit_items, len(ids))
     if fit and fitted is not None:
-        quantizer.fit(vectors if fitted.all() else vectors[fitted], progress=progress)
+        rows = slice(None) if fitted.all() else fitted
+        side = {name: values[rows] for name, values in (side_vectors or {}).items()}
+        quantizer.fit(vectors[rows], side_vectors=side, progress=progress)
     tie_order = make_tie_order(ids, seed)
     resolved = resolve_collisions(
         collisions,
