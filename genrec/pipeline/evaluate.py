@@ -191,8 +191,10 @@ def evaluate(
         run = opened.get(name)
         place = run.folder if run is not None and split == "test" else folder / name
         about[name] = _tie_record(first) if run is None else _training_record(run, counts)
-        slices["popularity"][name] = by_popularity(evaluations[name], counts)
-        slices["history_length"][name] = by_history_length(evaluations[name])
+        ndcg = headline_metric(evaluations[name])
+        shown_metrics = (ndcg.replace("ndcg", "recall"), ndcg)
+        slices["popularity"][name] = by_popularity(evaluations[name], counts, metrics=shown_metrics)
+        slices["history_length"][name] = by_history_length(evaluations[name], metrics=shown_metrics)
         record: dict[str, Any] = {
             "tie_order": _order(first, data),
             "split_settings": first.config["split"],
@@ -307,6 +309,11 @@ def _training_record(run: Run, counts: np.ndarray) -> dict[str, Any]:
     return {
         "seed": run.config["training"].get("seed"),
         "training_seconds": round(run.config.get("seconds", 0.0), 1),
+        "trained_on": {
+            key: run.config[key]
+            for key in ("machine", "threads", "processes", "torch_version")
+            if key in run.config
+        },
         "fitted_items_without_training": fitted_without_training(run.vocabulary, counts),
         "fingerprints": _fingerprints(
             run, "dataset", "vectors", "vocabulary", "tie_order", "model"

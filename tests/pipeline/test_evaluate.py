@@ -12,6 +12,7 @@ from genrec.artefacts import read_json
 from genrec.data import Dataset, batch
 from genrec.errors import ArtefactError, ConfigError
 from genrec.pipeline import Run, SplitConfig, evaluate, train
+from genrec.pipeline.runs import record_fingerprint
 from genrec.training import TrainingConfig
 
 QUICK = {"bootstrap": 50, "progress": False}
@@ -195,6 +196,7 @@ def test_runs_on_other_data_or_another_split_are_refused(shop, own_shop, tmp_pat
         evaluate([str(own_shop / "ids"), str(other)], str(tmp_path / "r"), **QUICK)
     path = other / "run.json"
     config = json.loads(path.read_text())
+    del config["fingerprint"]
     config.update(dataset_fingerprint="0" * 16, split=Run.open(own_shop / "ids").config["split"])
     path.write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="has another dataset_fingerprint"):
@@ -227,6 +229,7 @@ def test_the_report_says_how_each_ranker_came_about(evaluated):
 def test_runs_of_different_tie_orders_are_compared_with_a_note(own_shop, tmp_path, capsys):
     path = own_shop / "ids" / "run.json"
     config = json.loads(path.read_text())
+    del config["fingerprint"]
     runs = [str(own_shop / "sid"), str(own_shop / "ids")]
     options = {"beams": [], "examples": 0, "bootstrap": 0}
     for order, noted in (("0" * 16, True), (None, False), (config["tie_order_fingerprint"], False)):
@@ -241,7 +244,8 @@ def test_two_rankers_of_one_name_are_refused(shop, own_shop, tmp_path):
     with pytest.raises(ConfigError, match=r"is called 'ids', as is .*ids; train with another"):
         evaluate([str(own_shop / "ids"), str(shop / "ids")], str(tmp_path / "r"), **QUICK)
     path = own_shop / "ids" / "run.json"
-    path.write_text(path.read_text().replace('"name": "ids"', '"name": "popularity"'))
+    config = {**json.loads(path.read_text()), "name": "popularity"}
+    path.write_text(json.dumps({**config, "fingerprint": record_fingerprint(config)}))
     with pytest.raises(ConfigError, match="is called 'popularity', as is the baseline"):
         evaluate(str(own_shop / "ids"), str(tmp_path / "r"), **QUICK)
 
