@@ -121,7 +121,7 @@ class PopularityRanker:
         exclude: Tensor | None = None,
         filter: Filter | None = None,
     ) -> SearchResult:
-        """See `Ranker.search`; costs the counts that the list reaches down to, never the catalog."""
+        """See `Ranker.search`; costs the counts that the list reaches, never the catalog."""
         rows, trie = len(batch["items"]), self._trie
         exclude = None if exclude is None else exclude.cpu()
         excluded = Exclusions.from_items(trie, exclude, rows, filter)

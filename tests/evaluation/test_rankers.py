@@ -38,9 +38,7 @@ def test_popularity_equals_brute_force(data: st.DataObject) -> None:
     result = ranker.search(batch, k=k, exclude=excluded, filter=some)
 
     for row in range(rows):
-        allowed = [
-            item for item in range(items) if item not in exclude[row] and passed[row][item]
-        ]
+        allowed = [item for item in range(items) if item not in exclude[row] and passed[row][item]]
         expected = sorted(allowed, key=lambda item: (-counts[item], tie_order[item]))[:k]
         assert result.items[row].tolist() == expected + [-1] * (k - len(expected))
         assert result.scores[row, : len(expected)].tolist() == counts[expected].tolist()
@@ -143,10 +141,11 @@ def test_every_ranker_searches_within_a_filter(
     batch: dict[str, torch.Tensor],
     kind: str,
 ) -> None:
+    tie_order = np.random.default_rng(0).permutation(60)
     rankers = {
         "sid": ModelRanker(sid_model, trie, beam_width=100),
         "item": ModelRanker(item_model),
-        "popularity": PopularityRanker(np.arange(60) // 7, np.random.default_rng(0).permutation(60)),
+        "popularity": PopularityRanker(np.arange(60) // 7, tie_order),
     }
     ranker = rankers[kind]
     everything = ranker.search(batch, k=60).items
