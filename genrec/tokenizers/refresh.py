@@ -205,6 +205,7 @@ def _rebuilt(
         vectors_fingerprint=print_of_vectors,
         fitted=fitted,
     )
+    made.take_trie(old, np.where(staying, before, -1))
     made.config = {
         **old.config,
         "collisions": {"policy": old.collision_policy},

@@ -33,6 +33,7 @@ from genrec.tokenizers.checks import (
 )
 from genrec.tokenizers.keys import TupleKeys
 from genrec.tokenizers.ties import as_item_ids, make_tie_order
+from genrec.tokenizers.tries import changed_trie
 
 KIND = "sid-vocabulary"
 CONFIG = "vocabulary.json"
@@ -196,6 +197,16 @@ class SidVocabulary:
     def trie(self) -> PrefixTrie:
         """The prefix trie over these codes (built once)."""
         return self._trie
+
+    def take_trie(self, of: SidVocabulary, before: np.ndarray) -> None:
+        """Make the trie from that of another vocabulary, if it was built, instead of from nothing.
+
+        Args:
+            of: a vocabulary with this tie order for the items in both.
+            before: `int64 [N]`, index in `of` of each item that has the same codes there, else -1.
+        """
+        if "_trie" in of.__dict__ and of.codebook_sizes == self.codebook_sizes:
+            self._trie = changed_trie(of.trie(), self.codes, self.tie_order, before)
 
     def check_catalog(self, catalog: Catalog) -> None:
         """Check that the catalog has exactly these items, in this order.
