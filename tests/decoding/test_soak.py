@@ -37,9 +37,8 @@ def run(requests: int, *, trace: bool, **options) -> soak_decode.Soak:
     return soak
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_random_requests_over_a_changing_catalog(seed):
-    soak = run(2400, trace=False, seed=seed, items=300, batch=15, sizes=(6, 5, 5))
+def test_random_requests_over_a_changing_catalog():
+    soak = run(2400, trace=False, seed=0, items=300, batch=15, sizes=(6, 5, 5))
     for name in (*soak_decode.SEARCHES, "added", "removed", "filters", "renumberings"):
         assert soak.counts[name] > 0, name
 
