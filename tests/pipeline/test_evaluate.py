@@ -38,6 +38,41 @@ def test_every_ranker_is_there_under_one_protocol(evaluated):
         assert np.array_equal(evaluation.targets, parts.test.targets)
 
 
+def test_a_pool_of_candidates_is_named_everywhere(evaluated, capsys):
+    root, found = evaluated
+    catalog = Dataset.load(root / "dataset").catalog
+    ids = catalog.item_ids.to_pylist()[::2]
+    (root / "pool.txt").write_text("\n".join([*ids, "gone"]))
+    before = {name: (root / name / "metrics.json").read_bytes() for name in ("sid", "ids")}
+    inside = evaluate(
+        [str(root / "sid"), str(root / "ids")],
+        str(root / "within"),
+        candidates=str(root / "pool.txt"),
+        beams=[150],
+        bootstrap=10,
+    )
+    captured = capsys.readouterr()
+    assert "pool.txt: skipped 1 item that the catalog does not know: gone" in captured.err
+    assert "ranking within a pool of 75 items" in " ".join(captured.out.split())
+    page = (root / "within" / "report.html").read_text()
+    assert "only a given pool of 75 items of 150" in page
+    assert "ranking within a pool of 75 items" in page and "full ranking" not in page
+    for name in ("sid", "ids", "popularity"):
+        record = json.loads((root / "within" / name / "metrics.json").read_text())
+        assert record["candidates"] == 75 and 0 < record["targets_outside_candidates"] < 1
+        lost = inside[name].targets % 2 == 1
+        assert record["targets_outside_candidates"] == pytest.approx(lost.mean())
+        assert (inside[name].per_user("unmasked", "recall@20")[lost] == 0).all()
+        # in a smaller pool nothing stands in the way that did not stand there before
+        wide = found[name].per_user("unmasked", "recall@20")[~lost]
+        assert (inside[name].per_user("unmasked", "recall@20")[~lost] >= wide - 1e-9).all()
+    rows = json.loads((root / "within" / "sid" / "metrics.json").read_text())["beams"]["rows"]
+    exact = inside["sid"].per_user("unmasked", "recall@10").mean()
+    assert rows[-1]["recall"] == pytest.approx(exact, abs=0.01)
+    for name, content in before.items():
+        assert (root / name / "metrics.json").read_bytes() == content
+
+
 def test_metrics_json_keeps_the_contract(evaluated):
     root, found = evaluated
     for name, folder in (("sid", "sid"), ("ids", "ids"), ("popularity", "report/popularity")):
