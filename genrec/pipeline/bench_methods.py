@@ -16,6 +16,7 @@ from torch import Tensor
 from genrec.decoding import Backend, Filter, PrefixTrie, expand_beams, transition_tables
 from genrec.decoding.exclusions import Exclusions
 
+_ROWS = 2**17  # tuples that go into the dict trie at once
 _MATCHES = 2**27  # prefix comparisons that brute force makes at once
 
 
@@ -158,13 +159,14 @@ class HuggingFace:
     def __init__(self, trie: PrefixTrie) -> None:
         self.trie = trie
         self.root: dict[int, Any] = {}
-        for row in trie.leaf_codes(torch.arange(trie.num_leaves)).tolist():
-            node = self.root
-            for code in row:
-                node = node.setdefault(code, {})
+        for leaves in torch.arange(trie.num_leaves).split(_ROWS):
+            for row in trie.leaf_codes(leaves).tolist():
+                node = self.root
+                for code in row:
+                    node = node.setdefault(code, {})
 
     def prepare(self, situation: Situation) -> tuple[Any, Tensor]:
-        """transformers' processor and the tokens so far, ``[B * W, level]``."""
+        """The processor of transformers and the tokens so far, ``[B * W, level]``."""
         from transformers import PrefixConstrainedLogitsProcessor
 
         def allowed(_: int, prefix: Tensor) -> list[int]:
