@@ -22,7 +22,7 @@ _f32, _i32, _i64 = np.float32, np.int32, np.int64
 @njit(inline="always", fastmath=_SUMS)
 def _exp(x):  # type: ignore[no-untyped-def]
     """e^x for x <= 0 in float32: 2^n times a polynomial (Cephes' coefficients), vectorised."""
-    y = x if x > _f32(-87.0) else _f32(-87.0)
+    y = _f32(-87.0) if x < _f32(-87.0) else x  # NaN passes
     n = _f32(_i32(y * _f32(1.44269504) - _f32(0.5)))
     r = y - n * _f32(0.693359375) + n * _f32(2.12194440e-4)
     p = _f32(1.9875691500e-4)
@@ -50,13 +50,13 @@ def _chunk_max(x, n, out):  # type: ignore[no-untyped-def]
 
 @njit(fastmath=_SUMS)
 def _exp_sum(x, n, shift, out):  # type: ignore[no-untyped-def]
-    """Sum of ``exp(x[:n] - shift)``, kept in ``out``, and a sum that is NaN if any of them is."""
-    total, check = _f32(0.0), _f32(0.0)
+    """Sum of ``exp(x[:n] - shift)``, which is kept in ``out``; NaN if any of ``x[:n]`` is."""
+    total = _f32(0.0)
     for i in range(n):
-        out[i] = _exp(x[i] - shift)
-        total += out[i]
-        check += x[i]
-    return total, check
+        value = _exp(x[i] - shift)
+        out[i] = value
+        total += value
+    return total
 
 
 @njit
@@ -236,9 +236,9 @@ def expand_rows(  # type: ignore[no-untyped-def]
             top = _f32(-np.inf)
             if logits:
                 top = _chunk_max(x, size, tops)
-                total, check = _exp_sum(x, size, top, exps)
+                total = _exp_sum(x, size, top, exps)
                 high, log_sum = top, _f32(np.log(total))
-                fine = fine and not np.isnan(check) and np.isfinite(top)
+                fine = fine and not np.isnan(total)
             values = x
             if not full:
                 existing = _f32(0.0)
@@ -254,12 +254,12 @@ def expand_rows(  # type: ignore[no-untyped-def]
             if not (full and logits):
                 top = _chunk_max(values, count, tops)
             if not logits:
-                mass, check = _exp_sum(values, count, _f32(0.0), exps)
-                fine = fine and not np.isnan(check)
+                mass = _exp_sum(values, count, _f32(0.0), exps)
+                fine = fine and not np.isnan(mass)
             if renormalize:
                 high, log_sum = top, _f32(0.0)
                 if np.isfinite(top):
-                    total, check = _exp_sum(values, count, top, exps)
+                    total = _exp_sum(values, count, top, exps)
                     high, log_sum = top + _f32(np.log(total)), _f32(0.0)
                 else:
                     high = _f32(0.0)

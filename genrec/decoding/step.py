@@ -29,6 +29,11 @@ _CACHED = 2**17  # candidates of one level ranked at once on the CPU
 _NEGLIGIBLE = -80.0  # exp of less is denormal, which is slow, and adds nothing to a sum near 1
 _SHARE = 2**18  # log-probabilities that are worth a thread
 
+# What the kernel gets for an option that is not used.
+_NO_BOOL, _NO_FLOAT = np.empty(0, dtype=bool), np.empty(0, dtype=np.float32)
+_NO_WORDS, _NO_COUNTS = np.empty((0, 0), dtype=np.int64), np.empty((0, 0), dtype=np.int32)
+_NO_NODES = np.empty((0, 0), dtype=np.int64)
+
 
 @dataclass
 class Step:
@@ -151,55 +156,70 @@ def _compiled(
     from genrec.decoding.kernel import expand_rows
 
     batch, width = nodes.shape
-    tokens = trie.tokens[level].numpy()
+    tokens, pointer, ties, item_starts = _level_arrays(trie, level)
     live = trie.live_nodes(level + 1)
     members = None if excluded.filter is None else excluded.filter.members
-    nothing = np.empty(0, dtype=np.int32)
+    if log_probs.dtype != torch.float32 or log_probs.requires_grad:
+        log_probs = log_probs.detach().to(torch.float32)
     given = (
-        log_probs.detach().to(torch.float32).contiguous().numpy(),
-        nodes.contiguous().numpy(),
-        scores.contiguous().numpy(),
-        tokens if tokens.dtype == np.uint8 else tokens.view(np.uint16),
-        trie.pointers[level].numpy(),
-        trie.leaf_tie.numpy() if level == trie.num_levels - 1 else nothing,
-        nothing.astype(bool) if live is None else live.contiguous().numpy(),
-        np.empty((0, 0), dtype=np.int64) if members is None else members.words.contiguous().numpy(),
-        np.empty((0, 0), dtype=np.int32)
-        if members is None
-        else members.before.contiguous().numpy(),
-        trie.item_starts[level + 1].numpy(),
-        np.empty((batch, 0), dtype=np.int64)
-        if excluded.empty
-        else excluded.dead_nodes(level + 1).contiguous().numpy(),
-        nothing.astype(np.float32) if floor is None else floor.contiguous().numpy(),
+        _array(log_probs),
+        _array(nodes),
+        _array(scores),
+        tokens,
+        pointer,
+        ties,
+        _NO_BOOL if live is None else _array(live),
+        _NO_WORDS if members is None else _array(members.words),
+        _NO_COUNTS if members is None else _array(members.before),
+        item_starts,
+        _NO_NODES if excluded.empty else _array(excluded.dead_nodes(level + 1)),
+        _NO_FLOAT if floor is None else _array(floor),
         renormalize,
         logits,
     )
 
     def run(keep: int, counting: bool) -> Step:
-        pairs = torch.empty(3, batch, keep, dtype=torch.int64)
-        step = Step(
-            nodes=pairs[0],
-            scores=torch.empty(batch, keep),
-            parent=pairs[1],
-            code=pairs[2],
-            dropped=torch.empty(batch, dtype=torch.int64),
-            leaked=torch.empty(batch),
-            sound=torch.empty(batch, dtype=torch.bool),
+        beams = np.empty((3, batch, keep), dtype=np.int64)
+        outputs = (
+            beams[0],
+            np.empty((batch, keep), dtype=np.float32),
+            beams[1],
+            beams[2],
+            np.empty(batch, dtype=np.int64),
+            np.empty(batch, dtype=np.float32),
+            np.empty(batch, dtype=bool),
         )
-        outputs = [value.numpy() for value in vars(step).values()]
         _in_threads(
             lambda start, stop: expand_rows(start, stop, *given, counting, *outputs),
             batch,
             log_probs.numel(),
         )
-        return step
+        return Step(*map(torch.from_numpy, outputs))
 
     # there are no more candidates than this; the buffer of the kernel follows the number kept
     keep = min(keep, max(1, width * trie.max_branch[level]))
     if floor is not None and batch:
         keep = min(keep, max(1, int(run(1, True).dropped.max())))
     return run(keep, False)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.contiguous().numpy()
+
+
+def _level_arrays(trie: PrefixTrie, level: int) -> tuple[np.ndarray, ...]:
+    """Codes, pointers, tie ranks and item starts of a level, for the kernel; made once."""
+    known: dict[int, tuple[np.ndarray, ...]] = trie.level_arrays
+    if level not in known:
+        tokens = trie.tokens[level].numpy()
+        last = level == trie.num_levels - 1
+        known[level] = (
+            tokens if tokens.dtype == np.uint8 else tokens.view(np.uint16),
+            trie.pointers[level].numpy(),
+            trie.leaf_tie.numpy() if last else np.empty(0, dtype=np.int32),
+            trie.item_starts[level + 1].numpy(),
+        )
+    return known[level]
 
 
 def _in_threads(work: Any, rows: int, size: int) -> None:
