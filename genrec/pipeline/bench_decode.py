@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import math
 import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from genrec.artefacts import check_folder_place, replacing, write_json
 from genrec.decoding import Filter, PrefixTrie, expand_beams
@@ -29,6 +28,7 @@ from genrec.pipeline.bench_methods import (
     Static,
     Unconstrained,
 )
+from genrec.pipeline.bench_report import NAMES, markdown, plot, print_line, print_result, summary
 
 CODES = 256
 _BEAMS_HF = 16_000  # beams of a batch beyond which Python per beam takes minutes
@@ -36,18 +36,6 @@ _MATCHES = 2**28  # prefix comparisons of a step beyond which brute force takes 
 _FILTER_BITS = 2**29  # items times users of the largest filter per user
 _SLOW = 1.0  # seconds of one run beyond which it is not repeated
 _TOLERANCE = 1e-4
-_NAMES = {
-    "hf": "HF dict",
-    "static": "STATIC",
-    "brute": "brute force",
-    "unconstrained": "no constraint",
-    "torch": "torch",
-    "compiled": "compiled",
-    "torch+shared": "torch, one filter",
-    "compiled+shared": "compiled, one filter",
-    "torch+users": "torch, filter per user",
-    "compiled+users": "compiled, filter per user",
-}
 
 
 def bench_decode(
@@ -84,7 +72,7 @@ def bench_decode(
         repeats: runs of each method in a cell.
         threads: of torch and of the compiled kernel.
         seed: of tuples and logits.
-        out: folder for `decode.json` and `decode.svg`.
+        out: folder for `decode.json`, `decode.md` and `decode.svg`.
 
     Returns:
         The machine, a row per trie, and a row per cell with the milliseconds of each method.
@@ -97,10 +85,10 @@ def bench_decode(
             f"items={items}, levels={levels}, batch={batch}, beam={beam}, repeats={repeats}, "
             f"threads={threads}: expected at least 1, and 2 levels"
         )
-    unknown = set(methods or ()) - set(_NAMES)
+    unknown = set(methods or ()) - set(NAMES)
     if unknown:
-        raise ConfigError(f"methods {sorted(unknown)}: expected some of {', '.join(_NAMES)}")
-    wanted = list(methods or _NAMES)
+        raise ConfigError(f"methods {sorted(unknown)}: expected some of {', '.join(NAMES)}")
+    wanted = list(methods or NAMES)
     if chosen_backend("auto", torch.device("cpu")) == "torch":
         wanted = [name for name in wanted if not name.startswith("compiled")]
     folder = None if out is None else check_folder_place(out)
@@ -119,34 +107,19 @@ def bench_decode(
             for users, width in itertools.product(batch, beam):
                 cell = _cell(trie, ways, users, width, repeats, seed)
                 result["cells"].append({"items": count, "levels": depth, **cell})
-                console.print(_line(result["cells"][-1]), highlight=False, soft_wrap=True)
+                print_line(console, result["cells"][-1])
     finally:
         torch.set_num_threads(before)
     result["summary"] = summary(result["cells"])
-    _show(console, result)
+    print_result(console, result)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "decode.json", result)
-        _plot(result["cells"], folder / "decode.svg")
+        with replacing(folder / "decode.md") as temporary:
+            temporary.write_text(markdown(result))
+        with replacing(folder / "decode.svg") as temporary:
+            plot(result["cells"], temporary)
     return result
-
-
-def summary(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each ratio ``a/b`` of two methods' times the median, least and largest over the cells."""
-    pairs = [("compiled", "unconstrained"), ("torch", "unconstrained")]
-    pairs += [(other, ours) for other in ("hf", "static") for ours in ("compiled", "torch")]
-    for ours in ("compiled", "torch"):
-        pairs += [(f"{ours}+{kind}", ours) for kind in ("shared", "users")]
-    found = {}
-    for above, below in pairs:
-        ratios = [c["ms"][above] / c["ms"][below] for c in cells if {above, below} <= {*c["ms"]}]
-        if ratios:
-            found[f"{above}/{below}"] = {
-                "median": statistics.median(ratios),
-                "min": min(ratios),
-                "max": max(ratios),
-            }
-    return found
 
 
 def _machine(threads: int) -> dict[str, Any]:
@@ -156,6 +129,7 @@ def _machine(threads: int) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "load": round(load, 1),
         "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
         "capability": torch.backends.cpu.get_cpu_capability(),
     }
 
@@ -270,11 +244,6 @@ def _situations(trie: PrefixTrie, users: int, width: int, seed: int) -> list[Sit
         step = expand_beams(
             trie, level, logits, nodes, scores, keep=width, logits=True, backend="torch"
         )
-        if bool((step.nodes < 0).any()):
-            raise ConfigError(
-                f"bench: fewer than {step.nodes.shape[1]} prefixes of {level + 1} codes exist below"
-                " the beams; choose more items or fewer beams"
-            )
         nodes, scores = step.nodes, step.scores
         above = prefixes.gather(1, step.parent[:, :, None].expand(-1, -1, level))
         prefixes = torch.cat([above, step.code[:, :, None]], dim=2)
@@ -295,57 +264,3 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
-
-
-def _line(cell: dict[str, Any]) -> str:
-    head = f"{cell['items']:>10,} x {cell['levels']}  batch {cell['batch']:>3} "
-    times = "  ".join(f"{name} {value:.3g}" for name, value in cell["ms"].items())
-    return f"{head} beam {cell['beam']:>3}  {times}"
-
-
-def _show(console: Console, result: dict[str, Any]) -> None:
-    table = Table(title="tries")
-    columns = list(dict.fromkeys(key for row in result["tries"] for key in row))
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in result["tries"]:
-        cells = (row.get(column, "") for column in columns)
-        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else f"{v:,}" for v in cells))
-    console.print(table)
-    table = Table("ratio of times", "median", "least", "most", title="over all cells")
-    for name, found in result["summary"].items():
-        table.add_row(name, *(f"{found[key]:.3g}" for key in ("median", "min", "max")))
-    console.print(table)
-
-
-def _plot(cells: list[dict[str, Any]], path: Path) -> None:
-    """Milliseconds of every method over the cells, as an SVG file."""
-    from matplotlib.figure import Figure
-
-    from genrec.evaluation.plots import COLOURS
-
-    figure = Figure(figsize=(max(6.0, 0.32 * len(cells) + 3), 4.5), layout="constrained")
-    axes = figure.subplots()
-    names = [name for name in _NAMES if any(name in cell["ms"] for cell in cells)]
-    for i, name in enumerate(names):
-        axes.plot(
-            [cell["ms"].get(name, math.nan) for cell in cells],
-            marker="o",
-            markersize=3,
-            linewidth=1,
-            linestyle="--" if "+" in name else "-",
-            color=COLOURS[i % len(COLOURS)],
-            label=_NAMES[name],
-        )
-    axes.set_yscale("log")
-    axes.set_ylabel("milliseconds per decode, without the first step")
-    axes.set_xticks(
-        range(len(cells)),
-        [f"{c['items']:,} x {c['levels']}, {c['batch']} x {c['beam']}" for c in cells],
-        rotation=90,
-        fontsize=7,
-    )
-    axes.set_xlabel("items x levels, batch x beam", fontsize=8)
-    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
