@@ -116,8 +116,7 @@ def check_target(target: str | os.PathLike[str], *, kind: str) -> Path:
                 f"{target}: the folder exists and was not written by genrec; "
                 "choose another output folder or remove it first"
             )
-        manifest = read_json(target / MANIFEST)
-        found = manifest.get("kind") if isinstance(manifest, dict) else None
+        found = read_manifest(target)["kind"]
         if found != kind:
             raise ArtefactError(
                 f"{target}: is a {found!r} folder, which a {kind!r} folder would replace; "
@@ -202,11 +201,11 @@ def check_folder(folder: str | os.PathLike[str], *, kind: str, deep: bool = True
         raise ArtefactError(no_folder(folder, f"a genrec {kind} folder"))
     if not (folder / MANIFEST).is_file():
         raise ArtefactError(f"{folder}: has no {MANIFEST}; expected a genrec {kind} folder")
-    manifest = read_json(folder / MANIFEST)
-    found = manifest.get("kind")
+    manifest = read_manifest(folder)
+    found = manifest["kind"]
     if found != kind:
         raise ArtefactError(f"{folder}: is a {found!r} folder; expected a {kind!r} folder")
-    for name, digest in manifest.get("files", {}).items():
+    for name, digest in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             raise ArtefactError(f"{path}: is missing; the {kind} is truncated, make it again")
@@ -216,6 +215,26 @@ def check_folder(folder: str | os.PathLike[str], *, kind: str, deep: bool = True
                 "(its SHA-256 differs from the manifest); make it again"
             )
     return folder
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artefact: its `kind`, and under `files` the SHA-256 of each file.
+
+    Raises:
+        ArtefactError: if it is not what genrec writes.
+    """
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    if (
+        not isinstance(manifest, dict)
+        or not isinstance(manifest.get("kind"), str)
+        or not isinstance(manifest.get("files"), dict)
+    ):
+        raise ArtefactError(
+            f"{path}: expected an object with `kind` and `files`; it was edited, make the folder "
+            "again"
+        )
+    return manifest
 
 
 def no_folder(folder: Path, expected: str) -> str:

@@ -60,6 +60,10 @@ def main(args: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 2 bad input (the message says what to do), 130 interrupted.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads of PyTorch that spin while they wait for one another lose a core that other work needs
+    # too: a training step of two threads beside two busy processes then takes ten times as long.
+    # It is read when PyTorch is imported, which the verbs do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     warnings.filterwarnings("ignore", category=FutureWarning)
     given = list(sys.argv[1:] if args is None else args)
     console = Console(stderr=True, soft_wrap=True)

@@ -207,6 +207,11 @@ def test_a_run_description_that_was_truncated_or_edited(refused, own_shop):
     command = ["recommend", own_shop / "sid", "--users=U00001"]
     path.write_text(whole[:100])
     refused(command, path, "not valid JSON")
+    path.write_text(whole.replace('"learning_rate": ', '"learning_rate": 1'))
+    refused(command, path, "was edited after the training")
+    record = json.loads(whole)
+    del record["fingerprint"]  # as runs of older versions have none
+    whole = json.dumps(record)
     for key in ("dataset", "split", "name", "validation"):
         path.write_text(json.dumps({k: v for k, v in json.loads(whole).items() if k != key}))
         refused(command, path, f"says nothing of '{key}'")

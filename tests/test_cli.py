@@ -293,3 +293,21 @@ def test_the_command_is_installed_and_exits_with_2(shop):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "expected a 'sid-vocabulary' folder" in done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PyTorch for Linux has libgomp")
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_threads_wait_without_spinning_unless_told_otherwise(given, expected):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    if given:
+        environment["OMP_WAIT_POLICY"] = given
+    done = subprocess.run(
+        [sys.executable, "-m", "genrec.cli", "train", "--help"],
+        env={**environment, "OMP_DISPLAY_ENV": "true"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shown = [line for line in done.stderr.splitlines() if "OMP_WAIT_POLICY" in line]
+    assert shown
+    assert all(f"'{expected}'" in line for line in shown)

@@ -25,6 +25,7 @@ from genrec.artefacts import (
     file_sha256,
     no_folder,
     read_json,
+    read_manifest,
     write_json,
 )
 from genrec.data.catalog import Catalog, catalog_of_ids
@@ -224,7 +225,7 @@ def _check_prepared(folder: Path) -> None:
     check_folder(folder, kind=KIND, deep=False)
     if not (folder / INDEX / "index.json").is_file():
         raise ArtefactError(f"{folder / INDEX}: is missing; prepare the dataset again")
-    for name, digest in read_json(folder / MANIFEST)["files"].items():
+    for name, digest in read_manifest(folder)["files"].items():
         path = folder / name
         if path.stat().st_size > _SMALL and untouched(folder, name):
             continue

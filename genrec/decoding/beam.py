@@ -144,8 +144,9 @@ def beam_search(
         wide = [2 * width for width in wide]
         result.replace(rows, run(rows, wide))
     most = max(inner, default=1) if max_width is None else max_width
+    narrow = any(w < min(most, nodes) for w, nodes in zip(widths, inner, strict=True))
     slack = _SLACK
-    while exact and most > max(widths, default=most):
+    while exact and narrow:
         again = ~result.certified
         if max_width is not None and slack > _SLACK:  # nothing more to gain but missing items
             again &= (result.items >= 0).sum(dim=1) < wanted

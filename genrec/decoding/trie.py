@@ -28,7 +28,7 @@ from genrec.decoding.codes import (
     pack_tokens,
     sort_keys,
 )
-from genrec.decoding.updates import compacted, merged
+from genrec.decoding.updates import compacted, merged, renumbered
 from genrec.errors import DataError
 
 LISTS = ("tokens", "pointers", "item_starts")
@@ -237,6 +237,26 @@ class PrefixTrie:
         if self.live is None or self.num_live == 0:
             return self
         return PrefixTrie(**compacted(self.to("cpu"))).to(self.device)
+
+    def renumber(self, items: Tensor | np.ndarray | Sequence[int]) -> PrefixTrie:
+        """The trie with other item numbers; removed items and their numbers are gone.
+
+        Codes and the order of ties stay as they are, so nothing is sorted. Done on the CPU, in one
+        pass over the catalog.
+
+        Args:
+            items: ``[n]`` all items that are not removed, each once: item ``items[i]`` becomes
+                item ``i``.
+
+        Raises:
+            DataError: naming an item that is missing or given twice.
+        """
+        order = as_integers(items, "items").astype(np.int64)
+        whole = self.num_live == self.num_items == len(order)
+        if whole and (order == np.arange(len(order))).all():
+            return self
+        base = self.compact().to("cpu")
+        return PrefixTrie(**renumbered(base, order)).to(self.device)
 
     @property
     def num_levels(self) -> int:

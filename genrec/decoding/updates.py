@@ -123,6 +123,37 @@ def compacted(trie: PrefixTrie) -> dict[str, Any]:
     }
 
 
+def renumbered(trie: PrefixTrie, order: np.ndarray) -> dict[str, Any]:
+    """The parts of ``trie`` (on the CPU, nothing removed); see `PrefixTrie.renumber`."""
+    held = trie.leaf_items.numpy()
+    count = len(held)
+    number = np.full(trie.num_items, -1, dtype=np.int32)
+    known = (order >= 0) & (order < trie.num_items)
+    number[order[known]] = np.flatnonzero(known)
+    leaf_items = number[held]
+    if order.shape != (count,) or not known.all() or (leaf_items < 0).any():
+        absent = held[leaf_items < 0]
+        problem = f"item {int(absent[0])} is not among them" if len(absent) else "others are"
+        raise DataError(
+            f"items of shape {order.shape}: expected each of the {count} items of the trie once; "
+            f"{problem}"
+        )
+    ties = trie.tie_order.numpy()
+    kept = np.zeros(trie.num_items, dtype=bool)
+    kept[ties[order]] = True
+    rank = np.cumsum(kept) - 1  # of each old rank, among those that are left
+    return {
+        "codebook_sizes": trie.codebook_sizes,
+        "max_branch": trie.max_branch,
+        "tokens": trie.tokens,
+        "pointers": trie.pointers,
+        "item_starts": trie.item_starts,
+        **_item_parts(leaf_items, trie.item_starts[-1].numpy(), count),
+        "leaf_tie": torch.from_numpy(rank[trie.leaf_tie.numpy()].astype(np.int32)),
+        "tie_order": torch.from_numpy(rank[ties[order]]),
+    }
+
+
 def _walk(
     trie: PrefixTrie, level: int, spot: np.ndarray, found: np.ndarray, codes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from genrec.evaluation.beams import BeamRow, BeamStudy, beam_study
 from genrec.evaluation.examples import Example, Recommended, collect_examples, item_titles
 from genrec.evaluation.html import write_report
 from genrec.evaluation.intervals import Difference, Interval, bootstrap_intervals, paired_difference
-from genrec.evaluation.memory import peak_memory
+from genrec.evaluation.memory import machine, peak_memory
 from genrec.evaluation.metrics import mrr_at, ndcg_at, recall_at
 from genrec.evaluation.protocol import MASKS, evaluate, history_matrix
 from genrec.evaluation.rankers import ModelRanker, PopularityRanker, Ranker
@@ -53,6 +53,7 @@ __all__ = [
     "headline_metric",
     "history_matrix",
     "item_titles",
+    "machine",
     "metrics_record",
     "mrr_at",
     "ndcg_at",

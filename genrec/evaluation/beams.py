@@ -14,8 +14,8 @@ from tqdm import tqdm
 from genrec.data import Dataset, EvalSet, evaluation_batches
 from genrec.decoding import SearchResult
 from genrec.errors import ConfigError
-from genrec.evaluation.metrics import ndcg_at, recall_at
-from genrec.evaluation.protocol import history_matrix
+from genrec.evaluation.metrics import IntArray, ndcg_at, recall_at
+from genrec.evaluation.protocol import candidate_filter, history_matrix, outside_pool
 from genrec.evaluation.rankers import ModelRanker
 from genrec.evaluation.ranks import Ranks, is_excluded, ranks_from_search
 
@@ -94,6 +94,7 @@ def beam_study(
     masked: bool = False,
     sample: int | None = None,
     seed: int = 0,
+    candidates: IntArray | None = None,
     progress: bool = False,
 ) -> BeamStudy:
     """Search the same users at every width and exactly.
@@ -109,6 +110,7 @@ def beam_study(
         masked: leave out the items of the history.
         sample: use so many users, drawn with `seed`; None uses all.
         seed: seed of the sample.
+        candidates: item indices `int64 [n]`: rank only this pool; by default the catalogue.
         progress: show a progress bar.
 
     Raises:
@@ -123,6 +125,7 @@ def beam_study(
         raise ConfigError("a beam study needs at least one user")
     exact = ranker.replace(exact=True)
     searchers = [ranker.replace(beam_width=width, exact=False) for width in ordered]
+    pool = candidate_filter(exact, candidates)
     totals = [_Totals() for _ in range(len(ordered) + 1)]
     batches = evaluation_batches(
         dataset.histories, eval_set, max_length=max_length, batch_size=batch_size
@@ -143,13 +146,12 @@ def beam_study(
             pairs = zip([exact, *searchers], [totals[-1], *totals[:-1]], strict=True)
             for searcher, total in pairs:
                 clock = time.perf_counter()
-                result = searcher.search(encoded, k=k, exclude=exclude)
+                result = searcher.search(encoded, k=k, exclude=exclude, filter=pool)
                 _wait(result)
                 seconds = time.perf_counter() - clock
                 reference = result if reference is None else reference
-                ranks = ranks_from_search(
-                    result, searcher.leaf_of(targets), excluded=is_excluded(targets, exclude)
-                )
+                excluded = is_excluded(targets, exclude) | outside_pool(pool, targets)
+                ranks = ranks_from_search(result, searcher.leaf_of(targets), excluded=excluded)
                 total.add(result, reference, ranks, seconds, k)
             bar.update(len(rows))
     study = [total.row(width) for width, total in zip([*ordered, None], totals, strict=True)]

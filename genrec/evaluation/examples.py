@@ -10,7 +10,7 @@ import torch
 
 from genrec.data import Catalog, Dataset, EvalSet, batch
 from genrec.evaluation.metrics import IntArray
-from genrec.evaluation.protocol import history_matrix
+from genrec.evaluation.protocol import candidate_filter, history_matrix
 from genrec.evaluation.rankers import Ranker
 
 
@@ -49,6 +49,7 @@ def collect_examples(
     max_lengths: Mapping[str, int],
     title_column: str = "title",
     seed: int = 0,
+    candidates: IntArray | None = None,
 ) -> list[Example]:
     """Recommend to a seeded sample of users, the items of their history left out.
 
@@ -61,6 +62,7 @@ def collect_examples(
         max_lengths: name of a ranker to the events of the input that it reads; 1 for others.
         title_column: column of the items shown; item ids where it is missing or null.
         seed: seed of the sample.
+        candidates: item indices `int64 [n]`: recommend only these; by default any item.
     """
     sample = eval_set.sample(min(count, len(eval_set)), seed)
     history = history_matrix(dataset.histories.items, sample.start, sample.end)
@@ -74,7 +76,8 @@ def collect_examples(
             max_length=max_lengths.get(ranker.name, 1),
             query_time=sample.times,
         )
-        result = ranker.search(ranker.prepare(inputs), k=k, exclude=exclude)
+        pool = candidate_filter(ranker, candidates)
+        result = ranker.search(ranker.prepare(inputs), k=k, exclude=exclude, filter=pool)
         found[ranker.name] = result.items.cpu().numpy()
     lists = [items.ravel() for items in found.values()]
     shown = np.unique(np.concatenate([history.ravel(), sample.targets, *lists]))

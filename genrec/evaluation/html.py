@@ -116,7 +116,9 @@ def render(
         parts.append(examples_section(examples))
     items = first.facts.get("items")
     catalogue = f", {items:,} items" if isinstance(items, int) else ""
-    subtitle = f"{first.split} split, {len(first):,} users{catalogue}, full ranking"
+    pool = first.facts.get("candidates")
+    ranking = "full ranking" if pool is None else f"ranking within a pool of {pool:,} items"
+    subtitle = f"{first.split} split, {len(first):,} users{catalogue}, {ranking}"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

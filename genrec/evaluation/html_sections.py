@@ -14,18 +14,33 @@ from genrec.evaluation.results import Evaluation
 _HISTORY_SHOWN = 12
 
 
+# What is said of all rankers under Protocol.
+OF_ALL = ("items", "targets_in_history", "candidates", "targets_outside_candidates")
+
+
+def ranked_items(evaluation: Evaluation) -> str:
+    """Which items were ranked, in words."""
+    pool, items = evaluation.facts.get("candidates"), evaluation.facts.get("items")
+    if pool is None:
+        return "whole catalogue, no sampled negatives"
+    return f"only a given pool of {pool:,} items{f' of {items:,}' if items else ''}"
+
+
 def protocol_section(first: Evaluation, facts: Mapping[str, Any]) -> str:
     """What holds for all rankers; `facts` are shown as they are."""
     shown: dict[str, Any] = {
         "split": first.split,
         "users evaluated": len(first),
-        "candidates": "whole catalogue, no sampled negatives",
+        "candidates": ranked_items(first),
         "ties": "expectation inside a tuple or a popularity count, else a fixed order of the items",
         "intervals": f"95%, bootstrap over users, {first.bootstrap} resamples",
         **facts,
     }
     if first.facts.get("targets_in_history") is not None:
         shown["targets in the history"] = f"{first.facts['targets_in_history']:.2%}"
+    if "targets_outside_candidates" in first.facts:
+        outside = first.facts["targets_outside_candidates"]
+        shown["targets outside the pool"] = f"{outside:.2%}, counted as misses"
     return section("Protocol", f'<div class="flow">{fact_list(shown)}</div>')
 
 
@@ -40,7 +55,7 @@ def rankers_section(
         one.ranker: {
             key: value
             for key, value in {**known.get(one.ranker, {}), **one.facts}.items()
-            if value is not None and key not in ("items", "targets_in_history")
+            if value is not None and key not in OF_ALL
         }
         for one in evaluations
     }

@@ -1,13 +1,25 @@
-"""Peak memory of the process and of the accelerator."""
+"""What machine figures are from: its name, threads, and peak memory of process and accelerator."""
 
 from __future__ import annotations
 
+import platform
 import sys
+from typing import Any
 
 import torch
 
 if sys.platform != "win32":
     import resource
+
+
+def machine() -> dict[str, Any]:
+    """`machine` (the accelerator's name, or the processor's kind), `threads`, `torch_version`."""
+    accelerator = torch.cuda.is_available()
+    return {
+        "machine": torch.cuda.get_device_name() if accelerator else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+        "torch_version": torch.__version__,
+    }
 
 
 def reset_peak_memory() -> None:

@@ -4,7 +4,7 @@ Full ranking over the whole catalogue. Each user's input is the whole history be
 model reads its last `max_length` events). `unmasked` leaves every item in the list; `masked` leaves
 out the items of the whole input history inside the search, so that the list still has k items. A
 target that is itself in the history (a repeat) cannot be hit when masked: it counts as a miss, and
-its share is reported.
+its share is reported. So does a target outside the pool, where only a pool of candidates is ranked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genrec.data import Dataset, EvalSet, evaluation_batches
-from genrec.decoding import SearchResult
+from genrec.decoding import Filter, SearchResult
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.memory import peak_memory, reset_peak_memory
 from genrec.evaluation.metrics import IntArray
@@ -43,6 +43,7 @@ def evaluate(
     bootstrap: int = 1000,
     seed: int = 0,
     request_time: bool = True,
+    candidates: IntArray | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Rank the whole catalogue for every user of `eval_set` and see where the target stands.
@@ -63,6 +64,8 @@ def evaluate(
         seed: seed of the intervals.
         request_time: models that read times see when the target was consumed, as a service knows
             the time of a request; otherwise they see the time of the last event.
+        candidates: item indices `int64 [n]`: rank only this pool, for all users. By default the
+            whole catalogue. Numbers of one pool are not comparable with those of another.
         progress: show a progress bar, on a terminal.
 
     Raises:
@@ -87,7 +90,8 @@ def evaluate(
     order: list[IntArray] = []
     records: dict[str, list[_Batch]] = {mask: [] for mask in masks}
     seconds = dict.fromkeys(masks, 0.0)
-    repeated = 0
+    pool = candidate_filter(ranker, candidates)
+    repeated = outside = 0
     batches = evaluation_batches(
         dataset.histories,
         eval_set if request_time else dataclasses.replace(eval_set, times=None),
@@ -110,13 +114,16 @@ def evaluate(
                 history_matrix(dataset.histories.items, part.start, part.end)
             )
             repeated += int(is_excluded(targets, history).sum())
+            lost = outside_pool(pool, targets)
+            outside += int(lost.sum())
             encoded = ranker.prepare(inputs)
             shared = (time.perf_counter() - clock) / len(masks)
             for mask in masks:
                 clock = time.perf_counter()
                 exclude = history if mask == "masked" else None
-                result = ranker.search(encoded, k=ks[-1], exclude=exclude)
-                records[mask].append(_read(ranker, result, targets, exclude))
+                result = ranker.search(encoded, k=ks[-1], exclude=exclude, filter=pool)
+                excluded = is_excluded(targets, exclude) | lost
+                records[mask].append(_read(ranker, result, targets, excluded))
                 seconds[mask] += time.perf_counter() - clock + shared
             bar.update(len(rows))
             clock = time.perf_counter()
@@ -143,10 +150,23 @@ def evaluate(
         batch_size=batch_size,
         request_time=request_time and eval_set.times is not None,
         items=len(dataset.catalog),
+        **({} if pool is None else _about_pool(pool, outside / len(eval_set))),
         # The process's peak is that of whatever ran before; popularity itself needs next to none.
         **({} if isinstance(ranker, PopularityRanker) else peak_memory()),
     )
     return evaluation
+
+
+def candidate_filter(ranker: Ranker, candidates: IntArray | None) -> Filter | None:
+    """The filter of a pool of candidates (item indices `int64 [n]`) for a ranker; None for all."""
+    return None if candidates is None else Filter.allow(ranker.filters_for, candidates)
+
+
+def outside_pool(pool: Filter | None, targets: Tensor) -> Tensor:
+    """Bool [B], whether a target is not among the candidates."""
+    if pool is None:
+        return torch.zeros_like(targets, dtype=torch.bool)
+    return ~pool.contains(targets.to(pool.members.words.device))[0].to(targets.device)
 
 
 def history_matrix(items: np.ndarray, start: IntArray, end: IntArray) -> IntArray:
@@ -172,8 +192,11 @@ def history_matrix(items: np.ndarray, start: IntArray, end: IntArray) -> IntArra
 _Batch = tuple[Ranks, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def _read(ranker: Ranker, result: SearchResult, targets: Tensor, exclude: Tensor | None) -> _Batch:
-    excluded = is_excluded(targets, exclude)
+def _about_pool(pool: Filter, outside: float) -> dict[str, float]:
+    return {"candidates": int(pool.num_allowed[0]), "targets_outside_candidates": outside}
+
+
+def _read(ranker: Ranker, result: SearchResult, targets: Tensor, excluded: Tensor) -> _Batch:
     return (
         ranks_from_search(result, ranker.leaf_of(targets), excluded=excluded),
         result.certified.cpu().numpy(),

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.decoding import PrefixTrie, SearchResult, default_beam_width
+from genrec.decoding import Filter, PrefixTrie, SearchResult, default_beam_width
+from genrec.decoding.exclusions import Exclusions, items_of_leaves
 from genrec.errors import ConfigError
 from genrec.evaluation.metrics import IntArray
 from genrec.models import Recommender
@@ -33,12 +34,22 @@ class Ranker(Protocol):
     name: str
     has_tuples: bool
 
+    @property
+    def filters_for(self) -> PrefixTrie | int:
+        """What a `Filter` for this ranker is made of: its trie, or the number of items."""
+        ...
+
     def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What all searches of a batch share, done once (a model encodes the histories)."""
         ...
 
     def search(
-        self, batch: dict[str, Tensor], *, k: int, exclude: Tensor | None = None
+        self,
+        batch: dict[str, Tensor],
+        *,
+        k: int,
+        exclude: Tensor | None = None,
+        filter: Filter | None = None,
     ) -> SearchResult:
         """The `k` best items per user, on any device.
 
@@ -47,6 +58,7 @@ class Ranker(Protocol):
                 and what else the dataset has), or what `prepare` made of them.
             k: items to return.
             exclude: int64 [B, E], items that may not be recommended, -1 padded; or None.
+            filter: the items that may be recommended, made for `filters_for`; or None.
         """
         ...
 
@@ -80,18 +92,18 @@ class PopularityRanker:
                 f"counts {counts.shape} and tie order {np.shape(tie_order)} must both be [items]"
             )
         self.name = name
-        order = np.lexsort((tie_order, -counts))
-        values, leaf, sizes = np.unique(-counts, return_inverse=True, return_counts=True)
-        self._order = torch.from_numpy(order)
-        self._position = torch.empty(len(order), dtype=torch.int64)
-        self._position[self._order] = torch.arange(len(order))
-        self._leaf = torch.from_numpy(leaf.astype(np.int64))
+        values, leaf = np.unique(-counts, return_inverse=True)
+        self._trie = PrefixTrie.from_codes(leaf.reshape(-1, 1), [len(values)], tie_order)
         self._leaf_counts = torch.from_numpy(-values)
-        self._leaf_sizes = torch.from_numpy(sizes.astype(np.int64))
+
+    @property
+    def filters_for(self) -> PrefixTrie:
+        """One level deep: a leaf per distinct count."""
+        return self._trie
 
     def leaf_of(self, items: Tensor) -> Tensor:
         """Leaves are numbered by falling count."""
-        return self._leaf[items.cpu()]
+        return self._trie.item_leaf[items.cpu()].to(torch.int64)
 
     def settings(self) -> dict[str, Any]:
         """Nothing was trained and nothing is pruned."""
@@ -102,36 +114,34 @@ class PopularityRanker:
         return batch
 
     def search(
-        self, batch: dict[str, Tensor], *, k: int, exclude: Tensor | None = None
+        self,
+        batch: dict[str, Tensor],
+        *,
+        k: int,
+        exclude: Tensor | None = None,
+        filter: Filter | None = None,
     ) -> SearchResult:
-        """See `Ranker.search`; costs `k` plus the exclusions per user, never the catalog."""
-        rows = len(batch["items"])
-        exclude = torch.full((rows, 0), -1) if exclude is None else _without_repeats(exclude.cpu())
-        reach = min(len(self._order), k + exclude.shape[1])
-        leaf_count = int(self._leaf[self._order[reach - 1]]) + 1
-
-        # One column beyond the end takes the padding and whatever lies out of reach.
-        kept = exclude >= 0
-        known = exclude.clamp(min=0)
-        position = torch.where(kept, self._position[known], reach).clamp(max=reach)
-        allowed = torch.ones(rows, reach + 1, dtype=torch.bool).scatter_(1, position, False)
-        allowed = allowed[:, :reach]
-        leaf = torch.where(kept, self._leaf[known], leaf_count).clamp(max=leaf_count)
-        removed = torch.zeros(rows, leaf_count + 1, dtype=torch.int64)
-        removed.scatter_add_(1, leaf, torch.ones_like(leaf))
-        sizes = self._leaf_sizes[:leaf_count] - removed[:, :leaf_count]
-
-        place = allowed.cumsum(dim=1) - 1
-        place = torch.where(allowed & (place < k), place, k)
-        items = torch.full((rows, k + 1), -1, dtype=torch.int64)
-        items.scatter_(1, place, self._order[:reach].expand(rows, reach))
-        items = items[:, :k].contiguous()
-        scores = self._leaf_counts[self._leaf[items.clamp(min=0)]].to(torch.float32)
+        """See `Ranker.search`; costs the counts that the list reaches, never the catalog."""
+        rows, trie = len(batch["items"]), self._trie
+        exclude = None if exclude is None else exclude.cpu()
+        excluded = Exclusions.from_items(trie, exclude, rows, filter)
+        wanted = excluded.num_allowed.clamp_max(k)
+        # Without a filter, the first `reach` items hold k that are not excluded.
+        reach = min(trie.num_items, k + excluded.positions.shape[1])
+        count = int(torch.searchsorted(trie.item_starts[-1], reach))
+        while True:
+            leaves = torch.arange(count).repeat(rows, 1)
+            sizes = excluded.allowed_sizes(leaves)
+            if count == trie.num_leaves or bool((sizes.sum(dim=1) >= wanted).all()):
+                break
+            count = min(2 * count, trie.num_leaves)
+        leaf_scores = self._leaf_counts[:count].to(torch.float32).repeat(rows, 1)
+        items, scores = items_of_leaves(excluded, leaves, leaf_scores, sizes, k)
         return SearchResult(
             items=items,
-            scores=scores.masked_fill(items < 0, float("-inf")),
-            leaves=torch.arange(leaf_count).expand(rows, leaf_count),
-            leaf_scores=self._leaf_counts[:leaf_count].to(torch.float32).expand(rows, leaf_count),
+            scores=scores,
+            leaves=leaves,
+            leaf_scores=leaf_scores,
             leaf_sizes=sizes,
             certified=torch.ones(rows, dtype=torch.bool),
             best_dropped=torch.full((rows,), float("-inf")),
@@ -184,6 +194,14 @@ class ModelRanker:
             setattr(other, key, value)
         return other
 
+    @property
+    def filters_for(self) -> PrefixTrie | int:
+        """The trie, on the model's device, or the number of items where the head needs none."""
+        if self.trie is None:
+            return self.model.config.num_items
+        self.trie = self.trie.to(self.model.device)
+        return self.trie
+
     def leaf_of(self, items: Tensor) -> Tensor:
         """The item's semantic ID as a leaf of the trie; for heads that score items, the item."""
         if self.trie is None:
@@ -215,7 +233,12 @@ class ModelRanker:
 
     @torch.inference_mode()
     def search(
-        self, batch: dict[str, Tensor], *, k: int, exclude: Tensor | None = None
+        self,
+        batch: dict[str, Tensor],
+        *,
+        k: int,
+        exclude: Tensor | None = None,
+        filter: Filter | None = None,
     ) -> SearchResult:
         """See `Ranker.search`; takes a batch or what `prepare` made of it."""
         hidden = batch["hidden"] if "hidden" in batch else self.prepare(batch)["hidden"]
@@ -227,6 +250,7 @@ class ModelRanker:
                 k=k,
                 trie=self.trie,
                 exclude=None if exclude is None else exclude.to(hidden.device),
+                filter=filter,
                 beam_width=self.beam_width or default_beam_width(k),
                 exact=self.exact,
             )
@@ -241,11 +265,3 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def _without_repeats(exclude: Tensor) -> Tensor:
-    """The same exclusions, each item once per row, the rest -1."""
-    ordered = exclude.sort(dim=1).values
-    repeated = torch.zeros_like(ordered, dtype=torch.bool)
-    repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    return ordered.masked_fill(repeated, -1)

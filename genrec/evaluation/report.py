@@ -209,8 +209,10 @@ def print_comparison(evaluations: Sequence[Evaluation], *, console: Console | No
     for mask in evaluations[0].searches:
         console.print(comparison_table(evaluations, mask, wide=console.width >= 100))
         console.print()
+    pool = evaluations[0].facts.get("candidates")
+    ranking = "full ranking" if pool is None else f"ranking within a pool of {pool:,} items"
     console.print(
-        "Item level, full ranking, collisions by expectation, intervals by bootstrap over users. "
+        f"Item level, {ranking}, collisions by expectation, intervals by bootstrap over users. "
         "~ marks a paired difference to the best that could be zero.",
         style="dim",
         highlight=False,

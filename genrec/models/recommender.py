@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from genrec.decoding import PrefixTrie, SearchResult, default_beam_width
+from genrec.decoding import Filter, PrefixTrie, SearchResult, default_beam_width
 from genrec.errors import ArtefactError, ConfigError
 from genrec.models.backbones import BACKBONES, Backbone
 from genrec.models.heads import HEADS, Head
@@ -199,6 +199,7 @@ class Recommender(PreTrainedModel):
         k: int,
         trie: PrefixTrie | None = None,
         exclude: torch.Tensor | None = None,
+        filter: Filter | None = None,
         beam_width: int | None = None,
         exact: bool = False,
     ) -> SearchResult:
@@ -213,11 +214,14 @@ class Recommender(PreTrainedModel):
             k: number of items.
             trie: the vocabulary's prefix trie, for heads that score codes.
             exclude: int64 `[B, E]` items never returned, padded with -1.
+            filter: the items that may be returned, for all users or per user; made for the trie,
+                or for `config.num_items` where the head needs no trie.
             beam_width: for heads that search by beams; `max(50, 2 k)` by default.
             exact: widen the search until the result is proven exact.
 
         Raises:
             ArtefactError: if the trie is of another vocabulary.
+            ConfigError: if the filter is of another trie or batch.
         """
         if trie is not None and self.head.uses_trie:
             self.check_trie(trie)
@@ -227,6 +231,7 @@ class Recommender(PreTrainedModel):
             k=k,
             trie=trie,
             exclude=exclude,
+            filter=filter,
             beam_width=beam_width or default_beam_width(k),
             exact=exact,
         )

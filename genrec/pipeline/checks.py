@@ -144,6 +144,8 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, list | tuple) and all(_matches(v, each) for v in value)
     if kind in (int, float):
         return isinstance(value, int | kind) and not isinstance(value, bool)
+    if kind is bool:
+        return isinstance(value, bool)
     # Anything else is an object that a configuration describes by a mapping.
     return isinstance(value, (kind, Mapping))
 

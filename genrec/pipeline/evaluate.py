@@ -30,6 +30,7 @@ from genrec.evaluation import (
     write_report,
 )
 from genrec.evaluation import evaluate as evaluate_ranker
+from genrec.pipeline.lists import read_items
 from genrec.pipeline.notes import note, note_missing_titles
 from genrec.pipeline.runs import Run
 from genrec.pipeline.settings import choose_device, names
@@ -64,6 +65,7 @@ def evaluate(
     beams: list[int] = [10, 20, 50, 100],  # noqa: B006
     beam_users: int = 0,
     examples: int = 3,
+    candidates: str | None = None,
     batch_size: int = 512,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -81,7 +83,8 @@ def evaluate(
     Args:
         runs: run folders with commas between them, all on one dataset and split.
         out: folder of the report (`report.html`) and of the baselines' `metrics.json`; a run's own
-            goes into its run folder for the test split, and here for the validation split.
+            goes into its run folder for the test split, and here for the validation split or a pool
+            of candidates.
         popularity: also evaluate popularity counted over training events.
         split: `test` or `validation`.
         ks: list lengths.
@@ -91,6 +94,8 @@ def evaluate(
         beams: widths whose loss against exact search is measured; empty skips it.
         beam_users: measure it on a sample of so many users; 0 means all.
         examples: users whose history and lists are shown.
+        candidates: rank only the items of this file, for all users: a table with `item_id`, or a
+            .txt file with one id a line. Targets outside count as misses.
         batch_size: users per batch.
         bootstrap: resamples of the confidence intervals.
         seed: of bootstrap and samples.
@@ -107,6 +112,7 @@ def evaluate(
         ConfigError: for an option out of range, or if the runs were trained on different data or
             splits, or have one name.
         ArtefactError: if a run is not whole, or the report cannot be written.
+        DataError: if the catalogue knows none of the candidates.
     """
     asked = names(runs)
     if not asked:
@@ -139,6 +145,7 @@ def evaluate(
     data, parts = first.data
     questions = getattr(parts, split)
     counts = parts.train_counts(data.histories, len(data.catalog))
+    pool = None if candidates is None else read_items(candidates, data.catalog, "--candidates")
     if examples and progress:
         note_missing_titles(data.catalog, title_column)
     rankers: dict[str, ModelRanker | PopularityRanker] = {
@@ -174,6 +181,7 @@ def evaluate(
             masks=masks,
             bootstrap=bootstrap,
             seed=seed,
+            candidates=pool,
             progress=progress,
         )
         if beams and isinstance(ranker, ModelRanker) and opened[name].searches_by_beams:
@@ -186,13 +194,17 @@ def evaluate(
                 batch_size=batch_size,
                 sample=beam_users or None,
                 seed=seed,
+                candidates=pool,
                 progress=progress,
             )
         run = opened.get(name)
-        place = run.folder if run is not None and split == "test" else folder / name
+        own = run is not None and split == "test" and pool is None
+        place = run.folder if run is not None and own else folder / name
         about[name] = _tie_record(first) if run is None else _training_record(run, counts)
-        slices["popularity"][name] = by_popularity(evaluations[name], counts)
-        slices["history_length"][name] = by_history_length(evaluations[name])
+        ndcg = headline_metric(evaluations[name])
+        shown_metrics = (ndcg.replace("ndcg", "recall"), ndcg)
+        slices["popularity"][name] = by_popularity(evaluations[name], counts, metrics=shown_metrics)
+        slices["history_length"][name] = by_history_length(evaluations[name], metrics=shown_metrics)
         record: dict[str, Any] = {
             "tie_order": _order(first, data),
             "split_settings": first.config["split"],
@@ -212,6 +224,7 @@ def evaluate(
         seed=seed,
         title_column=title_column,
         max_lengths=reads,
+        candidates=pool,
     )
     write_report(
         folder / "report.html",
@@ -307,6 +320,11 @@ def _training_record(run: Run, counts: np.ndarray) -> dict[str, Any]:
     return {
         "seed": run.config["training"].get("seed"),
         "training_seconds": round(run.config.get("seconds", 0.0), 1),
+        "trained_on": {
+            key: run.config[key]
+            for key in ("machine", "threads", "processes", "torch_version")
+            if key in run.config
+        },
         "fitted_items_without_training": fitted_without_training(run.vocabulary, counts),
         "fingerprints": _fingerprints(
             run, "dataset", "vectors", "vocabulary", "tie_order", "model"

@@ -14,7 +14,13 @@ from genrec.errors import ArtefactError, ConfigError
 from genrec.pipeline.inspect_page import Inspected, write_page
 from genrec.pipeline.notes import note, note_missing_titles
 from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig
-from genrec.tokenizers import SidVocabulary, inspect_vocabulary, print_inspection
+from genrec.tokenizers import (
+    SidVocabulary,
+    churn,
+    inspect_vocabulary,
+    print_churn,
+    print_inspection,
+)
 from genrec.tokenizers.inspection import train_counts
 
 
@@ -50,7 +56,8 @@ def inspect(
         compare_vectors: the vectors that one was built from, if they are others.
         title_column: column of titles; ids are shown where there is none.
         category_column: column of categories, for the purity of prefixes.
-        facets: levels of each facet, where the codes of the first vocabulary have facets.
+        facets: levels of each facet, where the codes of the first vocabulary have facets; by
+            default what its quantizer says (`mhq` has facets).
         k: neighbours per item.
         queries: at most so many items are asked for their neighbours.
         seed: of all samples.
@@ -59,7 +66,8 @@ def inspect(
         title_bytes: at most so many bytes of titles go into the page.
 
     Returns:
-        The figures; with `compare`, those of the second vocabulary under `compare`.
+        The figures; with `compare`, those of the second vocabulary under `compare`, and under
+        `churn` how many SIDs it changes.
     """
     for path in filter(None, (out, html)):
         check_place(path)
@@ -102,6 +110,8 @@ def inspect(
     result = dict(shown[0].figures)
     if compare is not None:
         result["compare"] = shown[1].figures
+        result["churn"] = churn(shown[0].vocabulary, shown[1].vocabulary)
+        print_churn(result["churn"])
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_json(out, result)

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,20 @@ class Recipe:
         with _naming(where):
             check_evaluation(self.evaluate)
 
+    def needed_by(self, runs: Mapping[str, dict[str, Any]]) -> Recipe:
+        """The recipe with the vectors and vocabularies only that these of its runs read."""
+
+        def reads(options: Mapping[str, Any], *keys: str) -> set[Any]:
+            return {options[key] for key in keys if options.get(key)}
+
+        read = set().union(*(reads(run, "vocabulary") for run in runs.values()))
+        vocabularies = {name: self.vocabularies[name] for name in self.vocabularies if name in read}
+        users = [reads(run, "vectors") for run in runs.values()]
+        users += [reads(one, "vectors", "collaborative") for one in vocabularies.values()]
+        read = set().union(*users)
+        vectors = {name: self.vectors[name] for name in self.vectors if name in read}
+        return replace(self, vectors=vectors, vocabularies=vocabularies)
+
     def _check_vocabulary(self, place: str, options: dict[str, Any]) -> tuple[int, ...]:
         """Check one vocabulary and return its codebook sizes (with one of any size appended)."""
         check_keys(place, options, _options(quantize))
@@ -186,7 +200,8 @@ def run(
         out: output folder, `runs/<name of the recipe>` by default; with `--order shuffled-day`,
             `runs/<name>-shuffled-day`.
         only: train and evaluate only these of the recipe's runs (`sid`, or `sid-seed1` of a run
-            that lists `seeds`), with commas between them.
+            that lists `seeds`), with commas between them, and make the vectors and
+            vocabularies that they read only.
         order: order of events of one day, in place of the recipe's: `file` or `shuffled-day`.
         progress: show progress bars and tables.
 
@@ -203,6 +218,7 @@ def run(
         check_keys(f"{recipe}: --only", only, dict.fromkeys([*plan.runs, *planned]))
         chosen = _with_seeds({name: plan.runs[name] for name in plan.runs if name in only})
         planned = {name: planned[name] for name in planned if name in only or name in chosen}
+        plan = plan.needed_by(planned)
     if order is not None:
         plan.split = {**plan.split, "order": order}
     suffix = f"-{order}" if order not in (None, "file") else ""

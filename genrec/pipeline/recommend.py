@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +21,7 @@ from genrec.data.sources.readers import read_table
 from genrec.data.sources.tables import OPTIONS, rename_columns
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation import ModelRanker, history_matrix, item_titles
+from genrec.pipeline.lists import ItemList, Lists
 from genrec.pipeline.notes import note, note_missing_titles, plural
 from genrec.pipeline.runs import Run
 from genrec.pipeline.settings import choose_device, names
@@ -41,6 +41,10 @@ def recommend(
     time_column: str | None = None,
     k: int = 10,
     repeat: bool = False,
+    allow: ItemList | None = None,
+    deny: ItemList | None = None,
+    allow_per_user: str | None = None,
+    deny_per_user: str | None = None,
     beam_width: int | None = None,
     exact: bool = False,
     out: str | None = None,
@@ -66,6 +70,12 @@ def recommend(
         time_column: of that table: when; `timestamp` if there is such a column.
         k: items per user; fewer where the catalog has no more.
         repeat: also recommend items of the history.
+        allow: recommend only these items: a table with `item_id` (csv, jsonl or parquet), or a .txt
+            file with one id a line.
+        deny: never recommend these items; likewise.
+        allow_per_user: a table with `user_id` and `item_id`: recommend to each user only these; a
+            user without a row gets nothing.
+        deny_per_user: likewise: never recommend these to the user.
         beam_width: of the search, at least 50 by default and more for long lists.
         exact: prove every list.
         out: file to write (.csv, .parquet or .jsonl); printed otherwise.
@@ -81,9 +91,10 @@ def recommend(
         nothing else), `certified`.
 
     Raises:
-        ConfigError: unless exactly one of items, users and histories is given.
-        DataError: if no history has an item the catalog knows; unknown items in a history are
-            reported and skipped.
+        ConfigError: unless exactly one of items, users and histories is given, or for a list per
+            user with items, which are nobody's.
+        DataError: if no history has an item the catalog knows, or an allow-list has none; other
+            unknown items are reported and skipped.
         ArtefactError: if the run, its dataset or its vocabulary is not whole, or the file cannot
             be written.
     """
@@ -93,6 +104,12 @@ def recommend(
     for name, value in (("k", k), ("batch_size", batch_size), ("beam_width", beam_width)):
         if value is not None and value < 1:
             raise ConfigError(f"recommend: {name}={value}; expected at least 1")
+    for name, path in (("allow", allow_per_user), ("deny", deny_per_user)):
+        if items is not None and path is not None:
+            raise ConfigError(
+                f"recommend: {name}_per_user needs user ids, which --items has not; give --{name}, "
+                "or --users or --histories"
+            )
     if out and check_place(out).suffix not in WRITERS:
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(WRITERS)}")
     place_of_model = choose_device(device)
@@ -125,26 +142,52 @@ def recommend(
         start, end = flat.offsets[:-1], flat.offsets[1:]
         shown = [str(user) for user in flat.user_ids.to_pylist()]
 
+    lists = Lists(
+        data.catalog,
+        shown,
+        allow=allow,
+        deny=deny,
+        allow_per_user=allow_per_user,
+        deny_per_user=deny_per_user,
+    )
     note_missing_titles(data.catalog, title_column)
     trie = opened.vocabulary.trie() if opened.vocabulary is not None else None
     model = opened.model_on(place_of_model)
     ranker = ModelRanker(model, trie, beam_width=beam_width, exact=exact, name=opened.name)
-    frames = []
+    frames, lengths = [], []
     for first in range(0, len(shown), batch_size):
         part = slice(first, first + batch_size)
         inputs = batch(flat, start[part], end[part], max_length=opened.model.config.max_history)
-        seen = (
-            None if repeat else torch.from_numpy(history_matrix(flat.items, start[part], end[part]))
+        seen = None if repeat else history_matrix(flat.items, start[part], end[part])
+        found = ranker.search(
+            ranker.prepare(inputs),
+            k=k,
+            exclude=lists.exclude(part, seen),
+            filter=lists.filter(ranker.filters_for, part),
         )
-        found = ranker.search(ranker.prepare(inputs), k=k, exclude=seen)
+        lengths.append((found.items >= 0).sum(dim=1).cpu().numpy())
         frames.append(_frame(found, shown[part], data.catalog, title_column))
     result = pd.concat(frames, ignore_index=True)
+    _note_short(np.concatenate(lengths), k, shown)
     if out:
         _write(result, Path(out))
         note(f"{plural(len(result), 'recommendation')} for {plural(len(shown), 'user')} in {out}")
     else:
         _print(result)
     return result
+
+
+def _note_short(lengths: np.ndarray, k: int, users: list[str]) -> None:
+    """Say whose lists are shorter than asked for, because no more items are allowed."""
+    short = np.flatnonzero(lengths < k)
+    if len(short):
+        some = ", ".join(users[row] for row in short[:5])
+        none = int((lengths == 0).sum())
+        note(
+            f"fewer than {plural(k, 'item')} allowed for {plural(len(short), 'user')}, who got "
+            f"what is left{f' ({none:,} of them nothing)' if none else ''}: {some}",
+            "yellow",
+        )
 
 
 def _check_known(items: list[str], catalog: Catalog) -> None:

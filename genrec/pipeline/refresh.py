@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-
 from genrec.artefacts import check_target
 from genrec.data import Dataset
 from genrec.embedding import ItemVectors
@@ -18,7 +13,7 @@ from genrec.pipeline.settings import (
     check_training_events,
     training_events,
 )
-from genrec.tokenizers import SidVocabulary, refresh_vocabulary
+from genrec.tokenizers import SidVocabulary, print_churn, refresh_vocabulary
 from genrec.tokenizers.vocabulary import KIND as VOCABULARY_KIND
 
 
@@ -73,19 +68,6 @@ def refresh(
         made.config[TRAINING] = known
     made.save_pretrained(out)
     if progress:
-        _print_churn(made.config["refresh"]["churn"])
+        print_churn(made.config["refresh"]["churn"])
         note(f"refreshed from {vocabulary}, saved in {out}")
     return made
-
-
-def _print_churn(found: dict[str, Any]) -> None:
-    table = Table(show_header=False)
-    for name in ("kept", "added", "removed"):
-        table.add_row(f"items {name}", f"{found[f'items_{name}']:,}")
-    table.add_row("changed SIDs", f"{found['changed_tuples']:.2%} of the items kept")
-    for level, share in enumerate(found["changed_levels"]):
-        table.add_row(f"changed codes, level {level}", f"{share:.2%}")
-    before, after = found["codebook_sizes"]
-    if before != after:
-        table.add_row("codebook sizes", f"{before} -> {after}: train a new model")
-    Console().print(table)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from genrec.artefacts import MANIFEST, check_folder, file_sha256, read_json
+from genrec.artefacts import MANIFEST, check_folder, file_sha256, fingerprint, read_json
 from genrec.data import Dataset, Split
 from genrec.errors import ArtefactError, GenrecError
 from genrec.models import Recommender
@@ -77,6 +77,11 @@ class Run:
                     f"{folder / RUN_FILE}: says nothing of {key!r}; it was edited, or is of "
                     "another version of genrec: train again"
                 )
+        if config.get("fingerprint", "") not in ("", record_fingerprint(config)):
+            raise ArtefactError(
+                f"{folder / RUN_FILE}: was edited after the training, so that nobody can tell what "
+                "was trained; undo that, or train again"
+            )
         try:
             SplitConfig(**config["split"])
         except (TypeError, GenrecError) as error:
@@ -167,3 +172,8 @@ def model_fingerprint(folder: Path) -> str:
     """What tells a model folder from another: the SHA-256 of its manifest, shortened."""
     manifest = folder / MANIFEST
     return file_sha256(manifest)[:16] if manifest.is_file() else ""
+
+
+def record_fingerprint(record: dict[str, Any]) -> str:
+    """What tells the contents of one `run.json` from another's."""
+    return fingerprint([{key: value for key, value in record.items() if key != "fingerprint"}])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from accelerate import PartialState
 
 import genrec
 from genrec.artefacts import (
@@ -25,12 +25,19 @@ from genrec.artefacts import (
 from genrec.data import Dataset, TrainingSequences
 from genrec.embedding import ItemVectors
 from genrec.errors import ArtefactError, ConfigError
-from genrec.evaluation import ModelRanker, evaluate, peak_memory
+from genrec.evaluation import ModelRanker, evaluate, machine, peak_memory
 from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS, Recommender, RecommenderConfig
 from genrec.models.registry import with_defaults
 from genrec.pipeline.checks import check_part
 from genrec.pipeline.notes import note, plural
-from genrec.pipeline.runs import OF_THE_MODEL, RUN_FILE, UNFINISHED_FILE, Run, model_fingerprint
+from genrec.pipeline.runs import (
+    OF_THE_MODEL,
+    RUN_FILE,
+    UNFINISHED_FILE,
+    Run,
+    model_fingerprint,
+    record_fingerprint,
+)
 from genrec.pipeline.settings import (
     SPLIT_DEFAULT,
     SplitConfig,
@@ -39,7 +46,7 @@ from genrec.pipeline.settings import (
 )
 from genrec.tokenizers import SidVocabulary, make_tie_order
 from genrec.training import TrainingConfig, train_model
-from genrec.training.trainer import MODEL_KIND
+from genrec.training.trainer import MODEL_KIND, seconds_spent
 
 ENCODER_DEFAULT: dict[str, Any] = {"type": "sid"}
 BACKBONE_DEFAULT: dict[str, Any] = {"type": "transformer"}
@@ -171,13 +178,21 @@ def train(
         "training": asdict(training),
         "split": split.describe(),
     }
-    if resume and _is_finished(folder, resolved):
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        (folder / UNFINISHED_FILE).unlink(missing_ok=True)
+    # Launched as several processes, all of them train; the first one alone writes and speaks.
+    processes = PartialState()
+    progress = progress and processes.is_main_process
+    finished = resume and _is_finished(folder, resolved)
+    processes.wait_for_everyone()
+    if finished:
+        if processes.is_main_process:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            (folder / UNFINISHED_FILE).unlink(missing_ok=True)
         if progress:
             note(f"{folder}: is trained with these settings; --resume false trains it again")
         return Run.open(folder)
-    _start(folder, resolved, resume=resume)
+    if processes.is_main_process:
+        _start(folder, resolved, resume=resume)
+    processes.wait_for_everyone()
     unseen = fitted_without_training(sids, counts)
     if unseen and progress:
         note(
@@ -206,7 +221,6 @@ def train(
         )
         return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}
 
-    begun = time.perf_counter()
     model = train_model(
         build,
         sequences,
@@ -216,16 +230,22 @@ def train(
         resume=resume,
         progress=progress,
     )
-    plot_learning_curve(read_json(folder / "log.json"), folder / "learning_curve.png")
-    _finish(
-        folder,
-        {
-            **resolved,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "seconds": time.perf_counter() - begun,
-            **peak_memory(),
-        },
-    )
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        log = read_json(folder / "log.json")
+        plot_learning_curve(log, folder / "learning_curve.png")
+        _finish(
+            folder,
+            {
+                **resolved,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "processes": processes.num_processes,
+                "seconds": seconds_spent(log),
+                **machine(),
+                **peak_memory(),
+            },
+        )
+    processes.wait_for_everyone()
     if progress:
         kept = read_json(folder / "model" / "validation.json")
         note(
@@ -353,9 +373,8 @@ def _finish(folder: Path, record: dict[str, Any]) -> None:
         ) from error
     validation = read_json(folder / "model" / "validation.json")
     identity = model_fingerprint(folder / "model")
-    write_json(
-        folder / RUN_FILE, {**record, "validation": validation, "model_fingerprint": identity}
-    )
+    record = {**record, "validation": validation, "model_fingerprint": identity}
+    write_json(folder / RUN_FILE, {**record, "fingerprint": record_fingerprint(record)})
     shutil.rmtree(folder / "checkpoints")
     (folder / UNFINISHED_FILE).unlink()
 

@@ -72,6 +72,11 @@ class Quantizer(ABC):
         return len(self.codebook_sizes)
 
     @property
+    def levels_per_facet(self) -> int | None:
+        """Levels that code one subspace together; `None` where all levels code the whole vector."""
+        return None
+
+    @property
     def learns_from(self) -> frozenset[str]:
         """The side inputs that `fit` needs with these options."""
         return frozenset()

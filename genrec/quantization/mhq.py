@@ -142,6 +142,11 @@ class MHQ(Quantizer):
         """Number of codes of each column, M * L of them."""
         return (self.codebook_size,) * (self.num_subspaces * self.levels)
 
+    @property
+    def levels_per_facet(self) -> int:
+        """L: the columns of one subspace follow one another."""
+        return self.levels
+
     def codebooks(self) -> list[np.ndarray]:
         """One float32 array [K, D / M] per column, in the projected space."""
         self._fitted_width()

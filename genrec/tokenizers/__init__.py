@@ -1,7 +1,7 @@
 """Items <-> semantic IDs: the SID vocabulary, collision policies, tie order, exchange, refresh."""
 
 from genrec.tokenizers.build import build_vocabulary
-from genrec.tokenizers.churn import churn
+from genrec.tokenizers.churn import churn, print_churn
 from genrec.tokenizers.collisions import COLLISION_POLICIES, Resolved, resolve_collisions
 from genrec.tokenizers.exporters import EXPORTS, export_vocabulary
 from genrec.tokenizers.importers import import_vocabulary
@@ -26,6 +26,7 @@ __all__ = [
     "item_texts",
     "item_tokens",
     "make_tie_order",
+    "print_churn",
     "print_inspection",
     "print_summary",
     "refresh_vocabulary",

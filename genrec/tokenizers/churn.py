@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from genrec.data import Catalog
 from genrec.tokenizers.vocabulary import SidVocabulary
@@ -32,3 +34,17 @@ def churn(old: SidVocabulary, new: SidVocabulary) -> dict[str, Any]:
         "changed_levels": differs.mean(axis=0).tolist() if len(kept) else [0.0] * levels,
         "codebook_sizes": [list(old.codebook_sizes), list(new.codebook_sizes)],
     }
+
+
+def print_churn(found: dict[str, Any], console: Console | None = None) -> None:
+    """Print what `churn` returned as a table."""
+    table = Table(show_header=False)
+    for name in ("kept", "added", "removed"):
+        table.add_row(f"items {name}", f"{found[f'items_{name}']:,}")
+    table.add_row("changed SIDs", f"{found['changed_tuples']:.2%} of the items kept")
+    for level, share in enumerate(found["changed_levels"]):
+        table.add_row(f"changed codes, level {level}", f"{share:.2%}")
+    before, after = found["codebook_sizes"]
+    if before != after:
+        table.add_row("codebook sizes", f"{before} -> {after}: train a new model")
+    (console or Console()).print(table)

@@ -53,7 +53,8 @@ def inspect_vocabulary(
         split: which events are training; all of them without it.
         title_column: column of titles; ids are shown where there is none.
         category_column: column of categories (texts or lists of texts), for the purity.
-        facets: levels of each facet, where the codes have facets.
+        facets: levels of each facet, where the codes have facets; by default what the quantizer
+            says (`mhq` has facets).
         k: neighbours per item.
         queries: at most so many items are asked for their neighbours.
         seed: of all samples.
@@ -75,6 +76,9 @@ def inspect_vocabulary(
     for name, value in (("k", k), ("queries", queries)):
         if value < 1:
             raise ConfigError(f"{name}: is {value}; expected 1 or more")
+    quantizer = vocabulary.quantizer
+    if facets is None and quantizer is not None and quantizer.num_levels == vocabulary.num_levels:
+        facets = quantizer.levels_per_facet
     found = facet_usage(vocabulary.codes, vocabulary.codebook_sizes, facets) if facets else None
     if vectors is not None:
         vocabulary.check_vectors(vectors)

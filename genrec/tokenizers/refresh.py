@@ -22,7 +22,7 @@ from genrec.tokenizers.checks import check_ids
 from genrec.tokenizers.churn import churn
 from genrec.tokenizers.collisions import resolve_collisions
 from genrec.tokenizers.refit import match_labels, refit_quantizer, relabel_quantizer
-from genrec.tokenizers.ties import as_item_ids, make_tie_order
+from genrec.tokenizers.ties import as_item_ids, extend_tie_order
 from genrec.tokenizers.vocabulary import SidVocabulary
 
 Ids: TypeAlias = "Sequence[Any] | np.ndarray | pa.Array"
@@ -163,12 +163,12 @@ def _rebuilt(
     `vectors` are those of all items, or of the items to be placed only.
     """
     seed = int(old.config.get("seed", 0))
-    if not (make_tie_order(old.item_ids, seed) == old.tie_order).all():
+    if not old.has_tie_seed(seed):
         raise DataError(
             f"tie_order: is not make_tie_order(item_ids, {seed}), so it does not say where further "
             "items belong; build the vocabulary with that tie order"
         )
-    tie_order = make_tie_order(ids, seed)
+    tie_order = extend_tie_order(ids, np.where(before >= 0, old.tie_order[before], -1), seed)
     sizes = list(old.codebook_sizes)
     codes = np.zeros((len(ids), len(sizes)), dtype=np.int32)
     taken = old.codes[before[staying]]
@@ -205,6 +205,7 @@ def _rebuilt(
         vectors_fingerprint=print_of_vectors,
         fitted=fitted,
     )
+    made.continue_from(old, np.where(staying, before, -1))
     made.config = {
         **old.config,
         "collisions": {"policy": old.collision_policy},

@@ -7,8 +7,9 @@ other items and not on the order of the table (the rank counts how many ids hash
 
 from __future__ import annotations
 
+import bisect
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,7 @@ def make_tie_order(item_ids: Sequence[Any] | np.ndarray | pa.Array, seed: int = 
     """
     ids = as_item_ids(item_ids)
     texts = [str(item) for item in ids.tolist()]
-    keyed = hashlib.blake2b(digest_size=8, key=str(seed).encode())
-
-    def digest(text: str) -> bytes:
-        state = keyed.copy()
-        state.update(text.encode("utf-8", "surrogatepass"))
-        return state.digest()
-
+    digest = _digest(seed)
     hashes = np.frombuffer(b"".join(map(digest, texts)), dtype=">u8").astype(np.uint64)
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
@@ -73,3 +68,45 @@ def make_tie_order(item_ids: Sequence[Any] | np.ndarray | pa.Array, seed: int = 
     rank = np.empty(len(texts), dtype=np.int64)
     rank[order] = np.arange(len(texts))
     return rank
+
+
+def extend_tie_order(item_ids: np.ndarray, ranks: np.ndarray, seed: int = 0) -> np.ndarray:
+    """`make_tie_order(item_ids, seed)` where the order of most items is known already.
+
+    New ids are placed by binary search, so that `n log N` ids are hashed and not all of them.
+
+    Args:
+        item_ids: ids of N items, as `as_item_ids` returns them.
+        ranks: `int64 [N]`, ranks of the items in an earlier tie order with this seed, not
+            necessarily without gaps; -1 for new items.
+        seed: key of the hash.
+    """
+    new = np.flatnonzero(ranks < 0)
+    if len(new) * len(ranks).bit_length() > len(ranks):
+        return make_tie_order(item_ids, seed)
+    digest = _digest(seed)
+
+    def key(item: int) -> tuple[bytes, str]:
+        text = str(item_ids.item(item))
+        return digest(text), text
+
+    slots = np.full(int(ranks.max(initial=-1)) + 1, -1, dtype=np.int64)
+    slots[ranks[ranks >= 0]] = np.flatnonzero(ranks >= 0)
+    ordered = slots[slots >= 0]
+    coming = sorted((key(item), item) for item in new.tolist())
+    places = [bisect.bisect_left(ordered, place, key=key) for place, _ in coming]
+    rank = np.empty(len(ranks), dtype=np.int64)
+    rank[np.insert(ordered, places, [item for _, item in coming])] = np.arange(len(ranks))
+    return rank
+
+
+def _digest(seed: int) -> Callable[[str], bytes]:
+    """The keyed hash of a text; bytes in their order are the numbers in theirs."""
+    keyed = hashlib.blake2b(digest_size=8, key=str(seed).encode())
+
+    def digest(text: str) -> bytes:
+        state = keyed.copy()
+        state.update(text.encode("utf-8", "surrogatepass"))
+        return state.digest()
+
+    return digest

@@ -33,6 +33,7 @@ from genrec.tokenizers.checks import (
 )
 from genrec.tokenizers.keys import TupleKeys
 from genrec.tokenizers.ties import as_item_ids, make_tie_order
+from genrec.tokenizers.tries import changed_trie
 
 KIND = "sid-vocabulary"
 CONFIG = "vocabulary.json"
@@ -76,6 +77,7 @@ class SidVocabulary:
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
         check_ids(self.item_ids)
         check_codes(np.asarray(codes), self.item_ids, self.codebook_sizes)
+        self._tie_seed: int | None = 0 if tie_order is None else None
         if tie_order is None:
             tie_order = make_tie_order(self.item_ids)
         check_tie_order(np.asarray(tie_order), len(self.item_ids))
@@ -196,6 +198,25 @@ class SidVocabulary:
     def trie(self) -> PrefixTrie:
         """The prefix trie over these codes (built once)."""
         return self._trie
+
+    def has_tie_seed(self, seed: int) -> bool:
+        """Whether the tie order is `make_tie_order(item_ids, seed)`; hashes every id, once."""
+        if self._tie_seed != seed and (make_tie_order(self.item_ids, seed) == self.tie_order).all():
+            self._tie_seed = seed
+        return self._tie_seed == seed
+
+    def continue_from(self, of: SidVocabulary, before: np.ndarray) -> None:
+        """Take over what is known of another vocabulary, so that it costs no work again.
+
+        That is the seed of its tie order, and its trie if it was built.
+
+        Args:
+            of: a vocabulary whose tie order has the seed that this one's has.
+            before: `int64 [N]`, index in `of` of each item that has the same codes there, else -1.
+        """
+        self._tie_seed = of._tie_seed
+        if "_trie" in of.__dict__ and of.codebook_sizes == self.codebook_sizes:
+            self._trie = changed_trie(of.trie(), self.codes, self.tie_order, before)
 
     def check_catalog(self, catalog: Catalog) -> None:
         """Check that the catalog has exactly these items, in this order.

@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class RecommenderTrainer(Trainer):
         validate: model -> metrics with `ndcg@10`, from real decoding on the validation users.
         average: running average of the weights, used for validation and for the best model.
         patience: stop after so many validations without a better one; 0 never stops.
+        spent: seconds that the steps before a resume took.
         **kwargs: of `transformers.Trainer`.
     """
 
@@ -55,9 +57,11 @@ class RecommenderTrainer(Trainer):
         validate: Validate,
         average: WeightAverage | None = None,
         patience: int = 0,
+        spent: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.begun = time.perf_counter() - spent
         self.validate, self.average, self.patience = validate, average, patience
 
     def evaluate(
@@ -75,7 +79,7 @@ class RecommenderTrainer(Trainer):
             if self.is_world_process_zero():
                 self._keep_if_best(model, found)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        self.log(metrics)
+        self.log({**metrics, "seconds": round(time.perf_counter() - self.begun, 2)})
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
@@ -130,6 +134,11 @@ def is_spent(log: Sequence[Mapping[str, float]], patience: int) -> bool:
     """Whether the last `patience` validations of a log brought nothing better; 0 is never spent."""
     found = [entry[f"eval_{METRIC}"] for entry in log if f"eval_{METRIC}" in entry]
     return bool(patience and found) and len(found) - 1 - found.index(max(found)) >= patience
+
+
+def seconds_spent(log: Sequence[Mapping[str, float]]) -> float:
+    """Seconds that the steps up to the last validation of a log took, repeated ones left out."""
+    return max((entry.get("seconds", 0.0) for entry in log), default=0.0)
 
 
 def epoch_line(epoch: float, logs: Mapping[str, Any]) -> str:
@@ -194,13 +203,14 @@ def train_model(
     size = len(sequences)
     if size == 0:
         raise ConfigError("training: there are no training sequences; are all histories too short?")
-    if config.precision == "fp16" and not torch.accelerator.is_available():
-        raise ConfigError("training: precision='fp16' needs an accelerator; use 'bf16' or 'fp32'")
+    config.check_machine()
     output = Path(output)
     checkpoints = output / "checkpoints"
-    checkpoint = _last_checkpoint(checkpoints, averaged=config.average > 0) if resume else None
-    if checkpoint is None and checkpoints.is_dir():
-        shutil.rmtree(checkpoints)
+    with PartialState().main_process_first():  # it removes what the others must not see
+        checkpoint = _last_checkpoint(checkpoints, averaged=config.average > 0) if resume else None
+        if checkpoint is None and checkpoints.is_dir():
+            shutil.rmtree(checkpoints)
+    log = _log_of(checkpoint) if checkpoint else []
     quiet_transformers()
     set_seed(config.seed)
     model = build()
@@ -216,13 +226,13 @@ def train_model(
         validate=validate,
         average=average,
         patience=config.patience,
+        spent=seconds_spent(log),
         callbacks=[average] if average else [],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if progress:
         trainer.add_callback(EpochLines() if sys.stderr.isatty() else PlainLines())
-    log = _log_of(checkpoint) if checkpoint else []
     if not is_spent(log, config.patience):  # or else it was killed after its last step
         with _writing(checkpoints):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -231,7 +241,8 @@ def train_model(
             if trainer.state.global_step not in validated:  # epochs left over by eval_epochs
                 trainer.evaluate()
         trainer.accelerator.wait_for_everyone()
-    write_json(output / "log.json", log)
+    if trainer.is_world_process_zero():
+        write_json(output / "log.json", log)
     best = check_folder(checkpoints / "best", kind=MODEL_KIND)
     return Recommender.from_pretrained(best)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec.decoding import PrefixTrie
+from genrec.decoding import Filter, PrefixTrie
 from genrec.models import HEADS, Head, ItemTables, SidEmbedding
 
 ITEMS, WIDTH, SIZES = 60, 12, (5, 4, 6)
@@ -99,3 +99,61 @@ def test_other_users_of_the_batch_change_nothing(head: Head, trie: PrefixTrie) -
     for row in range(5):
         alone = head.search(hidden[row : row + 1], k=8, trie=trie, exact=True)
         torch.testing.assert_close(alone.scores[0], together.scores[row], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("k", [6, ITEMS])
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_filtered_list_is_the_filtered_ranking(
+    head: Head, trie: PrefixTrie, k: int, exact: bool
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    users = 7
+    hidden = torch.randn(users, WIDTH, generator=generator)
+    shared = torch.rand(ITEMS, generator=generator) < 0.5
+    own = torch.rand(users, ITEMS, generator=generator) < torch.linspace(0.02, 1, users)[:, None]
+    own[0] = False  # nothing is left for the first user
+    exclude = torch.randint(-1, ITEMS, (users, 5), generator=generator)
+    ranking = head.search(hidden, k=ITEMS, trie=trie, exact=True)
+    of = trie if head.uses_trie else ITEMS
+    one, each = Filter.from_mask(of, shared), Filter.from_mask(of, own)
+    for some, allowed in (
+        (one, shared.expand(users, -1)),
+        (each, own),
+        (one & each, shared & own),
+    ):
+        found = head.search(
+            hidden, k=k, trie=trie, exclude=exclude, filter=some, beam_width=ITEMS, exact=exact
+        )
+        for row in range(users):
+            left = [
+                (item, score)
+                for item, score in zip(
+                    ranking.items[row].tolist(), ranking.scores[row].tolist(), strict=True
+                )
+                if allowed[row, item] and item not in exclude[row].tolist()
+            ][:k]
+            assert found.items[row].tolist() == [i for i, _ in left] + [-1] * (k - len(left))
+            torch.testing.assert_close(
+                found.scores[row, : len(left)],
+                torch.tensor([score for _, score in left], dtype=torch.float32),
+                atol=1e-4,
+                rtol=1e-4,
+            )
+            alone = head.search(
+                hidden[row : row + 1],
+                k=k,
+                trie=trie,
+                exclude=exclude[row : row + 1],
+                filter=some.select(slice(row, row + 1)),
+                beam_width=ITEMS,
+                exact=exact,
+            )
+            assert torch.equal(alone.items[0], found.items[row])
+
+
+def test_a_filter_of_the_trie_serves_a_head_without_one(head: Head, trie: PrefixTrie) -> None:
+    hidden = torch.randn(2, WIDTH)
+    some = Filter.deny(trie, torch.arange(0, ITEMS, 2))
+    found = head.search(hidden, k=ITEMS, trie=trie, filter=some, exact=True)
+    for row in found.items.tolist():
+        assert sorted(row) == [-1] * (ITEMS // 2) + list(range(1, ITEMS, 2))

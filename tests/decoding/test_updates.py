@@ -181,6 +181,35 @@ def test_removing_shares_the_nodes_and_compacts_when_a_quarter_is_gone():
     assert moved.live.words.device.type == "meta"
 
 
+def test_renumbering_drops_the_numbers_of_removed_items():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 4, (40, 3))
+    tie = rng.permutation(40)
+    trie = PrefixTrie.from_codes(codes, [4, 4, 4], tie)
+    assert trie.renumber(range(40)) is trie
+    left = rng.permutation(40)[:33]
+    gone = sorted(set(range(40)) - set(left.tolist()))
+    fresh = PrefixTrie.from_codes(codes[left], [4, 4, 4], np.argsort(np.argsort(tie[left])))
+    assert_same_tries(trie.remove(gone).renumber(left), fresh, np.arange(33))
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([0, 1, 3, 3], "once; item 4 is not among them"),
+        ([0, 1, 3], "once; item 4 is not among them"),
+        ([0, 1, 3, 4, 4], "shape .5,.: expected each of the 4 items of the trie once; others are"),
+        ([0, 1, 3, 4, 9], "others are"),
+        ([0, 1, 2, 3, 4], "others are"),
+        ([0, 1, 3, 4, 2], "others are"),
+    ],
+)
+def test_renumbering_needs_every_item_once(items, message):
+    trie = PrefixTrie.from_codes([[0], [1], [1], [2], [0]], [3]).remove([2]).compact()
+    with pytest.raises(DataError, match=message):
+        trie.renumber(items)
+
+
 @pytest.mark.parametrize(
     ("items", "message"),
     [

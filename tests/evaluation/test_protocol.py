@@ -53,6 +53,38 @@ def test_targets_in_the_history_are_misses_when_masked_and_counted(
     assert popular.per_user("unmasked", "recall@20")[repeated].any()
 
 
+@pytest.mark.parametrize("name", ["popularity", "item"])
+def test_a_pool_of_candidates_is_ranked_alone(
+    name: str, item_model: Recommender, dataset: Dataset, split: Split, train_counts: np.ndarray
+) -> None:
+    pool = np.arange(0, 60, 3)
+    ranker: PopularityRanker | ModelRanker = PopularityRanker(train_counts, np.arange(60))
+    if name == "item":
+        ranker = ModelRanker(item_model)
+    found = evaluate(
+        ranker, dataset, split.test, split="test", candidates=pool, max_length=8, bootstrap=0
+    )
+    outside = ~np.isin(split.test.targets, pool)
+    assert 0 < outside.mean() < 1
+    assert found.facts["candidates"] == 20 and found.facts["items"] == 60
+    assert found.facts["targets_outside_candidates"] == pytest.approx(outside.mean())
+    hidden = torch.ones(60, dtype=torch.bool)
+    hidden[pool] = False
+    for row, user in enumerate(split.test.users):
+        history = dataset.histories.history(user)
+        seen = torch.tensor(np.unique(history[:-1]))[None].long()
+        scores = torch.from_numpy(train_counts).float()[None]
+        if name == "item":
+            items = torch.tensor(history[:-1][-8:]).long()[None]
+            state = item_model.eval().encode_users(items, torch.ones_like(items, dtype=torch.bool))
+            scores = item_model.head.scores(state, item_model.head.candidates()).detach()
+        scores = scores.masked_fill(hidden, -torch.inf)
+        for mask, exclude in (("unmasked", None), ("masked", seen)):
+            ranks = ranks_from_scores(scores, torch.tensor([int(history[-1])]), exclude=exclude)
+            expected = ndcg_at(ranks.before, ranks.ties, 20)
+            assert found.per_user(mask, "ndcg@20")[row] == pytest.approx(expected[0])
+
+
 def test_flat_keys(popular: Evaluation) -> None:
     keys = set(popular.metrics)
     assert {"test/unmasked/ndcg@10", "test/masked/recall@5", "test/masked/mrr@20"} <= keys

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.decoding import PrefixTrie
+from genrec.decoding import Filter, PrefixTrie
 from genrec.errors import ConfigError
 from genrec.evaluation import ModelRanker, PopularityRanker, Ranker, ranks_from_search
 from genrec.evaluation.ranks import is_excluded, ranks_from_scores
@@ -25,21 +25,29 @@ def test_popularity_equals_brute_force(data: st.DataObject) -> None:
     k = data.draw(st.integers(1, 14), label="k")
     rows = len(exclude)
     excluded = torch.tensor(exclude, dtype=torch.int64).reshape(rows, width)
-    batch = {"items": torch.zeros(rows, 1, dtype=torch.int64)}
+    kept = data.draw(st.sampled_from([0, 1, rows]), label="rows of the filter")
+    passed = [[True] * items] * rows
+    some = None
     ranker = PopularityRanker(counts, tie_order)
-    result = ranker.search(batch, k=k, exclude=excluded)
+    if kept:
+        flags = st.lists(st.booleans(), min_size=items, max_size=items)
+        mask = data.draw(st.lists(flags, min_size=kept, max_size=kept), label="filter")
+        passed = mask * (rows // kept)
+        some = Filter.from_mask(ranker.filters_for, np.array(mask))
+    batch = {"items": torch.zeros(rows, 1, dtype=torch.int64)}
+    result = ranker.search(batch, k=k, exclude=excluded, filter=some)
 
     for row in range(rows):
-        allowed = [item for item in range(items) if item not in exclude[row]]
+        allowed = [item for item in range(items) if item not in exclude[row] and passed[row][item]]
         expected = sorted(allowed, key=lambda item: (-counts[item], tie_order[item]))[:k]
         assert result.items[row].tolist() == expected + [-1] * (k - len(expected))
         assert result.scores[row, : len(expected)].tolist() == counts[expected].tolist()
     for target in range(items):
         targets = torch.full((rows,), target)
-        ranks = ranks_from_search(
-            result, ranker.leaf_of(targets), excluded=is_excluded(targets, excluded)
-        )
+        hidden = is_excluded(targets, excluded) | ~torch.tensor(passed)[:, target]
+        ranks = ranks_from_search(result, ranker.leaf_of(targets), excluded=hidden)
         scores = torch.from_numpy(counts).float().expand(rows, items)
+        scores = scores.masked_fill(~torch.tensor(passed), float("-inf"))
         reference = ranks_from_scores(scores, targets, exclude=excluded)
         for row in range(rows):
             if ranks.found[row]:
@@ -123,6 +131,38 @@ def test_an_item_model_needs_no_trie(
     assert torch.equal(again.search(batch, k=10).items, found.items)
     assert again.leaf_of(torch.tensor([3])).tolist() == [3]
     assert ranker.settings()["beam_width"] is None and ranker.settings()["exact"]
+
+
+@pytest.mark.parametrize("kind", ["sid", "item", "popularity"])
+def test_every_ranker_searches_within_a_filter(
+    sid_model: Recommender,
+    item_model: Recommender,
+    trie: PrefixTrie,
+    batch: dict[str, torch.Tensor],
+    kind: str,
+) -> None:
+    tie_order = np.random.default_rng(0).permutation(60)
+    rankers = {
+        "sid": ModelRanker(sid_model, trie, beam_width=100),
+        "item": ModelRanker(item_model),
+        "popularity": PopularityRanker(np.arange(60) // 7, tie_order),
+    }
+    ranker = rankers[kind]
+    everything = ranker.search(batch, k=60).items
+    generator = torch.Generator().manual_seed(3)
+    for rows in (1, 6):
+        mask = torch.rand(rows, 60, generator=generator) < 0.4
+        some = Filter.from_mask(ranker.filters_for, mask)
+        exclude = torch.where(batch["mask"], batch["items"], -1)
+        found = ranker.search(batch, k=8, exclude=exclude, filter=some)
+        for row, ranking in enumerate(everything.tolist()):
+            allowed = mask[row % rows]
+            left = [i for i in ranking if allowed[i] and i not in exclude[row].tolist()]
+            assert found.items[row].tolist() == left[:8]
+    if kind != "popularity":
+        options = {"k": 8, "trie": ranker.trie, "filter": some, "beam_width": 100}
+        found = ranker.model.eval().search(batch, **options)
+        assert torch.equal(found.items, ranker.search(batch, k=8, filter=some).items)
 
 
 def test_prepare_shares_the_encoding_and_leaves_the_mode_alone(

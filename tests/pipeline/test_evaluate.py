@@ -12,6 +12,7 @@ from genrec.artefacts import read_json
 from genrec.data import Dataset, batch
 from genrec.errors import ArtefactError, ConfigError
 from genrec.pipeline import Run, SplitConfig, evaluate, train
+from genrec.pipeline.runs import record_fingerprint
 from genrec.training import TrainingConfig
 
 QUICK = {"bootstrap": 50, "progress": False}
@@ -35,6 +36,41 @@ def test_every_ranker_is_there_under_one_protocol(evaluated):
     for evaluation in found.values():
         assert np.array_equal(evaluation.users, parts.test.users)
         assert np.array_equal(evaluation.targets, parts.test.targets)
+
+
+def test_a_pool_of_candidates_is_named_everywhere(evaluated, capsys):
+    root, found = evaluated
+    catalog = Dataset.load(root / "dataset").catalog
+    ids = catalog.item_ids.to_pylist()[::2]
+    (root / "pool.txt").write_text("\n".join([*ids, "gone"]))
+    before = {name: (root / name / "metrics.json").read_bytes() for name in ("sid", "ids")}
+    inside = evaluate(
+        [str(root / "sid"), str(root / "ids")],
+        str(root / "within"),
+        candidates=str(root / "pool.txt"),
+        beams=[150],
+        bootstrap=10,
+    )
+    captured = capsys.readouterr()
+    assert "pool.txt: skipped 1 item that the catalog does not know: gone" in captured.err
+    assert "ranking within a pool of 75 items" in " ".join(captured.out.split())
+    page = (root / "within" / "report.html").read_text()
+    assert "only a given pool of 75 items of 150" in page
+    assert "ranking within a pool of 75 items" in page and "full ranking" not in page
+    for name in ("sid", "ids", "popularity"):
+        record = json.loads((root / "within" / name / "metrics.json").read_text())
+        assert record["candidates"] == 75 and 0 < record["targets_outside_candidates"] < 1
+        lost = inside[name].targets % 2 == 1
+        assert record["targets_outside_candidates"] == pytest.approx(lost.mean())
+        assert (inside[name].per_user("unmasked", "recall@20")[lost] == 0).all()
+        # in a smaller pool nothing stands in the way that did not stand there before
+        wide = found[name].per_user("unmasked", "recall@20")[~lost]
+        assert (inside[name].per_user("unmasked", "recall@20")[~lost] >= wide - 1e-9).all()
+    rows = json.loads((root / "within" / "sid" / "metrics.json").read_text())["beams"]["rows"]
+    exact = inside["sid"].per_user("unmasked", "recall@10").mean()
+    assert rows[-1]["recall"] == pytest.approx(exact, abs=0.01)
+    for name, content in before.items():
+        assert (root / name / "metrics.json").read_bytes() == content
 
 
 def test_metrics_json_keeps_the_contract(evaluated):
@@ -195,6 +231,7 @@ def test_runs_on_other_data_or_another_split_are_refused(shop, own_shop, tmp_pat
         evaluate([str(own_shop / "ids"), str(other)], str(tmp_path / "r"), **QUICK)
     path = other / "run.json"
     config = json.loads(path.read_text())
+    del config["fingerprint"]
     config.update(dataset_fingerprint="0" * 16, split=Run.open(own_shop / "ids").config["split"])
     path.write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="has another dataset_fingerprint"):
@@ -227,6 +264,7 @@ def test_the_report_says_how_each_ranker_came_about(evaluated):
 def test_runs_of_different_tie_orders_are_compared_with_a_note(own_shop, tmp_path, capsys):
     path = own_shop / "ids" / "run.json"
     config = json.loads(path.read_text())
+    del config["fingerprint"]
     runs = [str(own_shop / "sid"), str(own_shop / "ids")]
     options = {"beams": [], "examples": 0, "bootstrap": 0}
     for order, noted in (("0" * 16, True), (None, False), (config["tie_order_fingerprint"], False)):
@@ -241,7 +279,8 @@ def test_two_rankers_of_one_name_are_refused(shop, own_shop, tmp_path):
     with pytest.raises(ConfigError, match=r"is called 'ids', as is .*ids; train with another"):
         evaluate([str(own_shop / "ids"), str(shop / "ids")], str(tmp_path / "r"), **QUICK)
     path = own_shop / "ids" / "run.json"
-    path.write_text(path.read_text().replace('"name": "ids"', '"name": "popularity"'))
+    config = {**json.loads(path.read_text()), "name": "popularity"}
+    path.write_text(json.dumps({**config, "fingerprint": record_fingerprint(config)}))
     with pytest.raises(ConfigError, match="is called 'popularity', as is the baseline"):
         evaluate(str(own_shop / "ids"), str(tmp_path / "r"), **QUICK)
 

@@ -24,13 +24,13 @@ def test_inspect_gives_figures_and_writes_them(shop, tmp_path, capsys):
 
 def test_the_page_and_the_comparison(shop, tmp_path, capsys):
     out, page = tmp_path / "figures.json", tmp_path / "new" / "page.html"
-    quantizer = {"type": "opq", "num_subspaces": 4, "codebook_size": 8}
-    quantize(str(shop / "vectors"), str(tmp_path / "opq"), quantizer=quantizer, progress=False)
+    quantizer = {"type": "mhq", "num_subspaces": 2, "levels": 2, "codebook_size": 8, "epochs": 1}
+    quantize(str(shop / "vectors"), str(tmp_path / "mhq"), quantizer=quantizer, progress=False)
     figures = inspect(
         str(shop / "vocabulary"),
         vectors=str(shop / "vectors"),
         dataset=str(shop / "dataset"),
-        compare=str(tmp_path / "opq"),
+        compare=str(tmp_path / "mhq"),
         category_column="category",
         facets=3,
         k=5,
@@ -42,9 +42,12 @@ def test_the_page_and_the_comparison(shop, tmp_path, capsys):
     assert f"page: {page} (" in captured.err.replace("\n", "")
     assert json.loads(out.read_text()) == json.loads(json.dumps(figures))
     assert len(figures["levels"]) == 3 and len(figures["compare"]["levels"]) == 4
-    assert len(figures["facets"]) == 1 and "facets" not in figures["compare"]
+    assert len(figures["facets"]) == 1
+    assert [facet["levels"] for facet in figures["compare"]["facets"]] == [2, 2]
+    assert figures["churn"]["items_kept"] == 150 and figures["churn"]["changed_tuples"] == 1
+    assert "changed SIDs" in captured.out
     text = page.read_text()
-    assert "<h1>vocabulary and opq</h1>" in text and 'id="tree-1"' in text
+    assert "<h1>vocabulary and mhq</h1>" in text and 'id="tree-1"' in text
 
 
 def test_only_training_events_are_looked_at(shop):

@@ -136,7 +136,12 @@ def test_only_some_runs(recipe, plan, tmp_path):
     plan["runs"]["ids"]["seeds"] = [1, 2]
     recipe(only="ids-seed2")
     assert [p.name for p in (tmp_path / "out/runs").iterdir()] == ["ids-seed2"]
-    assert recipe(only="sid,ids") == ["report", "runs.ids-seed1", "runs.sid"]
+    assert not (tmp_path / "out/vectors").exists()
+    plan["vectors"]["other"] = {"type": "lexical", "dim": 5}
+    plan["vocabularies"]["other"] = {**plan["vocabularies"]["rq"], "vectors": "other"}
+    assert recipe(only="sid,ids") == [
+        "report", "runs.ids-seed1", "runs.sid", "vectors.text", "vocabularies.rq",
+    ]  # fmt: skip
     with pytest.raises(
         ConfigError, match=r"--only: unknown key 'ids-seed3'; did you mean 'ids-seed2'"
     ):

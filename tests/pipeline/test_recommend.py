@@ -234,3 +234,138 @@ def test_a_run_folder_can_be_moved(shop, tmp_path):
 
 def test_the_whole_tree_can_be_moved_without_a_word(own_shop):
     assert len(recommend(str(own_shop / "sid"), users="U00001", k=3)) == 3
+
+
+USERS = [f"U{n:05d}" for n in range(12)]
+
+
+def by_user(found) -> dict[str, list[str]]:
+    return {user: part["item_id"].tolist() for user, part in found.groupby("user_id")}
+
+
+def write_list(path, ids, ending):
+    table = pd.DataFrame({"item_id": ids})
+    if ending == "txt":
+        path.write_text("\ufeff" + "\n\n".join(ids) + "\n", encoding="utf-8")
+    elif ending == "csv":
+        table.assign(title="x").to_csv(path, index=False)
+    elif ending == "jsonl":
+        table.to_json(path, orient="records", lines=True)
+    else:
+        table.to_parquet(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("name", ["sid", "ids"])
+def test_lists_of_items_filter_the_ranking(shop, data, tmp_path, name, ending):
+    run, ids = str(shop / name), data.catalog.item_ids.to_pylist()
+    ranking = by_user(recommend(run, users=USERS, k=150, exact=True))
+    allow = write_list(tmp_path / f"allow.{ending}", ids[::2], ending)
+    deny = write_list(tmp_path / f"deny.{ending}", ids[::3], ending)
+    for options, allowed in (
+        ({"allow": allow}, set(ids[::2])),
+        ({"deny": deny}, set(ids) - set(ids[::3])),
+        ({"allow": allow, "deny": deny}, set(ids[::2]) - set(ids[::3])),
+        ({"allow": ids[::2], "deny": ids[::3]}, set(ids[::2]) - set(ids[::3])),
+    ):
+        found = by_user(recommend(run, users=USERS, k=10, exact=True, batch_size=5, **options))
+        for user in USERS:
+            assert found[user] == [item for item in ranking[user] if item in allowed][:10]
+
+
+@pytest.mark.parametrize("name", ["sid", "ids"])
+def test_lists_of_each_user_filter_their_own_ranking(shop, data, tmp_path, name, capsys):
+    run, ids = str(shop / name), data.catalog.item_ids.to_pylist()
+    ranking = by_user(recommend(run, users=USERS, k=150, exact=True, repeat=True))
+    rng = np.random.default_rng(0)
+    sets = [
+        {user: set(rng.choice(ids, rng.integers(1, 60)).tolist()) for user in [*USERS[2:], "other"]}
+        for _ in range(2)
+    ]
+    paths = []
+    for place, one in zip(("allow", "deny"), sets, strict=True):
+        rows = [(user, item) for user, items in one.items() for item in items] * 2  # repeats
+        table = pd.DataFrame(rows, columns=["user_id", "item_id"]).sample(frac=1, random_state=0)
+        table.to_parquet(tmp_path / f"{place}.parquet")
+        paths.append(str(tmp_path / f"{place}.parquet"))
+    allowed, denied = sets
+    some = set(ids[:120])
+    for options, wanted in (
+        ({"allow_per_user": paths[0]}, lambda u: allowed.get(u, set())),
+        ({"deny_per_user": paths[1]}, lambda u: set(ids) - denied.get(u, set())),
+        (
+            {"allow_per_user": paths[0], "deny_per_user": paths[1], "allow": ids[:120]},
+            lambda u: (allowed.get(u, set()) - denied.get(u, set())) & some,
+        ),
+    ):
+        for repeat in (False, True):
+            options |= {"repeat": repeat, "exact": True, "k": 8}
+            capsys.readouterr()
+            found = by_user(recommend(run, users=USERS, batch_size=5, **options))
+            once = by_user(recommend(run, users=USERS, **options))
+            assert found == once
+            short = []
+            for number, user in enumerate(USERS):
+                seen = set() if repeat else set(history(data, number))
+                left = [item for item in ranking[user] if item in wanted(user) - seen][:8]
+                assert found.get(user, []) == left
+                short += [user] if len(left) < 8 else []
+            error = capsys.readouterr().err
+            if short:
+                nothing = sum(user not in found for user in USERS)
+                assert f"fewer than 8 items allowed for {len(short)} user" in error
+                assert ("of them nothing" in error) == (nothing > 0)
+            else:
+                assert "fewer than" not in error
+
+
+def test_unknown_items_of_lists_are_counted(shop, data, tmp_path, capsys):
+    item = data.catalog.item_ids[3].as_py()
+    path = write_list(tmp_path / "l.txt", [item, item, "gone", "lost", "gone"], "txt")
+    found = recommend(str(shop / "sid"), users=USERS[:2], allow=path, k=3, repeat=True)
+    error = capsys.readouterr().err
+    assert found["item_id"].tolist() == [item, item]
+    assert f"{path}: skipped 2 items that the catalog does not know: gone, lost" in error
+    assert "fewer than 3 items allowed for 2 users, who got what is left: U00000, U00001" in error
+    none = write_list(tmp_path / "none.txt", ["gone"], "txt")
+    recommend(str(shop / "sid"), users=USERS[:2], deny=none, k=3)
+    assert "none.txt: skipped 1 item that the catalog" in capsys.readouterr().err
+    table = pd.DataFrame({"user_id": ["nobody", "none"], "item_id": [item, "gone"]})
+    table.to_csv(tmp_path / "own.csv", index=False)
+    recommend(str(shop / "sid"), users=USERS[:2], deny_per_user=str(tmp_path / "own.csv"), k=3)
+    assert "has no row of the users asked for, such as 'U00000'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "expected"),
+    [
+        ("allow", "item_id\ngone\nlost\n", "knows none of its items (gone, lost), so nothing"),
+        ("allow", "item\nG00001\n", "column 'item_id' is missing"),
+        ("allow", "item_id\n", "the table is empty"),
+        ("deny", None, "no such file"),
+        ("allow_per_user", "item_id\nG00001\n", "column 'user_id' is missing"),
+        ("allow_per_user", "user_id,item_id\nno,G00001\n", "has no row of the users asked for"),
+        ("allow_per_user", "user_id,item_id\nU00001,gone\n", "knows none of its items (gone)"),
+        ("deny_per_user", "user_id,item_id\n,G00001\n", "column 'user_id' has no id in 1 rows"),
+    ],
+)
+def test_bad_lists_end_with_code_2(shop, tmp_path, refused, option, text, expected):
+    path = tmp_path / "list.csv"
+    if text is not None:
+        path.write_text(text)
+    command = ["recommend", shop / "sid", "--users=U00001", f"--{option}={path}"]
+    refused(command, path, expected)
+
+
+def test_lists_that_cannot_be_meant_end_with_code_2(shop, tmp_path, refused):
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\xff")
+    refused(
+        ["recommend", shop / "ids", "--users=U00001", f"--allow={tmp_path / 'list.txt'}"],
+        "list.txt: cannot be read as text",
+    )
+    (tmp_path / "own.csv").write_text("user_id,item_id\nyou,G00001\n")
+    refused(
+        ["recommend", shop / "ids", "--items=G00001", f"--deny_per_user={tmp_path / 'own.csv'}"],
+        "deny_per_user needs user ids, which --items has not; give --deny",
+    )

@@ -4,9 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genrec.decoding import PrefixTrie
 from genrec.errors import ConfigError, DataError
 from genrec.quantization import make_quantizer
 from genrec.tokenizers import (
@@ -84,6 +86,55 @@ def test_items_that_stay_keep_their_sids(given_codebooks, vectors, item_ids, pol
     assert report["items_added"] == len(added)
     assert report["items_removed"] == len(before.keys() - after.keys())
     assert report["changed_tuples"] == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(POLICIES), st.integers(0, 10_000))
+def test_the_trie_of_changed_items_is_the_trie_built_from_nothing(
+    given_codebooks, vectors, item_ids, policy, seed
+):
+    """Any chain of additions, removals and refreshes: array by array, dtypes included."""
+    rng = np.random.default_rng(seed)
+    quantizer = given_codebooks.random((4, 4, 8), vectors.shape[1], seed)
+    ids = np.array(item_ids, dtype=object)
+    some = rng.permutation(120)[: rng.integers(1, 110)]
+    made = build_vocabulary(vectors[some], ids[some], quantizer, collisions=policy, fit=False)
+    made.trie()
+    for _ in range(3):
+        there = np.isin(ids, made.item_ids)
+        new, old = np.flatnonzero(~there), rng.permutation(made.item_ids)
+        before = made
+        way = rng.integers(3)
+        if way == 0 and len(new):
+            new = rng.permutation(new)[: rng.integers(1, len(new) + 1)]
+            made = add_items(made, vectors[new], ids[new])
+        elif way == 1 and len(old) > 1:
+            made = remove_items(made, old[: rng.integers(1, len(old))])
+        else:
+            some = rng.permutation(120)[: rng.integers(1, 121)]
+            made = refresh_vocabulary(made, vectors[some], ids[some])
+        same_sizes = made.codebook_sizes == before.codebook_sizes
+        assert ("_trie" in made.__dict__) == same_sizes
+        fresh = PrefixTrie.from_codes(made.codes, made.codebook_sizes, made.tie_order)
+        for name, value in vars(fresh).items():
+            mine = getattr(made.trie(), name)
+            if name == "identity":
+                continue
+            pairs = zip(mine, value, strict=True) if isinstance(value, list) else [(mine, value)]
+            for one, other in pairs:
+                if isinstance(other, torch.Tensor):
+                    assert one.dtype == other.dtype and torch.equal(one, other), name
+                else:
+                    assert one == other, name
+
+
+def test_a_refit_carries_the_trie_on(vectors, item_ids):
+    old = build(vectors, item_ids)
+    old.trie()
+    new = refresh_vocabulary(old, vectors, item_ids, refit=True)
+    assert "_trie" in new.__dict__ and churn(old, new)["changed_tuples"] > 0
+    found = new.trie()
+    assert (found.leaf_codes(found.item_leaf.long()).numpy() == new.codes).all()
 
 
 @pytest.mark.parametrize("policy", POLICIES)

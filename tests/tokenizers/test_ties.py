@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from genrec.errors import DataError
 from genrec.tokenizers import make_tie_order
+from genrec.tokenizers.ties import extend_tie_order
 
 
 def test_known_answer_so_that_saved_orders_stay_comparable():
@@ -68,3 +69,20 @@ def test_seeds_give_different_orders_and_none_follows_the_numbers():
 def test_bad_ids(ids, message):
     with pytest.raises(DataError, match=message):
         make_tie_order(ids)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 300), st.integers(0, 3), st.booleans(), st.integers(0, 10_000))
+def test_extending_an_order_is_making_it(known, new, numbers, seed):
+    rng = np.random.default_rng(seed)
+    every = rng.permutation(5 * known)[: known + 5]
+    earlier = np.array([f"i{n}" for n in every], dtype=object) if not numbers else every
+    ranks = make_tie_order(earlier, seed)
+    kept = rng.permutation(len(earlier))[:known]
+    fresh = 10**6 + np.arange(new)
+    ids = np.concatenate([earlier[kept], fresh if numbers else np.array(fresh.astype(str), object)])
+    before = np.concatenate([ranks[kept], np.full(new, -1)])
+    shuffle = rng.permutation(len(ids))
+    found = extend_tie_order(ids[shuffle], before[shuffle], seed)
+    assert found.tolist() == make_tie_order(ids[shuffle], seed).tolist()
+    assert found.dtype == np.int64

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from genrec.decoding import PrefixTrie, SearchResult, beam_search
+from genrec.decoding import Filter, PrefixTrie, SearchResult, beam_search
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head
 from genrec.models.item_encoders import CodeTable, ItemEncoder
@@ -103,6 +103,7 @@ class AutoregressiveHead(Head):
         k: int,
         trie: PrefixTrie | None = None,
         exclude: torch.Tensor | None = None,
+        filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
     ) -> SearchResult:
@@ -112,7 +113,13 @@ class AutoregressiveHead(Head):
                 "head 'autoregressive': search needs the prefix trie of the vocabulary"
             )
         return beam_search(
-            self.decoder(hidden), trie, k=k, beam_width=beam_width, exclude=exclude, exact=exact
+            self.decoder(hidden),
+            trie,
+            k=k,
+            beam_width=beam_width,
+            exclude=exclude,
+            filter=filter,
+            exact=exact,
         )
 
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
-from genrec.decoding import PrefixTrie, SearchResult
+from genrec.decoding import Filter, PrefixTrie, SearchResult
 from genrec.models.item_encoders import ItemEncoder
 from genrec.models.tables import ItemTables, share
 
@@ -44,6 +44,7 @@ class Head(nn.Module, ABC):
         k: int,
         trie: PrefixTrie | None = None,
         exclude: torch.Tensor | None = None,
+        filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
     ) -> SearchResult:
@@ -54,6 +55,8 @@ class Head(nn.Module, ABC):
             k: number of items.
             trie: valid codes; heads that score codes need it.
             exclude: int64 `[B, E]` items never returned, padded with -1.
+            filter: the items that may be returned, for all users or per user; made for the trie,
+                or for the number of items where a head needs no trie.
             beam_width: for heads that search by beams.
             exact: prove the result, at any cost.
         """

@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from genrec.decoding import PrefixTrie, SearchResult, dense_search
+from genrec.decoding import Filter, PrefixTrie, SearchResult, dense_search
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head
 from genrec.models.heads.dense_softmax import dense_cross_entropy
@@ -129,9 +129,12 @@ class DenseHead(Head):
         k: int,
         trie: PrefixTrie | None = None,
         exclude: torch.Tensor | None = None,
+        filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
     ) -> SearchResult:
         """Exact top `k` over the catalogue."""
         scores = self.scores(hidden, self.candidates()).float()
-        return dense_search(scores, k=k, tie_order=self.tables.tie_order, exclude=exclude)
+        return dense_search(
+            scores, k=k, tie_order=self.tables.tie_order, exclude=exclude, filter=filter
+        )

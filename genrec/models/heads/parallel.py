@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from genrec.decoding import PrefixTrie, SearchResult, exact_parallel_search
+from genrec.decoding import Filter, PrefixTrie, SearchResult, exact_parallel_search
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head
 from genrec.models.heads.blockwise import blockwise_mean
@@ -166,13 +166,16 @@ class ParallelHead(Head):
         k: int,
         trie: PrefixTrie | None = None,
         exclude: torch.Tensor | None = None,
+        filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
     ) -> SearchResult:
         """Exact top `k`; beam width has no effect."""
         if trie is None:
             raise ConfigError("head 'parallel': search needs the prefix trie of the vocabulary")
-        found = exact_parallel_search(self.log_probs(hidden), trie, k=k, exclude=exclude)
+        found = exact_parallel_search(
+            self.log_probs(hidden), trie, k=k, exclude=exclude, filter=filter
+        )
         if self.normalize == "items":
             found = replace(found, leaked=torch.zeros_like(found.leaked))
         return found
