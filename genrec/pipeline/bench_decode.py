@@ -9,6 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -152,9 +153,9 @@ def _trie(
     }
     ways: dict[str, Any] = {"unconstrained": Unconstrained()}
     for backend in ("torch", "compiled"):
-        ways[backend] = Ours(trie, backend)  # type: ignore[arg-type]
-        ways[f"{backend}+shared"] = Ours(trie, backend, shared)  # type: ignore[arg-type]
-        ways[f"{backend}+users"] = Ours(trie, backend)  # type: ignore[arg-type]
+        ways[backend] = Ours(trie, backend)
+        ways[f"{backend}+shared"] = Ours(trie, backend, shared)
+        ways[f"{backend}+users"] = Ours(trie, backend)
     if "static" in wanted:
         row["static_build_s"], ways["static"] = _timed(lambda: Static(trie))
         row["static_bytes_per_item"] = ways["static"].nbytes / count
@@ -190,7 +191,7 @@ def _cell(
             if spent[name][0] > _SLOW:
                 times[name] = spent[name]
             else:
-                times[name].append(_timed(lambda steps=steps: _run(steps))[0])
+                times[name].append(_timed(partial(_run, steps))[0])
     return {
         "batch": users,
         "beam": width,
@@ -207,9 +208,9 @@ def _checked(runs: dict[str, list[tuple[Any, Situation, Any]]]) -> dict[str, flo
     """Run every method once and compare its scores with those of torch; the seconds it took."""
     spent, found = {}, {}
     for name, steps in runs.items():
-        spent[name], found[name] = _timed(lambda steps=steps: _run(steps))
+        spent[name], found[name] = _timed(partial(_run, steps))
         if name.startswith("compiled"):  # the first run may have compiled it
-            spent[name], _ = _timed(lambda steps=steps: _run(steps))
+            spent[name], _ = _timed(partial(_run, steps))
     for name, scores in found.items():
         kind = name.partition("+")[2]
         reference = next(
