@@ -8,13 +8,16 @@ from genrec.decoding.export import TransitionTables, transition_tables
 from genrec.decoding.filters import Filter
 from genrec.decoding.parallel import exact_parallel_search
 from genrec.decoding.result import SearchResult
+from genrec.decoding.step import Backend, Step, expand_beams
 from genrec.decoding.storage import load_trie, save_trie
 from genrec.decoding.trie import PrefixTrie, default_tie_order
 
 __all__ = [
+    "Backend",
     "Filter",
     "PrefixTrie",
     "SearchResult",
+    "Step",
     "StepDecoder",
     "TransitionTables",
     "beam_search",
@@ -22,6 +25,7 @@ __all__ = [
     "default_tie_order",
     "dense_search",
     "exact_parallel_search",
+    "expand_beams",
     "load_trie",
     "save_trie",
     "transition_tables",

@@ -20,22 +20,23 @@ from torch.nn import functional as F
 
 from genrec.decoding.exclusions import Exclusions, items_of_leaves
 from genrec.decoding.filters import Filter
-from genrec.decoding.ranking import DEAD, key_scores, node_ties, rank_keys, top_keys
+from genrec.decoding.ranking import DEAD, key_scores
 from genrec.decoding.result import SearchResult
+from genrec.decoding.step import Backend, chosen_backend, expand_beams
 from genrec.decoding.trie import PrefixTrie
 from genrec.errors import ConfigError, GenrecError
 
 _BUDGET = 2**26  # candidates or log-probabilities of one level held at once
-_CACHED = 2**17  # candidates of one level ranked at once on the CPU
 _SLACK = 1e-4  # decoders may round otherwise for another batch; what a bound allows for it
-_NEGLIGIBLE = -80.0  # exp of less is denormal, which is slow, and adds nothing to a sum near 1
 
 
 class StepDecoder(Protocol):
     """What an autoregressive head hands to the search: the next code's log-probabilities.
 
     Log-probabilities are at most 0 and may be -inf; they may be of any floating type, scores are
-    float32. The state is the decoder's own; users never mix.
+    float32. The state is the decoder's own; users never mix. A decoder whose attribute
+    ``returns_logits`` is true returns logits instead, and the search takes their log-sum-exp off,
+    which the compiled back end does on the way.
     """
 
     def first(self) -> tuple[Tensor, Any]:
@@ -78,6 +79,7 @@ def beam_search(
     exact: bool = False,
     renormalize: bool = False,
     max_width: int | None = None,
+    backend: Backend = "auto",
 ) -> SearchResult:
     """The ``k`` best items of every user under the decoder, among the items of the trie.
 
@@ -100,13 +102,18 @@ def beam_search(
             decoder's log-probabilities.
         max_width: most prefixes per level that ``exact`` may keep, by default all; users who need
             more stay without a certificate.
+        backend: ``"torch"``, ``"compiled"`` (CPU only, needs numba), or ``"auto"``: the compiled
+            one where it can run. Both rank alike, ties included; renormalised scores and those of
+            a decoder that returns logits may differ in the last digits.
 
     Raises:
         ConfigError: for a ``k`` or width below 1, malformed exclusions, a filter of another trie
-            or batch, or log-probabilities of another shape than the trie's levels.
+            or batch, log-probabilities of another shape than the trie's levels, or a back end that
+            cannot run here.
         GenrecError: if the decoder returns NaN or a log-probability above 0.
     """
     widths = _checked_widths(trie, k, beam_width, max_width)
+    chosen_backend(backend, trie.device)
     first = decoder.first()
     batch = first[0].shape[0]
     excluded = Exclusions.from_items(trie, exclude, batch, filter)
@@ -120,7 +127,7 @@ def beam_search(
         else:
             some = decoder.select(rows)
             start = some, *some.first()
-        return _search(*start, trie, excluded.select(rows), k, widths, renormalize, floor)
+        return _search(*start, trie, excluded.select(rows), k, widths, renormalize, floor, backend)
 
     def run(rows: Tensor, widths: Sequence[int]) -> SearchResult:
         """Search for some users, as many at once as fit in memory."""
@@ -205,6 +212,7 @@ def _search(
     widths: Sequence[int],
     renormalize: bool,
     floor: Tensor | None,
+    backend: Backend,
 ) -> SearchResult:
     """One pass over the levels, for all users of the decoder.
 
@@ -213,172 +221,43 @@ def _search(
     """
     batch, device = log_probs.shape[0], trie.device
     log_probs = log_probs[:, None]
-    nodes = torch.zeros(batch, 1, dtype=torch.int64, device=device)
-    parent = code = nodes
+    nodes = parent = code = torch.zeros(batch, 1, dtype=torch.int64, device=device)
     scores = torch.zeros(batch, 1, device=device)
-    alive = torch.ones(batch, 1, dtype=torch.bool, device=device)
     pruned = torch.full((batch,), DEAD, dtype=torch.int64, device=device)
     leaked = torch.zeros(batch, device=device)
-    rising = torch.zeros(batch, dtype=torch.bool, device=device)
+    sound = torch.ones(batch, dtype=torch.bool, device=device)
     evaluations = torch.zeros(batch, dtype=torch.int64, device=device)
     for level in range(trie.num_levels):
         if level > 0:
             log_probs, state = decoder.next(state, parent, code, level)
-        expected = (batch, nodes.shape[1], trie.codebook_sizes[level])
-        if log_probs.shape != expected:
-            raise ConfigError(
-                f"log-probabilities of shape {tuple(log_probs.shape)} at level {level}: "
-                f"expected {expected}; was the model trained with another SID vocabulary?"
-            )
-        evaluations += alive.sum(dim=1)
+        evaluations += (nodes >= 0).sum(dim=1)
         last = level == trie.num_levels - 1
-        keep = min(k if last else widths[level], trie.num_nodes[level + 1])
-        bound = None if last else floor
-        best, parent, nodes, dropped, lost = _step(
-            trie, level, log_probs, nodes, scores, alive, excluded, keep, renormalize, bound
+        step = expand_beams(
+            trie,
+            level,
+            log_probs,
+            nodes,
+            scores,
+            keep=k if last else widths[level],
+            excluded=excluded,
+            floor=None if last else floor,
+            renormalize=renormalize,
+            logits=getattr(decoder, "returns_logits", False),
+            backend=backend,
         )
-        leaked += lost
+        nodes, scores, parent, code = step.nodes, step.scores, step.parent, step.code
+        leaked += step.leaked
+        sound &= step.sound
         if not last:
             # a tuple that ranks below the k-th is no pruned prefix: the last level drops nothing
-            pruned = torch.maximum(pruned, dropped)
-        alive = best != DEAD
-        above = scores.gather(1, parent)
-        scores = key_scores(best)
-        rising |= (scores > above).any(dim=1)
-        code = trie.node_codes(level, nodes)
-    if bool((rising | leaked.isnan()).any()):
-        row = int((rising | leaked.isnan()).nonzero()[0])
+            pruned = torch.maximum(pruned, step.dropped)
+    if not bool(sound.all()):
+        row = int((~sound).nonzero()[0])
         raise GenrecError(
             f"the decoder returned NaN or a log-probability above 0 for row {row} of the batch: "
             "the head must return log-probabilities (log_softmax)"
         )
-    return _finish(trie, excluded, k, nodes, scores, alive, pruned, leaked, evaluations)
-
-
-def _step(
-    trie: PrefixTrie,
-    level: int,
-    log_probs: Tensor,
-    nodes: Tensor,
-    scores: Tensor,
-    alive: Tensor,
-    excluded: Exclusions,
-    keep: int,
-    renormalize: bool,
-    floor: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Expand the beams by one level.
-
-    Returns:
-        Rank keys of the ``keep`` best children, best first (fewer if there are fewer candidates or
-        no user has so many that reach the floor); their parents' columns and their own nodes, of
-        the same shape ``[B, W]``; the key ``[B]`` of the best child that was dropped; and the
-        probability ``[B]`` that went to codes without a child.
-    """
-    branch = trie.max_branch[level]
-    width = nodes.shape[1] * branch
-    dead = None if excluded.empty else excluded.dead_nodes(level + 1)
-    # a few users at a time on the CPU, so that the candidates stay in its cache
-    rows = nodes.shape[0]
-    if nodes.device.type == "cpu":
-        rows = max(1, _CACHED // (nodes.shape[1] * branch))
-    found = []
-    for start in range(0, max(1, nodes.shape[0]), rows):
-        part = slice(start, start + rows)
-        here, ok = nodes[part], alive[part]
-        keys, children, lost = _expand(
-            trie, level, log_probs[part], here, scores[part], ok, renormalize
-        )
-        if excluded.filter is not None:
-            allowed = excluded.filter.select(part).alive(level + 1, children)
-            keys.masked_fill_(~allowed, DEAD)
-        if dead is not None:
-            _kill_excluded(keys, trie, dead[part], level, here, ok)
-        wide = min(keep, width)
-        if floor is not None:
-            above = key_scores(keys) >= floor[part, None, None]
-            reach = (above & (keys != DEAD)).sum(dim=(1, 2))
-            wide = min(wide, max(1, int(reach.max())))
-        best, columns = top_keys(keys.flatten(1), min(wide + 1, width))
-        best = F.pad(best, (0, wide + 1 - best.shape[1]), value=DEAD)
-        dropped = best[:, wide]
-        if floor is not None:  # each user as if alone: what lies below the floor is dropped as well
-            kept = reach.clamp_max(wide)[:, None]
-            dropped = best.gather(1, kept)[:, 0]
-            best = best.masked_fill(torch.arange(wide + 1, device=best.device) >= kept, DEAD)
-        chosen = children.flatten(1).gather(1, columns[:, :wide])
-        found.append((best[:, :wide], columns[:, :wide] // branch, chosen, dropped, lost))
-    if len(found) == 1:
-        return found[0]
-    wide = max(best.shape[1] for best, *_ in found)
-    keys_, parents, nodes_, dropped_, lost_ = zip(*found, strict=True)
-    best, parent, chosen = (
-        torch.cat([F.pad(part, (0, wide - part.shape[1]), value=fill) for part in parts])
-        for parts, fill in ((keys_, DEAD), (parents, 0), (nodes_, 0))
-    )
-    return best, parent, chosen, torch.cat(dropped_), torch.cat(lost_)
-
-
-def _expand(
-    trie: PrefixTrie,
-    level: int,
-    log_probs: Tensor,
-    nodes: Tensor,
-    scores: Tensor,
-    alive: Tensor,
-    renormalize: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """All children of the beams, padded to the level's largest branch.
-
-    Returns:
-        Rank keys ``[B, W, b]`` (dead where there is no child), children's nodes ``[B, W, b]`` and
-        the probability ``[B]`` that went to codes without a child.
-    """
-    pointer = trie.pointers[level]
-    low = pointer[nodes].to(torch.int64)
-    count = (pointer[nodes + 1] - low) * alive
-    slots = torch.arange(trie.max_branch[level], device=nodes.device)
-    absent = slots >= count[:, :, None]
-    children = (low[:, :, None] + slots).clamp_max_(trie.num_nodes[level + 1] - 1)
-    live = trie.live_nodes(level + 1)
-    if live is not None:
-        absent |= ~live[children]
-    gains = log_probs.gather(2, trie.node_codes(level, children)).to(torch.float32)
-    gains.masked_fill_(absent, -torch.inf)
-    if renormalize:
-        total = gains.logsumexp(dim=2)
-        mass = total.exp()
-        gains -= total.masked_fill(total == -torch.inf, 0.0)[:, :, None]
-    else:
-        mass = gains.clamp_min(_NEGLIGIBLE).exp_().sum(dim=2)
-    lost = ((1.0 - mass).clamp_min(0.0) * scores.exp() * alive).sum(dim=1)
-    last = level == trie.num_levels - 1
-    ties = trie.leaf_tie[children].to(torch.int64) if last else node_ties(children)
-    keys = rank_keys(gains.add_(scores[:, :, None]), ties)
-    return keys.masked_fill_(absent, DEAD), children, lost
-
-
-def _kill_excluded(
-    keys: Tensor,
-    trie: PrefixTrie,
-    dead: Tensor,
-    level: int,
-    nodes: Tensor,
-    alive: Tensor,
-) -> None:
-    """Mark the candidates without an allowed item as dead, in place.
-
-    Found from the excluded side: each wholly excluded node (``dead``, int64 ``[B, E]``, -1 as
-    padding) looks for its parent among the beams.
-    """
-    above = trie.parents(level, dead.clamp_min(0))
-    beams, column = nodes.masked_fill(~alive, trie.num_nodes[level]).sort(dim=1)
-    place = torch.searchsorted(beams, above).clamp_max_(beams.shape[1] - 1)
-    hit = (beams.gather(1, place) == above) & (dead >= 0)
-    slot = dead - trie.pointers[level][above]
-    target = (column.gather(1, place) * keys.shape[2] + slot).masked_fill(~hit, 0)
-    kill = torch.full_like(target, torch.iinfo(torch.int64).max).masked_fill_(hit, DEAD)
-    keys.flatten(1).scatter_reduce_(1, target, kill, "amin")
+    return _finish(trie, excluded, k, nodes, scores, pruned, leaked, evaluations)
 
 
 def _finish(
@@ -387,13 +266,12 @@ def _finish(
     k: int,
     nodes: Tensor,
     scores: Tensor,
-    alive: Tensor,
     pruned: Tensor,
     leaked: Tensor,
     evaluations: Tensor,
 ) -> SearchResult:
     """Turn ranked leaves into items and write the certificate."""
-    leaves = F.pad(nodes.masked_fill(~alive, -1), (0, k - nodes.shape[1]), value=-1)
+    leaves = F.pad(nodes, (0, k - nodes.shape[1]), value=-1)
     scores = F.pad(scores, (0, k - scores.shape[1]), value=-torch.inf)
     sizes = excluded.allowed_sizes(leaves)
     items, item_scores = items_of_leaves(excluded, leaves, scores, sizes, k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +18,18 @@ _WORD = 2**62  # several codes are packed into one int64 sort key as long as the
 
 def default_tie_order(num_items: int) -> np.ndarray:
     """A fixed pseudo-random permutation, int64 ``[num_items]`` (SplitMix64 of the index)."""
+    mixed = _mixed(0, num_items)
+    # sorted with the index in the low bits, which numpy does much faster than an argsort
+    low = np.uint64((1 << max(1, num_items - 1).bit_length()) - 1)
+    packed = (mixed & ~low) | np.arange(num_items, dtype=np.uint64)
+    packed.sort()
+    order = (packed & low).astype(np.int64)
+    same = (packed[1:] & ~low) == (packed[:-1] & ~low)
+    if same.any():  # those few whose order lies in the low bits
+        some = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        order[some] = order[some][np.argsort(mixed[order[some]])]
     rank = np.empty(num_items, dtype=np.int64)
-    rank[np.argsort(_mixed(0, num_items), kind="stable")] = np.arange(num_items)
+    rank[order] = np.arange(num_items)
     return rank
 
 
@@ -63,6 +74,38 @@ def sort_keys(codes: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
             keys.append(codes[:, level].astype(np.int64))
             room = _WORD // size
     return keys
+
+
+def sorted_items(
+    codes: np.ndarray, sizes: tuple[int, ...], tie: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Items by (codes, tie rank).
+
+    Args:
+        codes: integers ``[N, L]``, checked.
+        sizes: codes per level.
+        tie: int64 ``[N]``, a permutation.
+
+    Returns:
+        The items int64 ``[N]`` in sorted order, their tie ranks, and per level their codes.
+    """
+    keys = sort_keys(codes, sizes)
+    bits = len(tie).bit_length()
+    if len(keys) > 1 or math.prod(sizes) << bits >= 2**63:
+        order = np.lexsort((tie, *reversed(keys)))
+        return order, tie[order], [codes[order, level] for level in range(len(sizes))]
+    # codes and tie rank fit into one number: sorting it needs no indirection
+    packed = (keys[0].astype(np.int64) << bits) | tie
+    packed.sort()
+    ranks = packed & ((1 << bits) - 1)
+    by_rank = np.empty(len(tie), dtype=np.int64)
+    by_rank[tie] = np.arange(len(tie))
+    rest, columns = packed >> bits, []
+    for size in reversed(sizes):
+        above = rest // size
+        columns.append(rest - above * size)
+        rest = above
+    return by_rank[ranks], ranks, columns[::-1]
 
 
 def as_integers(values: Any, what: str) -> np.ndarray:

@@ -26,7 +26,7 @@ from genrec.decoding.codes import (
     checked_sizes,
     default_tie_order,
     pack_tokens,
-    sort_keys,
+    sorted_items,
 )
 from genrec.decoding.updates import compacted, merged, renumbered
 from genrec.errors import DataError
@@ -103,6 +103,7 @@ class PrefixTrie:
         self._leaf_bags: tuple[Tensor, Tensor] | None = None
         self._bag_ties = leaf_tie
         self._live_nodes: dict[int, Tensor] = {}
+        self.level_arrays: dict[int, tuple[np.ndarray, ...]] = {}  # the compiled kernel's
 
     @classmethod
     def from_codes(
@@ -129,13 +130,12 @@ class PrefixTrie:
         tie = default_tie_order(num_items) if tie_order is None else tie_order
         tie = checked_ranks(tie, num_items, num_items, "tie_order")
 
-        order = np.lexsort((tie, *reversed(sort_keys(table, sizes))))
-        ranked = table[order]
+        order, ranks, ranked = sorted_items(table, sizes, tie)
         starts = [np.zeros(1, dtype=np.int64)]
         new = np.zeros(num_items, dtype=bool)
         new[0] = True
         for level in range(levels):
-            new[1:] |= ranked[1:, level] != ranked[:-1, level]
+            new[1:] |= ranked[level][1:] != ranked[level][:-1]
             starts.append(np.flatnonzero(new))
         tokens, pointers, branch = [], [], []
         for level in range(levels):
@@ -143,12 +143,13 @@ class PrefixTrie:
             pointer = np.append(np.searchsorted(below, starts[level]), below.size)
             branch.append(int(np.diff(pointer).max()))
             pointers.append(torch.from_numpy(pointer.astype(np.int32)))
-            tokens.append(torch.from_numpy(pack_tokens(ranked[below, level], sizes[level])))
+            tokens.append(torch.from_numpy(pack_tokens(ranked[level][below], sizes[level])))
 
         first = starts[-1]
-        leaf_of_position = np.cumsum(new) - 1
         position = np.empty(num_items, dtype=np.int32)
         position[order] = np.arange(num_items, dtype=np.int32)
+        leaf = np.empty(num_items, dtype=np.int32)
+        leaf[order] = np.cumsum(new, dtype=np.int32) - 1
         return cls(
             codebook_sizes=sizes,
             max_branch=tuple(branch),
@@ -159,8 +160,8 @@ class PrefixTrie:
             ],
             leaf_items=torch.from_numpy(order.astype(np.int32)),
             item_position=torch.from_numpy(position),
-            item_leaf=torch.from_numpy(leaf_of_position[position].astype(np.int32)),
-            leaf_tie=torch.from_numpy(tie[order[first]].astype(np.int32)),
+            item_leaf=torch.from_numpy(leaf),
+            leaf_tie=torch.from_numpy(ranks[first].astype(np.int32)),
             tie_order=torch.from_numpy(tie),
         )
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.decoding import PrefixTrie, beam, beam_search, exact_parallel_search
+from genrec.decoding import PrefixTrie, beam, beam_search, exact_parallel_search, step
 from genrec.errors import ConfigError, GenrecError
 
 FULL = 10_000  # wider than any trie here
+BACKENDS = ["torch", "compiled"]
 
 
 class RandomDecoder:
@@ -212,13 +213,15 @@ def test_other_floating_types_are_scored_in_float32(dtype):
     same(result, beam_search(same_values, trie, k=10, beam_width=20))
 
 
-@pytest.mark.parametrize("name", ["_BUDGET", "_CACHED"])
-def test_cutting_the_batch_to_fit_memory_changes_nothing(monkeypatch, name):
+@pytest.mark.parametrize(("module", "name"), [(beam, "_BUDGET"), (step, "_CACHED")])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cutting_the_batch_to_fit_memory_changes_nothing(monkeypatch, module, name, backend):
     decoder, trie = setting()
     exclude = torch.randint(-1, 400, (6, 30), generator=torch.Generator().manual_seed(0))
     options = {"k": 10, "beam_width": 20, "exclude": exclude, "exact": True}
+    options["backend"] = backend
     whole = beam_search(decoder, trie, **options)
-    monkeypatch.setattr(beam, name, 700)
+    monkeypatch.setattr(module, name, 700)
     cut = beam_search(decoder, trie, **options)
     same(whole, cut, but=("leaked",))  # a sum over beams, of which there are more beside others
     assert torch.allclose(whole.leaked, cut.leaked, atol=1e-6)
@@ -226,11 +229,12 @@ def test_cutting_the_batch_to_fit_memory_changes_nothing(monkeypatch, name):
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.nan, 0.5])
 @pytest.mark.parametrize("level", [0, 2])
-def test_a_decoder_that_returns_no_log_probabilities_is_an_error(value, level):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_decoder_that_returns_no_log_probabilities_is_an_error(value, level, backend):
     decoder, trie = setting(sizes=(4, 4, 4))
     decoder.levels[level][3] = value
     with pytest.raises(GenrecError, match="row 3 of the batch"):
-        beam_search(decoder, trie, k=3, beam_width=8)
+        beam_search(decoder, trie, k=3, beam_width=8, backend=backend)
 
 
 def test_another_vocabulary_is_an_error():

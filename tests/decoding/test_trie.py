@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.decoding import PrefixTrie, default_tie_order
+from genrec.decoding import codes as codes_module
 from genrec.errors import DataError
 
 
@@ -143,3 +144,25 @@ def test_lookup_of_another_number_of_levels_is_an_error():
     trie = PrefixTrie.from_codes([[0, 1]], [2, 2])
     with pytest.raises(DataError, match="expected 2 codes"):
         trie.lookup([[0, 1, 0]])
+
+
+def test_the_default_tie_order_sorts_the_whole_hash(monkeypatch):
+    for count in (1, 2, 3, 1000):
+        hashes = codes_module._mixed(0, count)
+        assert default_tie_order(count)[np.argsort(hashes)].tolist() == list(range(count))
+    # hashes that differ only where the item number is packed
+    hashes = np.random.default_rng(0).permutation(1000).astype(np.uint64) + np.uint64(7 << 40)
+    monkeypatch.setattr(codes_module, "_mixed", lambda start, stop: hashes[start:stop])
+    assert default_tie_order(1000)[np.argsort(hashes)].tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (65_536,) * 3, (256,) * 9])  # one number, or not
+def test_items_are_sorted_by_codes_then_ties(sizes):
+    rng = np.random.default_rng(0)
+    codes = np.stack([rng.choice([0, 1, size - 1], 200) for size in sizes], axis=1)
+    tie = rng.permutation(200)
+    order, ranks, columns = codes_module.sorted_items(codes, sizes, tie)
+    expected = sorted(range(200), key=lambda i: (*codes[i].tolist(), tie[i]))
+    assert order.tolist() == expected
+    assert ranks.tolist() == tie[expected].tolist()
+    assert np.stack(columns, axis=1).tolist() == codes[expected].tolist()

@@ -77,13 +77,13 @@ def item_scores(model: Recommender, batch: dict[str, torch.Tensor]) -> torch.Ten
         for user in range(len(hidden)):
             decoder = model.head.decoder(hidden[user : user + 1])
             for item, codes in enumerate(model.tables.codes.tolist()):
-                log_probs, state = decoder.first()
-                total = log_probs[0, codes[0]]
+                logits, state = decoder.first()
+                total = logits[0].log_softmax(-1)[codes[0]]
                 for level in range(1, len(codes)):
-                    log_probs, state = decoder.next(
+                    logits, state = decoder.next(
                         state, torch.zeros(1, 1).long(), torch.tensor([[codes[level - 1]]]), level
                     )
-                    total = total + log_probs[0, 0, codes[level]]
+                    total = total + logits[0, 0].log_softmax(-1)[codes[level]]
                 scores[user, item] = total
     return scores
 

@@ -126,13 +126,15 @@ class AutoregressiveHead(Head):
 class LightDecoder:
     """Steps of an `AutoregressiveHead`; the state of a beam is the sum of its code embeddings."""
 
+    returns_logits = True  # the search takes the log-sum-exp off
+
     def __init__(self, head: AutoregressiveHead, states: torch.Tensor) -> None:
         self.head, self.states = head, states
 
     def first(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities `[B, K_0]` of the first code, and the empty prefix `[B, 1, D]`."""
+        """Logits `[B, K_0]` of the first code, and the empty prefix `[B, 1, D]`."""
         logits = self.head.level_logits(0, self.states[:, 0])
-        return logits.float().log_softmax(-1), torch.zeros_like(self.states[:, :1])
+        return logits, torch.zeros_like(self.states[:, :1])
 
     def next(
         self, state: torch.Tensor, parent: torch.Tensor, code: torch.Tensor, level: int
@@ -146,12 +148,12 @@ class LightDecoder:
             level: the level to score.
 
         Returns:
-            Log-probabilities `[B, W', K_level]` and the new prefixes `[B, W', D]`.
+            Logits `[B, W', K_level]` and the new prefixes `[B, W', D]`.
         """
         index = parent.unsqueeze(-1).expand(-1, -1, state.shape[-1])
         prefix = state.gather(1, index) + F.embedding(code, self.head.prefix.level(level - 1))
         logits = self.head.level_logits(level, self.states[:, level, None] + prefix)
-        return logits.float().log_softmax(-1), prefix
+        return logits, prefix
 
     def select(self, rows: torch.Tensor) -> LightDecoder:
         """The same decoder for the users `rows`, int64 `[b]`."""

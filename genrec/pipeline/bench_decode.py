@@ -1,0 +1,267 @@
+"""`genrec bench decode`: what one constrained step costs, beside the alternatives."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from genrec.artefacts import check_folder_place, replacing, write_json
+from genrec.decoding import Filter, PrefixTrie, expand_beams
+from genrec.decoding.bits import BitRank
+from genrec.decoding.step import chosen_backend
+from genrec.errors import ConfigError, GenrecError
+from genrec.pipeline.bench_methods import (
+    BruteForce,
+    HuggingFace,
+    Ours,
+    Situation,
+    Static,
+    Unconstrained,
+)
+from genrec.pipeline.bench_report import NAMES, markdown, plot, print_line, print_result, summary
+
+CODES = 256
+_BEAMS_HF = 16_000  # beams of a batch beyond which Python per beam takes minutes
+_MATCHES = 2**28  # prefix comparisons of a step beyond which brute force takes minutes
+_FILTER_BITS = 2**29  # items times users of the largest filter per user
+_SLOW = 1.0  # seconds of one run beyond which it is not repeated
+_TOLERANCE = 1e-4
+
+
+def bench_decode(
+    *,
+    items: list[int] = [10_000, 100_000],  # noqa: B006
+    levels: list[int] = [3, 4],  # noqa: B006
+    batch: list[int] = [1, 32],  # noqa: B006
+    beam: list[int] = [10, 50],  # noqa: B006
+    methods: list[str] | None = None,
+    full: bool = False,
+    repeats: int = 9,
+    threads: int = 1,
+    seed: int = 0,
+    out: str | None = None,
+) -> dict[str, Any]:
+    """Time constrained decoding steps beside Hugging Face's, STATIC's and no constraint at all.
+
+    A cell is all steps but the first, for random tuples of 256 codes a level and the same random
+    logits for every method, log-softmax included. Scores are compared before anything is timed;
+    then the methods take turns. Medians in milliseconds.
+
+    Example:
+        genrec bench decode --out runs/bench-decode
+
+    Args:
+        items: catalog sizes.
+        levels: codes per item.
+        batch: users at once.
+        beam: beams per user.
+        methods: some of hf, static, brute, unconstrained, torch, compiled, and the last two with a
+            filter, torch+shared, compiled+users and so on; all that apply by default.
+        full: 10 thousand, 1 million and 10 million items, batches of 1, 32 and 256, beams of 10, 50
+            and 500; takes half an hour and 10 GB.
+        repeats: runs of each method in a cell.
+        threads: of torch and of the compiled kernel.
+        seed: of tuples and logits.
+        out: folder for `decode.json`, `decode.md` and `decode.svg`.
+
+    Returns:
+        The machine, a row per trie, and a row per cell with the milliseconds of each method.
+    """
+    if full:
+        items, levels = [10_000, 1_000_000, 10_000_000], [3, 4]
+        batch, beam = [1, 32, 256], [10, 50, 500]
+    if min((*items, *levels, *batch, *beam, repeats, threads)) < 1 or min(levels) < 2:
+        raise ConfigError(
+            f"items={items}, levels={levels}, batch={batch}, beam={beam}, repeats={repeats}, "
+            f"threads={threads}: expected at least 1, and 2 levels"
+        )
+    unknown = set(methods or ()) - set(NAMES)
+    if unknown:
+        raise ConfigError(f"methods {sorted(unknown)}: expected some of {', '.join(NAMES)}")
+    wanted = list(methods or NAMES)
+    if chosen_backend("auto", torch.device("cpu")) == "torch":
+        wanted = [name for name in wanted if not name.startswith("compiled")]
+    folder = None if out is None else check_folder_place(out)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    console = Console()
+    result: dict[str, Any] = {"machine": _machine(threads), "seed": seed, "tries": [], "cells": []}
+    console.print(
+        f"{threads} of {os.cpu_count()} threads, load average {result['machine']['load']}, "
+        f"torch {torch.__version__}; milliseconds, medians of up to {repeats} runs in turn"
+    )
+    try:
+        for count, depth in itertools.product(items, levels):
+            trie, row, ways = _trie(count, depth, seed, wanted)
+            result["tries"].append(row)
+            for users, width in itertools.product(batch, beam):
+                cell = _cell(trie, ways, users, width, repeats, seed)
+                result["cells"].append({"items": count, "levels": depth, **cell})
+                print_line(console, result["cells"][-1])
+    finally:
+        torch.set_num_threads(before)
+    result["summary"] = summary(result["cells"])
+    print_result(console, result)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "decode.json", result)
+        with replacing(folder / "decode.md") as temporary:
+            temporary.write_text(markdown(result))
+        with replacing(folder / "decode.svg") as temporary:
+            plot(result["cells"], temporary)
+    return result
+
+
+def _machine(threads: int) -> dict[str, Any]:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+    return {
+        "threads": threads,
+        "cpus": os.cpu_count(),
+        "load": round(load, 1),
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _trie(
+    count: int, depth: int, seed: int, wanted: list[str]
+) -> tuple[PrefixTrie, dict[str, Any], dict[str, Any]]:
+    """A trie of random tuples, what it and the other structures cost, and the methods over it."""
+    codes = np.random.default_rng(seed).integers(0, CODES, (count, depth))
+    sizes = [CODES] * depth
+    seconds, trie = _timed(lambda: PrefixTrie.from_codes(codes, sizes))
+    mask = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.5
+    filter_seconds, shared = _timed(lambda: Filter.from_mask(trie, mask))
+    row = {
+        "items": count,
+        "levels": depth,
+        "build_s": seconds,
+        "bytes_per_item": trie.index_nbytes / count,
+        "filter_ms": 1e3 * min(filter_seconds, _timed(lambda: Filter.from_mask(trie, mask))[0]),
+    }
+    ways: dict[str, Any] = {"unconstrained": Unconstrained()}
+    for backend in ("torch", "compiled"):
+        ways[backend] = Ours(trie, backend)
+        ways[f"{backend}+shared"] = Ours(trie, backend, shared)
+        ways[f"{backend}+users"] = Ours(trie, backend)
+    if "static" in wanted:
+        row["static_build_s"], ways["static"] = _timed(lambda: Static(trie))
+        row["static_bytes_per_item"] = ways["static"].nbytes / count
+    if "hf" in wanted:
+        row["hf_build_s"], ways["hf"] = _timed(lambda: HuggingFace(trie))
+    if "brute" in wanted:
+        ways["brute"] = BruteForce(trie)
+    return trie, row, {name: ways[name] for name in wanted}
+
+
+def _cell(
+    trie: PrefixTrie, ways: dict[str, Any], users: int, width: int, repeats: int, seed: int
+) -> dict[str, Any]:
+    """The median milliseconds of every method, for the steps after the first together."""
+    situations = _situations(trie, users, width, seed)
+    beams = max(situation.nodes.numel() for situation in situations)
+    runs: dict[str, list[tuple[Any, Situation, Any]]] = {}
+    for name, way in ways.items():
+        too_much = {
+            "hf": beams > _BEAMS_HF,
+            "brute": beams * trie.num_leaves > _MATCHES,
+            "users": users * trie.num_positions > _FILTER_BITS,
+        }
+        if too_much.get(name.split("+")[-1]):
+            continue
+        if name.endswith("+users"):
+            way.filter = _filter_per_user(trie, users, seed)
+        runs[name] = [(way, situation, way.prepare(situation)) for situation in situations]
+    spent = {name: [seconds] for name, seconds in _checked(runs).items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, steps in runs.items():
+            if spent[name][0] > _SLOW:
+                times[name] = spent[name]
+            else:
+                times[name].append(_timed(partial(_run, steps))[0])
+    return {
+        "batch": users,
+        "beam": width,
+        "ms": {name: 1e3 * statistics.median(some) for name, some in times.items()},
+        "ms_min": {name: 1e3 * min(some) for name, some in times.items()},
+    }
+
+
+def _run(steps: list[tuple[Any, Situation, Any]]) -> list[torch.Tensor]:
+    return [way.step(situation, state) for way, situation, state in steps]
+
+
+def _checked(runs: dict[str, list[tuple[Any, Situation, Any]]]) -> dict[str, float]:
+    """Run every method once and compare its scores with those of torch; the seconds it took."""
+    spent, found = {}, {}
+    for name, steps in runs.items():
+        spent[name], found[name] = _timed(partial(_run, steps))
+        if name.startswith("compiled"):  # the first run may have compiled it
+            spent[name], _ = _timed(partial(_run, steps))
+    for name, scores in found.items():
+        kind = name.partition("+")[2]
+        reference = next(
+            (
+                other
+                for other in found
+                if other != "unconstrained" and other.partition("+")[2] == kind
+            ),
+            name,
+        )
+        if name == "unconstrained":
+            continue
+        for level, (mine, other) in enumerate(zip(scores, found[reference], strict=True), 1):
+            n = min(mine.shape[1], other.shape[1])
+            if not torch.allclose(mine[:, :n], other[:, :n], atol=_TOLERANCE):
+                raise GenrecError(
+                    f"bench: {name} and {reference} disagree about the scores of level {level}"
+                )
+    return spent
+
+
+def _situations(trie: PrefixTrie, users: int, width: int, seed: int) -> list[Situation]:
+    """The beams before each step but the first, as a search with random logits meets them."""
+    generator = torch.Generator().manual_seed(seed)
+    nodes = torch.zeros(users, 1, dtype=torch.int64)
+    scores = torch.zeros(users, 1)
+    prefixes = torch.empty(users, 1, 0, dtype=torch.int64)
+    found = []
+    for level in range(trie.num_levels):
+        logits = 2 * torch.randn(*nodes.shape, CODES, generator=generator)
+        found.append(Situation(level, logits, nodes, prefixes, scores, width))
+        step = expand_beams(
+            trie, level, logits, nodes, scores, keep=width, logits=True, backend="torch"
+        )
+        nodes, scores = step.nodes, step.scores
+        above = prefixes.gather(1, step.parent[:, :, None].expand(-1, -1, level))
+        prefixes = torch.cat([above, step.code[:, :, None]], dim=2)
+    return found[1:]
+
+
+def _filter_per_user(trie: PrefixTrie, users: int, seed: int) -> Filter:
+    """Half of the items, others for each user."""
+    generator = torch.Generator().manual_seed(seed)
+    size = trie.num_positions
+    low, high = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
+    words = torch.randint(low, high, (users, size // 64 + 1), generator=generator)
+    words[:, -1] &= (1 << size % 64) - 1
+    return Filter(BitRank(words, size), trie.num_items, trie)
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result

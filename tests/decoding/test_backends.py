@@ -1,0 +1,90 @@
+"""The compiled back end against the torch one, step by step; whole searches: test_search."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from genrec.decoding import PrefixTrie, expand_beams, step
+from genrec.decoding.step import chosen_backend
+from genrec.errors import ConfigError
+
+
+def random_step(seed, *, batch=5, width=60, codes=300, share=0.3, wide=False):
+    """A step in the middle of a large level, some beams dead: many candidates per user."""
+    rng = np.random.default_rng(seed)
+    size = 700 if wide else codes
+    every = np.stack(np.unravel_index(np.arange(100 * size), (100, size)), axis=1)
+    table = every[rng.random(len(every)) < share]
+    trie = PrefixTrie.from_codes(np.concatenate([table, table[:50]]), (100, size))
+    nodes = torch.from_numpy(
+        np.stack([rng.permutation(trie.num_nodes[1])[:width] for _ in range(batch)])
+    )
+    nodes[torch.from_numpy(rng.random(nodes.shape) < 0.1)] = -1
+    scores = -torch.from_numpy(rng.random(nodes.shape)).float().sort(dim=1).values * 10
+    log_probs = torch.from_numpy(rng.normal(size=(batch, width, size)) * 2).float()
+    return trie, log_probs, nodes, scores
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+@pytest.mark.parametrize("wide", [False, True])  # one byte or two per code
+@pytest.mark.parametrize("keep", [1, 7, 100, 100_000])
+def test_wide_steps_are_the_same(share, wide, keep):
+    trie, log_probs, nodes, scores = random_step(0, share=share, wide=wide)
+    log_probs = log_probs.log_softmax(-1).mul(8).round().div(8).clamp_max(0)  # many ties
+    slow, fast = (
+        expand_beams(trie, 1, log_probs, nodes, scores, keep=keep, backend=name)
+        for name in ("torch", "compiled")
+    )
+    alive = slow.nodes >= 0
+    assert alive.sum(dim=1).min() > 0
+    for name in ("nodes", "scores", "dropped", "sound"):
+        assert torch.equal(getattr(slow, name), getattr(fast, name)), name
+    for name in ("parent", "code"):
+        assert torch.equal(getattr(slow, name)[alive], getattr(fast, name)[alive]), name
+    torch.testing.assert_close(fast.leaked, slow.leaked, atol=1e-4, rtol=1e-4)
+    assert torch.equal(slow.best_dropped, fast.best_dropped)
+
+
+def test_threads_change_nothing(monkeypatch):
+    trie, log_probs, nodes, scores = random_step(1, batch=7)
+    options = {"keep": 20, "logits": True, "backend": "compiled"}
+    one = expand_beams(trie, 1, log_probs, nodes, scores, **options)
+    monkeypatch.setattr(step, "_SHARE", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    many = expand_beams(trie, 1, log_probs, nodes, scores, **options)
+    for name, value in vars(one).items():
+        assert torch.equal(value, getattr(many, name)), name
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf])
+@pytest.mark.parametrize("backend", ["torch", "compiled"])
+def test_logits_that_are_no_numbers_are_noticed(bad, backend):
+    trie, log_probs, nodes, scores = random_step(2)
+    nodes[3, 4] = 0
+    log_probs[3, 4, 5] = bad
+    found = expand_beams(
+        trie, 1, log_probs, nodes, scores, keep=9, logits=True, backend=backend
+    ).sound
+    assert found.tolist() == [True, True, True, False, True]
+
+
+def test_an_impossible_back_end_is_an_error(monkeypatch):
+    cpu = torch.device("cpu")
+    assert chosen_backend("auto", cpu) == chosen_backend("compiled", cpu) == "compiled"
+    assert chosen_backend("auto", torch.device("meta")) == "torch"
+    with pytest.raises(ConfigError, match="expected one of auto, torch, compiled"):
+        chosen_backend("numba", cpu)
+    with pytest.raises(ConfigError, match="runs on the CPU only"):
+        chosen_backend("compiled", torch.device("meta"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    step._numba_installed.cache_clear()
+    try:
+        assert chosen_backend("auto", cpu) == "torch"
+        with pytest.raises(ConfigError, match=r"pip install 'genrec\[fast\]'"):
+            chosen_backend("compiled", cpu)
+    finally:
+        step._numba_installed.cache_clear()

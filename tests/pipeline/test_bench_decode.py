@@ -1,0 +1,63 @@
+"""`genrec bench decode`: every method gives the same scores, and its figures hold together."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from genrec.errors import ConfigError, GenrecError
+from genrec.pipeline import bench_decode as module
+from genrec.pipeline.bench_decode import bench_decode
+from genrec.pipeline.bench_report import NAMES, summary
+
+SMALL = {"items": [400], "levels": [3], "batch": [2], "beam": [7], "repeats": 1}
+
+
+def test_all_methods_agree_and_the_files_say_what_was_returned(tmp_path):
+    threads = torch.get_num_threads()
+    result = bench_decode(**SMALL, out=str(tmp_path / "bench"))
+    assert torch.get_num_threads() == threads
+    (cell,) = result["cells"]
+    assert set(cell["ms"]) == set(NAMES)
+    assert min(cell["ms_min"].values()) > 0
+    assert json.loads((tmp_path / "bench/decode.json").read_text())["cells"] == result["cells"]
+    page = (tmp_path / "bench/decode.md").read_text()
+    assert "| 400 | 3 | 2 | 7 |" in page and "| hf/compiled |" in page
+    assert (tmp_path / "bench/decode.svg").read_text().lstrip().startswith("<?xml")
+
+
+@pytest.mark.parametrize("method", ["hf", "static", "brute", "compiled"])
+def test_other_scores_are_no_result(monkeypatch, method):
+    way = type(module._trie(400, 3, 0, [method])[2][method])
+    step = way.step
+    monkeypatch.setattr(way, "step", lambda *given: step(*given) + 0.01 * (given[0] is not None))
+    if method == "compiled":  # the same class as the torch path: spoil one of the two only
+        monkeypatch.setattr(
+            way, "step", lambda self, *g: step(self, *g) + 0.01 * (self.backend == "compiled")
+        )
+    with pytest.raises(GenrecError, match=f"{method} and torch|torch and {method}"):
+        bench_decode(**SMALL, methods=["torch", method])
+
+
+def test_ratios_are_of_the_cells_that_have_both():
+    cells = [
+        {"ms": {"hf": 6.0, "compiled": 2.0}},
+        {"ms": {"hf": 10.0, "compiled": 2.0}},
+        {"ms": {"compiled": 1.0}},
+    ]
+    assert summary(cells) == {"hf/compiled": {"median": 4.0, "min": 3.0, "max": 5.0}}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"items": [0]}, "expected at least 1"),
+        ({"levels": [1]}, "and 2 levels"),
+        ({"methods": ["grid"]}, "expected some of hf"),
+    ],
+)
+def test_impossible_cells_are_named(bad, message):
+    with pytest.raises(ConfigError, match=message):
+        bench_decode(**{**SMALL, **bad})
