@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from genrec.artefacts import atomic_folder, check_folder, check_folder_place, check_place
+from genrec.artefacts import (
+    atomic_folder,
+    check_folder,
+    check_folder_place,
+    check_place,
+    check_target,
+)
 from genrec.data import Dataset
 from genrec.errors import ArtefactError, DataError
 
@@ -86,6 +92,16 @@ def test_an_old_folder_that_cannot_be_removed_is_named_and_the_new_one_stays(tmp
         patch.setattr(shutil, "rmtree", refuse)
         write(target, "two")
     assert (target / "content.txt").read_text() == "two"
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"kind": "vectors", "files": []}', '"vectors"'])
+def test_a_manifest_of_another_shape_is_refused(tmp_path, manifest):
+    target = tmp_path / "out"
+    write(target, "one")
+    (target / "manifest.json").write_text(manifest)
+    for check in (check_folder, check_target):
+        with pytest.raises(ArtefactError, match=r"manifest.json: expected an object with `kind`"):
+            check(target, kind="vectors")
 
 
 def test_a_file_is_no_place_for_a_folder_and_a_folder_none_for_a_file(tmp_path):

@@ -293,7 +293,7 @@ def run(
             resumes=True,
         )
     if trained:
-        stages.do(
+        evaluated = stages.do(
             "report",
             [plan.evaluate],
             partial(
@@ -305,6 +305,8 @@ def run(
             ),
             after=["dataset", *trained],
         )
+        if progress and not evaluated:
+            Console(soft_wrap=True).print(f"report: {folder / 'report' / 'report.html'}")
     return folder
 
 

@@ -34,7 +34,7 @@ class Stages:
         *,
         after: list[str] | None = None,
         resumes: bool = False,
-    ) -> None:
+    ) -> bool:
         """Do `work` unless it is up to date: same key, and made from these very results.
 
         Args:
@@ -43,6 +43,9 @@ class Stages:
             work: does it.
             after: stages whose results are its inputs.
             resumes: `work` takes `resume`, whether the same work was begun before and not ended.
+
+        Returns:
+            Whether there was work to do.
         """
         inputs = [self.keys[stage] for stage in after or []]
         plain = json.dumps([genrec.__version__, settings, inputs], sort_keys=True, default=str)
@@ -57,7 +60,7 @@ class Stages:
         self.made[name] = note.get("made")
         if same and done and fresh and (self.folder / name).is_dir():
             self.console.print(f"[dim]{escape(name)}: up to date[/dim]")
-            return
+            return False
         self.console.print(f"[bold]{escape(name)}[/bold]")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"key": key, "done": False})
@@ -69,6 +72,7 @@ class Stages:
         record = {"key": key, "done": True, "made": self.made[name], "after": made}
         write_json(path, {**record, "seconds": round(seconds, 1)})
         self.console.print(f"[dim]{escape(name)}: {seconds:.1f} s[/dim]")
+        return True
 
 
 def prepared_from(options: Mapping[str, Any]) -> Any:

@@ -71,6 +71,17 @@ def test_only_rows_without_certificate_are_searched_again():
     assert (exact.evaluations[~kept] > plain.evaluations[~kept]).all()
 
 
+def test_exact_search_proves_lists_where_one_level_alone_is_narrow():
+    decoder, trie = setting(items=4000, scale=3.0)
+    widths = [trie.num_nodes[level] for level in range(1, trie.num_levels)]
+    widths[-1] = 5
+    assert not beam_search(decoder, trie, k=10, beam_width=widths).certified.all()
+    result = beam_search(decoder, trie, k=10, beam_width=widths, exact=True)
+    assert result.certified.all()
+    truth = exact_parallel_search(decoder.levels, trie, k=10)
+    assert torch.equal(result.items, truth.items)
+
+
 def test_max_width_stops_the_widening():
     decoder, trie = setting(scale=0.1)
     result = beam_search(decoder, trie, k=10, beam_width=2, exact=True, max_width=8)

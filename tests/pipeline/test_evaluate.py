@@ -346,3 +346,10 @@ def test_a_temporal_split_in_both_orders(shop, tmp_path, order):
     record = json.loads((run.folder / "metrics.json").read_text())
     assert record["tie_order"] == order
     assert order in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_lists_shorter_than_ten(own_shop, tmp_path):
+    found = evaluate(str(own_shop / "ids"), str(tmp_path / "r"), ks=[5], **QUICK)
+    record = json.loads((own_shop / "ids" / "metrics.json").read_text())
+    assert all("unmasked/ndcg@5" in part for part in record["slices"]["popularity"])
+    assert found["ids"].ks == (5,)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -252,6 +253,7 @@ WRONG = [
     ("evaluate/ks", [0], "evaluate: ks=[0]; expected numbers of at least 1"),
     ("evaluate/ks", [], "evaluate: ks=[]; expected one or more"),
     ("evaluate/masks", [], "evaluate: masks=[]; expected one or both"),
+    ("evaluate/popularity", {"a": 1}, "evaluate: popularity={'a': 1}; expected bool"),
     ("evaluate/examples", -1, "evaluate: examples=-1; expected at least 0"),
     ("split", {"type": "temporal", "validation_from": "soon", "test_from": 9}, "'soon' is no"),
     ("split", {"type": "temporal", "validation_from": 9, "test_from": 8}, "must be before"),
@@ -331,3 +333,23 @@ def test_files_beside_the_interactions_and_of_embedders_count_as_inputs(recipe, 
     os.utime(export / "items.csv")
     assert recipe() == ["dataset", "vectors.text"]
     assert json.loads((tmp_path / "out/.stages/dataset.json").read_text())["done"] is True
+
+
+def test_the_page_of_recipes_names_every_part_and_option():
+    import inspect
+
+    from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS
+    from genrec.pipeline import evaluate, quantize
+    from genrec.pipeline.recipe import SUPPLIED, SUPPLIED_TO_EVALUATE
+    from genrec.quantization import QUANTIZERS
+
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    parts = [*QUANTIZERS, *ITEM_ENCODERS, *BACKBONES, *HEADS]
+    options = [
+        name
+        for function, supplied in ((evaluate, SUPPLIED_TO_EVALUATE), (quantize, SUPPLIED))
+        for name in inspect.signature(function).parameters
+        if name not in supplied
+    ]
+    assert [name for name in parts if f"`{name}`" not in page] == []
+    assert [name for name in options if not re.search(rf"[`.]{name}`", page)] == []

@@ -67,12 +67,16 @@ STEPS = 13  # of one epoch: 200 users in batches of 16
 def test_killed_and_resumed_is_left_alone(shop, tmp_path, training):
     whole = run(shop, tmp_path / "whole", **training)
     kill_half_way(shop, tmp_path / "killed", **training)
+    states = (tmp_path / "killed" / "checkpoints").glob("checkpoint-*/trainer_state.json")
+    spent = [json.loads(path.read_text())["log_history"] for path in states]
+    killed_at = max(entry.get("seconds", 0) for log in spent for entry in log)
     resumed = run(shop, tmp_path / "killed", **training)
 
     one, other = (load_file(r.folder / "model" / "model.safetensors") for r in (whole, resumed))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert whole.config["validation"] == resumed.config["validation"]
+    assert resumed.config["seconds"] > killed_at > 0
     logs = [json.loads((r.folder / "log.json").read_text()) for r in (whole, resumed)]
     for key in ("loss", "eval_ndcg@10", "eval_recall@10"):
         found = [[(e["epoch"], e[key]) for e in log if key in e] for log in logs]
