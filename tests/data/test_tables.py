@@ -237,3 +237,12 @@ def test_arrow_tables_keep_nested_columns(tmp_path: Path) -> None:
     dataset = prepare_tables(tmp_path / "out", tmp_path)
     assert dataset.catalog.text() == ["A, B", "", ""]
     assert pa.types.is_list(dataset.catalog.table.schema.field("categories").type)
+
+
+def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_bytes("ref,title\na,Brie\nb,Comté\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"items.csv: column 'title' row 1 is b'Comt\\xe9', which"):
+        read_table(path)
+    path.write_text("ref,title\na,Brie\nb,Comté\n", encoding="utf-8")
+    assert read_table(path)["title"].to_pylist() == ["Brie", "Comté"]

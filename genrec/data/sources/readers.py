@@ -77,7 +77,7 @@ def _read_csv(path: Path, text_columns: Sequence[str], delimiter: str) -> pa.Tab
         quoted_strings_can_be_null=True,
     )
     try:
-        return pa_csv.read_csv(path, read, parse, convert)
+        return _in_utf8(pa_csv.read_csv(path, read, parse, convert), path)
     except pa.ArrowInvalid as error:
         if "empty" in str(error).lower():
             raise DataError(f"{path}: the table is empty; expected a header and rows") from error
@@ -97,6 +97,26 @@ def _read_csv(path: Path, text_columns: Sequence[str], delimiter: str) -> pa.Tab
             f"{path}: is not a table of {delimiter!r}-separated UTF-8 text ({error}); "
             "repair that row or say which delimiter it has"
         ) from error
+
+
+def _in_utf8(table: pa.Table, path: Path) -> pa.Table:
+    """The table, unless Arrow took a column of it for bytes: text that is not UTF-8.
+
+    Raises:
+        DataError: naming the first such column and row.
+    """
+    for field in table.schema:
+        if not (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)):
+            continue
+        for row, value in enumerate(table[field.name].to_pylist()):
+            try:
+                (value or b"").decode()
+            except UnicodeDecodeError:
+                raise DataError(
+                    f"{path}: column {field.name!r} row {row} is {value!r}, which is not UTF-8; "
+                    "save the file as UTF-8 text"
+                ) from None
+    return table
 
 
 def _read_jsonl(path: Path) -> pa.Table:
