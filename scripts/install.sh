@@ -28,3 +28,12 @@ if ! "$VENV/bin/python" -c "import torch" 2>/dev/null; then
     fi
 fi
 $pip install -e ".[dev]" --config-settings editable_mode=compat
+
+# The compiled decoding step is kept beside the code; the first search need not wait for it.
+"$VENV/bin/python" -c "
+import torch
+from genrec.decoding import PrefixTrie, expand_beams
+trie = PrefixTrie.from_codes(torch.zeros(1, 2, dtype=torch.int64), [2, 2])
+root, score = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1)
+expand_beams(trie, 0, torch.zeros(1, 1, 2), root, score, keep=1)
+"

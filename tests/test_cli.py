@@ -296,18 +296,27 @@ def test_the_command_is_installed_and_exits_with_2(shop):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PyTorch for Linux has libgomp")
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("active", "ACTIVE")])
-def test_threads_wait_without_spinning_unless_told_otherwise(given, expected):
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    if given:
-        environment["OMP_WAIT_POLICY"] = given
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "GOMP_SPINCOUNT = '3000'"),
+        ({"GOMP_SPINCOUNT": "7"}, "GOMP_SPINCOUNT = '7'"),
+        ({"OMP_WAIT_POLICY": "passive"}, "GOMP_SPINCOUNT = '0'"),
+    ],
+)
+def test_threads_spin_shortly_unless_told_otherwise(given, expected):
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    }
     done = subprocess.run(
         [sys.executable, "-m", "genrec.cli", "train", "--help"],
-        env={**environment, "OMP_DISPLAY_ENV": "true"},
+        env={**environment, **given, "OMP_DISPLAY_ENV": "verbose"},
         capture_output=True,
         text=True,
         check=True,
     )
-    shown = [line for line in done.stderr.splitlines() if "OMP_WAIT_POLICY" in line]
+    shown = [line for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
     assert shown
-    assert all(f"'{expected}'" in line for line in shown)
+    assert all(expected in line for line in shown)
