@@ -61,8 +61,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads of PyTorch spin for milliseconds while they wait for one another, on a core that the
-    # others may need. A short spin costs nothing on an idle machine, and beside other busy processes
-    # it saves up to nine tenths. It is read when PyTorch is imported, which the verbs do.
+    # others may need. A short spin costs nothing on an idle machine, and saves up to nine tenths
+    # beside other busy processes. It is read when PyTorch is imported, which the verbs do.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     warnings.filterwarnings("ignore", category=FutureWarning)

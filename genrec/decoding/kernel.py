@@ -20,7 +20,7 @@ _f32, _i32, _i64 = np.float32, np.int32, np.int64
 
 
 @njit(inline="always", fastmath=_SUMS)
-def _exp(x):  # type: ignore[no-untyped-def]
+def _exp(x):
     """e^x for x <= 0 in float32: 2^n times a polynomial (Cephes' coefficients), vectorised."""
     y = _f32(-87.0) if x < _f32(-87.0) else x  # NaN passes
     n = _f32(_i32(y * _f32(1.44269504) - _f32(0.5)))
@@ -36,7 +36,7 @@ def _exp(x):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath=_SUMS | {"nnan"})
-def _chunk_max(x, n, out):  # type: ignore[no-untyped-def]
+def _chunk_max(x, n, out):
     """The maximum of ``x[:n]``; of each chunk in ``out``."""
     best = _f32(-np.inf)
     for c in range((n + _CHUNK - 1) // _CHUNK):
@@ -49,7 +49,7 @@ def _chunk_max(x, n, out):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath=_SUMS)
-def _exp_sum(x, n, shift, out):  # type: ignore[no-untyped-def]
+def _exp_sum(x, n, shift, out):
     """Sum of ``exp(x[:n] - shift)``, which is kept in ``out``; NaN if any of ``x[:n]`` is."""
     total = _f32(0.0)
     for i in range(n):
@@ -60,13 +60,13 @@ def _exp_sum(x, n, shift, out):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _swap(keys, loads, i, j):  # type: ignore[no-untyped-def]
+def _swap(keys, loads, i, j):
     keys[i], keys[j] = keys[j], keys[i]
     loads[i], loads[j] = loads[j], loads[i]
 
 
 @njit
-def _split(keys, loads, low, high):  # type: ignore[no-untyped-def]
+def _split(keys, loads, low, high):
     """Hoare's partition of ``low .. high``, larger keys first; the end of the first part."""
     a, b, c = keys[low], keys[(low + high) // 2], keys[high]
     pivot = max(min(a, b), min(max(a, b), c))
@@ -84,7 +84,7 @@ def _split(keys, loads, low, high):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _order(keys, loads, n, k):  # type: ignore[no-untyped-def]
+def _order(keys, loads, n, k):
     """Bring the ``k`` largest of ``keys[:n]`` to the front, sorted, the largest first."""
     stack = np.empty((64, 2), dtype=np.int64)
     stack[0, 0], stack[0, 1], top = 0, n - 1, 1
@@ -111,7 +111,7 @@ def _order(keys, loads, n, k):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _key(score, tie):  # type: ignore[no-untyped-def]
+def _key(score, tie):
     """`genrec.decoding.ranking.rank_keys` of one candidate."""
     bits = _f32(score + _f32(0.0)).view(np.int32)
     ordered = _i64(bits ^ ((bits >> 31) & 0x7FFFFFFF))
@@ -119,13 +119,13 @@ def _key(score, tie):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _key_score(key):  # type: ignore[no-untyped-def]
+def _key_score(key):
     ordered = _i32(key >> 32)
     return _i32(ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(np.float32)
 
 
 @njit
-def _any_between(words, before, low, high):  # type: ignore[no-untyped-def]
+def _any_between(words, before, low, high):
     """`genrec.decoding.bits.BitRank.any_between` of one range and one row."""
     first, last = low >> 6, high >> 6
     above = words[first] & (_i64(-1) << (low & 63))
@@ -136,7 +136,7 @@ def _any_between(words, before, low, high):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _contains(ordered, n, value):  # type: ignore[no-untyped-def]
+def _contains(ordered, n, value):
     low, high = 0, n
     while low < high:
         middle = (low + high) // 2
@@ -148,7 +148,7 @@ def _contains(ordered, n, value):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def expand_rows(  # type: ignore[no-untyped-def]
+def expand_rows(
     start,
     stop,
     log_probs,

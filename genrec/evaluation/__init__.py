@@ -1,7 +1,7 @@
 """Honest evaluation: item-level metrics by expectation over ties, intervals, slices, reports."""
 
 from genrec.evaluation.beams import BeamRow, BeamStudy, beam_study
-from genrec.evaluation.examples import Example, Recommended, collect_examples, item_titles
+from genrec.evaluation.examples import Example, Recommended, collect_examples
 from genrec.evaluation.html import write_report
 from genrec.evaluation.intervals import Difference, Interval, bootstrap_intervals, paired_difference
 from genrec.evaluation.memory import machine, peak_memory
@@ -23,7 +23,6 @@ from genrec.evaluation.slices import (
     Slice,
     by_history_length,
     by_popularity,
-    quantile_edges,
     slice_users,
 )
 
@@ -52,7 +51,6 @@ __all__ = [
     "evaluate",
     "headline_metric",
     "history_matrix",
-    "item_titles",
     "machine",
     "metrics_record",
     "mrr_at",
@@ -61,7 +59,6 @@ __all__ = [
     "peak_memory",
     "print_comparison",
     "print_examples",
-    "quantile_edges",
     "ranks_from_scores",
     "ranks_from_search",
     "read_metrics",

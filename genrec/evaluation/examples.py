@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from genrec.data import Catalog, Dataset, EvalSet, batch
+from genrec.data import Dataset, EvalSet, batch
 from genrec.evaluation.metrics import IntArray
 from genrec.evaluation.protocol import candidate_filter, history_matrix
 from genrec.evaluation.rankers import Ranker
@@ -82,7 +82,7 @@ def collect_examples(
     lists = [items.ravel() for items in found.values()]
     shown = np.unique(np.concatenate([history.ravel(), sample.targets, *lists]))
     shown = shown[shown >= 0]
-    names = item_titles(dataset.catalog, shown, title_column)
+    names = dataset.catalog.titles(shown, title_column)
     title = dict(zip(shown.tolist(), names, strict=True))
     ids = dataset.histories.user_ids.take(sample.users).to_pylist()
     return [
@@ -101,8 +101,3 @@ def collect_examples(
         )
         for row, target in enumerate(sample.targets.tolist())
     ]
-
-
-def item_titles(catalog: Catalog, items: IntArray, column: str = "title") -> list[str]:
-    """Titles of some items, HTML entities unescaped; the item's id where there is none."""
-    return catalog.titles(items, column)

@@ -104,15 +104,6 @@ def by_history_length(
     return slice_users(evaluation, labels, names, metrics=metrics)
 
 
-def quantile_edges(values: IntArray, bins: int) -> list[int]:
-    """First values of `bins` groups of about equal size, without repeats, for `edges`.
-
-    Heavy ties give fewer bins: a value is never split between two.
-    """
-    inner = np.quantile(values, np.arange(1, bins) / bins, method="higher")
-    return [int(edge) for edge in np.unique(inner) if edge > np.min(values)]
-
-
 def bin_integers(
     values: IntArray, edges: Sequence[int], *, lowest: int = 0
 ) -> tuple[IntArray, list[str]]:

@@ -20,7 +20,7 @@ from genrec.data.events import read_events
 from genrec.data.sources.readers import read_table
 from genrec.data.sources.tables import OPTIONS, rename_columns
 from genrec.errors import ConfigError, DataError
-from genrec.evaluation import ModelRanker, history_matrix, item_titles
+from genrec.evaluation import ModelRanker, history_matrix
 from genrec.pipeline.lists import ItemList, Lists
 from genrec.pipeline.notes import note, note_missing_titles, plural
 from genrec.pipeline.runs import Run
@@ -250,7 +250,7 @@ def _frame(found: Any, users: list[str], catalog: Catalog, title_column: str) ->
             "user_id": np.asarray(users)[user],
             "rank": place + 1,
             "item_id": catalog.item_ids.take(chosen).to_pylist(),
-            "title": item_titles(catalog, chosen, title_column),
+            "title": catalog.titles(chosen, title_column),
             "score": found.scores.cpu().numpy()[user, place],
             "certified": found.certified.cpu().numpy()[user],
         }

@@ -1,16 +1,20 @@
-"""The compiled back end against the torch one, step by step; whole searches: test_search."""
+"""The compiled back end against the torch one: single steps, and whole searches."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from genrec.decoding import PrefixTrie, expand_beams, step
+from genrec.decoding import Filter, PrefixTrie, beam_search, expand_beams, step
 from genrec.decoding.step import chosen_backend
 from genrec.errors import ConfigError
+from tests.decoding.cases import FULL, TableDecoder, brute_force, cases, expect
 
 
 def random_step(seed, *, batch=5, width=60, codes=300, share=0.3, wide=False):
@@ -88,3 +92,74 @@ def test_an_impossible_back_end_is_an_error(monkeypatch):
             chosen_backend("compiled", cpu)
     finally:
         step._numba_installed.cache_clear()
+
+
+BITWISE = ("items", "leaves", "leaf_sizes", "certified", "evaluations")
+CLOSE = ("scores", "leaf_scores", "best_dropped", "leaked")
+
+
+class LogitDecoder(TableDecoder):
+    """Logits whose log-softmax are the tables of another decoder."""
+
+    returns_logits = True
+
+    def select(self, rows):
+        return LogitDecoder([table[rows] for table in self.tables])
+
+
+def both(*arguments, **options):
+    """The results of both back ends."""
+    return (
+        beam_search(*arguments, backend="torch", **options),
+        beam_search(*arguments, backend="compiled", **options),
+    )
+
+
+def equal(slow, fast, *, tolerance=0.0):
+    for name in BITWISE:
+        assert torch.equal(getattr(slow, name), getattr(fast, name)), name
+    for name in CLOSE:
+        atol = max(tolerance, 1e-5 if name == "leaked" else 0.0)
+        torch.testing.assert_close(getattr(fast, name), getattr(slow, name), atol=atol, rtol=0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases(), st.integers(1, 8), st.booleans(), st.integers(0, 3))
+def test_log_probabilities_give_the_same_bits(case, width, exact, gone):
+    trie = case.trie()
+    if gone:  # some items removed without compaction
+        some = np.random.default_rng(gone).permutation(len(case.codes))[: len(case.codes) // 4]
+        trie = trie.remove(some)
+    filter = None if case.allowed is None else Filter.from_mask(trie, case.allowed)
+    options = {"k": case.k, "exclude": case.exclude, "filter": filter}
+    options |= {"beam_width": width, "exact": exact}
+    equal(*both(case.decoder, trie, **options))
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases())
+def test_both_equal_brute_force(case):
+    trie, ranked = case.trie(), brute_force(case)
+    for result in both(case.decoder, trie, k=case.k, beam_width=FULL, **case.left_out(trie)):
+        expect(result, ranked, case.k)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.integers(1, 30))
+def test_logits_and_renormalised_scores_agree_up_to_rounding(seed, logits, renormalize, width):
+    """Scores without ties: near ties may be ranked either way after another rounding."""
+    rng = np.random.default_rng(seed)
+    sizes = tuple(rng.integers(1, 7, rng.integers(1, 5)).tolist())
+    codes = np.stack([rng.integers(0, size, 40) for size in sizes], axis=1)
+    trie = PrefixTrie.from_codes(codes, sizes)
+    tables = [
+        torch.from_numpy(rng.normal(size=(3, math.prod(sizes[:level]), size))).float() * 3
+        for level, size in enumerate(sizes)
+    ]
+    if logits:
+        decoder = LogitDecoder([table + 7 for table in tables])
+    else:
+        decoder = TableDecoder([table.log_softmax(-1) for table in tables])
+    options = {"k": 8, "beam_width": width, "renormalize": renormalize}
+    filter = Filter.from_mask(trie, torch.from_numpy(rng.random((3, 40)) < 0.7))
+    equal(*both(decoder, trie, filter=filter, **options), tolerance=2e-5)

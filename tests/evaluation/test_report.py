@@ -26,7 +26,6 @@ from genrec.evaluation import (
     collect_examples,
     evaluate,
     headline_metric,
-    item_titles,
     print_comparison,
     print_examples,
     read_metrics,
@@ -149,7 +148,7 @@ def test_examples(examples: list[Example], dataset: Dataset, split: Split) -> No
     for example in examples:
         user = int(example.user[1:])
         history = dataset.histories.history(user)
-        expected = item_titles(dataset.catalog, history)
+        expected = dataset.catalog.titles(history)
         assert example.history == expected[:-1] and example.target == expected[-1]
         assert list(example.lists) == ["sid <b>", "popularity"]
         for items in example.lists.values():
@@ -159,12 +158,12 @@ def test_examples(examples: list[Example], dataset: Dataset, split: Split) -> No
 
 
 def test_titles_fall_back_to_ids(dataset: Dataset) -> None:
-    assert item_titles(dataset.catalog, np.array([3, 7, 3])) == [
+    assert dataset.catalog.titles(np.array([3, 7, 3])) == [
         "Item & title 3",
         "i7",
         "Item & title 3",
     ]
-    assert item_titles(dataset.catalog, np.array([5]), "name") == ["i5"]
+    assert dataset.catalog.titles(np.array([5]), "name") == ["i5"]
 
 
 def test_printed_examples_take_markup_literally() -> None:

@@ -11,7 +11,6 @@ from genrec.evaluation import (
     by_history_length,
     by_popularity,
     evaluate,
-    quantile_edges,
     slice_users,
 )
 from genrec.evaluation.slices import bin_integers
@@ -56,12 +55,6 @@ def test_by_history_length_covers_everyone(found: Evaluation) -> None:
     assert sum(part.users for part in slices) == len(found)
     total = sum(part.users * part.metrics["masked/recall@5"].value for part in slices)
     assert total / len(found) == pytest.approx(found.value("masked", "recall@5"))
-
-
-def test_quantile_edges() -> None:
-    assert quantile_edges(np.arange(100), 4) == [25, 50, 75]
-    assert quantile_edges(np.array([1, 1, 1, 1, 1, 1, 9]), 3) == []
-    assert quantile_edges(np.array([1, 1, 5, 5, 5, 5, 9]), 2) == [5]
 
 
 def test_labels_must_cover_the_users(found: Evaluation) -> None:
