@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from accelerate import PartialState
 
 import genrec
 from genrec.artefacts import (
@@ -46,7 +45,7 @@ from genrec.pipeline.settings import (
 )
 from genrec.tokenizers import SidVocabulary, make_tie_order
 from genrec.training import TrainingConfig, train_model
-from genrec.training.trainer import MODEL_KIND, seconds_spent
+from genrec.training.trainer import MODEL_KIND, processes, seconds_spent
 
 ENCODER_DEFAULT: dict[str, Any] = {"type": "sid"}
 BACKBONE_DEFAULT: dict[str, Any] = {"type": "transformer"}
@@ -179,20 +178,22 @@ def train(
         "split": split.describe(),
     }
     # Launched as several processes, all of them train; the first one alone writes and speaks.
-    processes = PartialState()
-    progress = progress and processes.is_main_process
+    team = processes()
+    progress = progress and team.is_main_process
     finished = resume and _is_finished(folder, resolved)
-    processes.wait_for_everyone()
+    team.wait_for_everyone()
     if finished:
-        if processes.is_main_process:
+        if team.is_main_process:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             (folder / UNFINISHED_FILE).unlink(missing_ok=True)
         if progress:
             note(f"{folder}: is trained with these settings; --resume false trains it again")
         return Run.open(folder)
-    if processes.is_main_process:
+    if progress and (folder / RUN_FILE).is_file():
+        note(f"{folder}: holds a finished run, which this one replaces when it ends", "yellow")
+    if team.is_main_process:
         _start(folder, resolved, resume=resume)
-    processes.wait_for_everyone()
+    team.wait_for_everyone()
     unseen = fitted_without_training(sids, counts)
     if unseen and progress:
         note(
@@ -230,8 +231,8 @@ def train(
         resume=resume,
         progress=progress,
     )
-    processes.wait_for_everyone()
-    if processes.is_main_process:
+    team.wait_for_everyone()
+    if team.is_main_process:
         log = read_json(folder / "log.json")
         plot_learning_curve(log, folder / "learning_curve.png")
         _finish(
@@ -239,13 +240,13 @@ def train(
             {
                 **resolved,
                 "parameters": sum(p.numel() for p in model.parameters()),
-                "processes": processes.num_processes,
+                "processes": team.num_processes,
                 "seconds": seconds_spent(log),
                 **machine(),
                 **peak_memory(),
             },
         )
-    processes.wait_for_everyone()
+    team.wait_for_everyone()
     if progress:
         kept = read_json(folder / "model" / "validation.json")
         note(

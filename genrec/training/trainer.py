@@ -206,7 +206,7 @@ def train_model(
     config.check_machine()
     output = Path(output)
     checkpoints = output / "checkpoints"
-    with PartialState().main_process_first():  # it removes what the others must not see
+    with processes().main_process_first():  # it removes what the others must not see
         checkpoint = _last_checkpoint(checkpoints, averaged=config.average > 0) if resume else None
         if checkpoint is None and checkpoints.is_dir():
             shutil.rmtree(checkpoints)
@@ -262,6 +262,12 @@ def _writing(checkpoints: Path) -> Iterator[None]:
         ) from error
 
 
+def processes() -> PartialState:
+    """The processes that `accelerate launch` or torchrun started; one if nobody did."""
+    # On the CPU accelerate has to be told so, or it takes each process for the only one.
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def quiet_transformers() -> None:
     """Switch off the bars that saving and loading draw, and notes that no user can act on."""
     transformers.utils.logging.disable_progress_bar()
@@ -271,7 +277,7 @@ def quiet_transformers() -> None:
 def _arguments(
     config: TrainingConfig, checkpoints: Path, size: int, *, progress: bool
 ) -> TrainingArguments:
-    world = PartialState().num_processes
+    world = processes().num_processes
     batches = math.ceil(size / (config.batch_size * world))
     steps = math.ceil(batches / config.gradient_accumulation)
     total = steps * config.epochs

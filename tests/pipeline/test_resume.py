@@ -22,7 +22,7 @@ EPOCHS = 14
 OPTIONS = {"d_model": 16, "max_history": 12, "backbone": {"type": "transformer", "layers": 1}}
 
 
-def run(shop: Path, out: Path, **training) -> Run:
+def run(shop: Path, out: Path, *, progress: bool = False, **training) -> Run:
     torch.set_num_threads(1)
     settings = {"epochs": EPOCHS, "batch_size": 16, "learning_rate": 1e-2, **training}
     return train(
@@ -31,7 +31,7 @@ def run(shop: Path, out: Path, **training) -> Run:
         vocabulary=str(shop / "vocabulary"),
         training=TrainingConfig(**settings),
         name="run",
-        progress=False,
+        progress=progress,
         **OPTIONS,
     )
 
@@ -168,6 +168,17 @@ def test_a_finished_run_is_not_trained_again_unless_asked(shop, tmp_path, monkey
             run(shop, out, epochs=1, seed=1)
     (out / "model" / "model.safetensors").write_bytes(b"")
     assert run(shop, out, epochs=1).config["model_fingerprint"] == first.config["model_fingerprint"]
+
+
+def test_a_finished_run_is_replaced_with_a_note(shop, tmp_path, capsys):
+    out = tmp_path / "run"
+    first = run(shop, out, epochs=1, progress=True)
+    assert "replaces" not in capsys.readouterr().err
+    second = run(shop, out, epochs=1, learning_rate=2e-2, progress=True)
+    assert "holds a finished run, which this one replaces" in capsys.readouterr().err.replace(
+        "\n", " "
+    )
+    assert second.config["model_fingerprint"] != first.config["model_fingerprint"]
 
 
 def test_a_finished_run_that_noted_no_defaults_is_of_the_same_settings(shop, tmp_path, monkeypatch):
