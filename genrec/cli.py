@@ -31,6 +31,7 @@ VERBS = {
     "train": "Train a recommender on a dataset and keep the one with the best validation NDCG@10.",
     "evaluate": "Evaluate trained runs and baselines under one protocol and write the report.",
     "recommend": "Recommend the next items of histories.",
+    "bench": "Time parts of genrec beside the alternatives, on this machine.",
     "run": "Run a recipe's stages in order: prepare, embed, quantize, train, evaluate.",
 }
 EXAMPLE = "example: "
@@ -39,11 +40,15 @@ SUPPLIED = ("tables", "encoder", "d_model", "max_length")
 
 
 def load_verb(verb: str) -> Any:
-    """The function of a verb, or of each source below `prepare`."""
+    """The function of a verb, or of each source below `prepare`, of each part below `bench`."""
     if verb == "prepare":
         from genrec.data.sources import SOURCES
 
         return {"_help": VERBS[verb], **SOURCES}
+    if verb == "bench":
+        from genrec.pipeline.bench import BENCHES
+
+        return {"_help": VERBS[verb], **BENCHES}
     from genrec import pipeline
 
     return getattr(pipeline, verb.replace("-", "_"))

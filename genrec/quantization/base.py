@@ -128,14 +128,22 @@ class Quantizer(ABC):
         self.width = matrix.shape[1]
         return self
 
-    def encode(self, vectors: Any, *, batch_size: int = 65_536) -> np.ndarray:
+    def encode(self, vectors: Any, *, batch_size: int | None = None) -> np.ndarray:
         """Codes int32 [n, L] of vectors [n, d]; a row's codes do not depend on the batch.
+
+        Vectors on disk (`numpy.load(..., mmap_mode="r")`) are read batch by batch.
+
+        Args:
+            vectors: numpy or torch [n, d].
+            batch_size: rows at a time; 16 MiB of them by default.
 
         Raises:
             DataError: if the vectors have another width or hold NaN or infinity.
             ConfigError: if the quantizer is not fitted.
         """
         matrix = Vectors(vectors, width=self._fitted_width())
+        if batch_size is None:
+            batch_size = matrix.block_rows
         if batch_size < 1:
             raise ConfigError(f"batch_size: is {batch_size}; expected at least 1")
         codes = np.empty((len(matrix), self.num_levels), dtype=np.int32)

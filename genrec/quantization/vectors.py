@@ -13,6 +13,7 @@ from genrec.errors import DataError
 
 # Squares and sums over a few thousand columns stay below the largest float32.
 LARGEST = 1e15
+_BLOCK = 2**22  # numbers
 
 
 class Vectors:
@@ -49,6 +50,11 @@ class Vectors:
         self.name = name
         self.shape: tuple[int, int] = (int(source.shape[0]), int(source.shape[1]))
 
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block of 16 MiB: memory that size is used again, not fetched anew."""
+        return max(1, min(65_536, _BLOCK // self.shape[1]))
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -81,7 +87,7 @@ class Vectors:
 
     def check(self) -> None:
         """Read every row once; see `block` for the error."""
-        for _ in self.blocks(65_536):
+        for _ in self.blocks(self.block_rows):
             pass
 
     def _read(self, rows: slice | np.ndarray) -> Tensor:

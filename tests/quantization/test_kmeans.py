@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from genrec.quantization.kmeans import _sums, assign, kmeans, residual_kmeans
+from genrec.quantization.kmeans import _sums, assign, cluster, kmeans, residual_kmeans
 
 
 def points(n=400, d=5, seed=0) -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_more_iterations_are_never_worse():
 
 def test_it_stops_when_nothing_changes():
     steps = []
-    kmeans(points(), 4, rng=rng(), iterations=1000, on_step=lambda: steps.append(1))
+    cluster(points(), 4, rng=rng(), iterations=1000, on_step=lambda: steps.append(1))
     assert len(steps) < 200
 
 
