@@ -13,7 +13,7 @@ from torch import Tensor
 
 _EPS = float(torch.finfo(torch.float32).eps)
 _WIDE = torch.float64
-_SCORES = 2**20  # scores of one block: small enough to stay in the processor's cache
+_SCORES = 2**22  # scores of one block: small enough to stay in the processor's cache
 _TABLE = 2**24  # cross table entries above which residuals are written out instead
 _PAIRS = 2**21  # float64 numbers of one block of the second look
 
@@ -37,12 +37,10 @@ def resolve(
     """
     size = scores.shape[1]
     floor = (scores.amax(dim=1) - tolerance)[:, None]
-    # One product sums the numbers of the codes at or above the floor, and counts them.
+    # Ones at or above the floor: mostly a single one, whose place is the product with 0, 1, 2, ...
     near = torch.ge(scores, floor, out=scores)
-    number = torch.arange(size, device=scores.device, dtype=scores.dtype)
-    found = near @ torch.stack([number, torch.ones_like(number)], dim=1)
-    codes = found[:, 0].long()
-    rows = (found[:, 1] > 1).nonzero()[:, 0]
+    codes = torch.mv(near, torch.arange(size, device=scores.device, dtype=scores.dtype)).long()
+    rows = (near.sum(dim=1) > 1).nonzero()[:, 0]
     if len(rows) == 0:
         return codes
     row, candidate = near[rows].nonzero(as_tuple=True)
@@ -89,14 +87,17 @@ class ResidualSearch:
 
     Args:
         codebooks: float32 [K_l, d] per level, on one device.
-        center: subtract the mean of the first codebook first (less cancellation when the vectors
-            lie far from the origin).
+        center: subtract the mean of the first codebook first if it lies far from the origin (less
+            cancellation).
     """
 
     def __init__(self, codebooks: Sequence[Tensor], *, center: bool = True) -> None:
         self.codebooks = list(codebooks)
         first = self.codebooks[0]
-        self.center = first.double().mean(dim=0).float() if center else None
+        mean = first.double().mean(dim=0).float()
+        # A mean that is short beside the codes costs no precision; the subtraction costs time.
+        far = center and bool(mean.norm() > (first - mean).norm(dim=1).max())
+        self.center = mean if far else None
         shifted = [first if self.center is None else first - self.center, *self.codebooks[1:]]
         self.bias = [score_bias(codebook) for codebook in shifted]
         self.reach = [float(codebook.norm(dim=1).max()) for codebook in shifted]
@@ -151,7 +152,7 @@ class ResidualSearch:
                 if level == 0:
                     scores += self.bias[0]
                 for earlier, table in enumerate(self.tables[level]):
-                    scores -= table[out[:, earlier]]
+                    scores -= table.index_select(0, out[:, earlier])
             else:
                 scores = torch.mm(shifted, codebook.T, out=room[level]).add_(self.bias[level])
             reach = self.reach[level]
