@@ -307,7 +307,7 @@ def _show(result: dict[str, Any]) -> None:
         table.add_column(title, justify="right")
     for name, row in result["methods"].items():
         table.add_row(
-            "genrec rq-kmeans" if name == "genrec" else "faiss Kmeans per level",
+            name,
             f"{row['train_seconds']:.1f}",
             f"{row['encode_seconds']:.1f}",
             f"{row['seconds']:.1f}",

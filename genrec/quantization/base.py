@@ -95,13 +95,15 @@ class Quantizer(ABC):
         self: Q,
         vectors: Any,
         *,
+        rows: np.ndarray | None = None,
         side_vectors: Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> Q:
         """Learn the codebooks; the same vectors and seed give the same codebooks.
 
         Args:
-            vectors: numpy or torch [n, d].
+            vectors: numpy or torch [n, d]; memory-mapped ones are not read into memory.
+            rows: numbers int64 of the rows to learn from; all by default.
             side_vectors: further arrays with the same rows that some quantizers learn from; the
                 keys a quantizer knows are its `side_inputs`.
             progress: show a progress bar.
@@ -112,7 +114,7 @@ class Quantizer(ABC):
             ConfigError: if the quantizer does not know one of the side inputs, or with these
                 options needs one that is missing or ignores one that is given.
         """
-        matrix = Vectors(vectors)
+        matrix = Vectors(vectors, rows=rows)
         if len(matrix) == 0:
             raise DataError("vectors: are empty; expected at least one item to fit on")
         largest = max(self.codebook_sizes)
@@ -122,7 +124,7 @@ class Quantizer(ABC):
                 f"codebook size of at most {len(matrix)} or fit on more items"
             )
         matrix.check()
-        side = self._side(side_vectors or {}, len(matrix))
+        side = self._side(side_vectors or {}, matrix)
         self.report = {}
         self._fit(matrix, side, progress)
         self.width = matrix.shape[1]
@@ -276,7 +278,7 @@ class Quantizer(ABC):
             )
         return self.width
 
-    def _side(self, side_vectors: Mapping[str, Any], rows: int) -> dict[str, Vectors]:
+    def _side(self, side_vectors: Mapping[str, Any], matrix: Vectors) -> dict[str, Vectors]:
         side = {}
         for name, array in side_vectors.items():
             if name not in self.side_inputs:
@@ -284,10 +286,11 @@ class Quantizer(ABC):
                 raise ConfigError(
                     f"side_vectors: {type(self).__name__} does not know {name!r}; it knows {known}"
                 )
-            side[name] = Vectors(array, name=f"side_vectors[{name!r}]")
-            if len(side[name]) != rows:
+            side[name] = Vectors(array, name=f"side_vectors[{name!r}]", rows=matrix.rows)
+            have, expected = len(side[name].source), len(matrix.source)
+            if have != expected:
                 raise DataError(
-                    f"side_vectors[{name!r}]: have {len(side[name])} rows for {rows} vectors; "
+                    f"side_vectors[{name!r}]: have {have} rows for {expected} vectors; "
                     "expected one row per vector"
                 )
             side[name].check()

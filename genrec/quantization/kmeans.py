@@ -110,6 +110,10 @@ def _move(
     rows = (new != codes).nonzero()[:, 0]
     new, old = new[rows], codes[rows]
     codes[rows] = new
+    counts += torch.bincount(new, minlength=len(counts))
+    if len(rows) == len(x) and not (old >= 0).any():
+        sums += _sums(x, new, len(sums))
+        return len(rows)
     placed = old >= 0
     added = torch.zeros_like(sums, dtype=x.dtype)
     for start in range(0, len(rows), _PART):
@@ -121,7 +125,6 @@ def _move(
         elif left.any():
             _add(added, old[part][left], -moved[left])
     sums += added
-    counts += torch.bincount(new, minlength=len(counts))
     counts -= torch.bincount(old[placed], minlength=len(counts))
     return len(rows)
 

@@ -83,7 +83,7 @@ class ResidualSearch:
 
     x . [C_1; ...; C_L] is computed once; the score of code c on level l is then
     x.c - |c|^2 / 2 - sum over p < l of c_p.c, the last from tables [K_p, K_l] (the first of a level
-    holds |c|^2 / 2 too), so residuals are never written. Where the tables would be large, residuals are written instead.
+    holds |c|^2 / 2 too), so residuals are never written. Where the tables would be large, they are.
 
     Args:
         codebooks: float32 [K_l, d] per level, on one device.

@@ -24,7 +24,7 @@ from genrec.quantization.nearest import ResidualSearch, residual_distances
 from genrec.quantization.vectors import Vectors
 
 # Share of the assignments that may still change: per row and code, and at most.
-_SETTLED, _TOLERANCE = 1.6e-4, 0.04
+_SETTLED, _TOLERANCE = 6e-5, 0.015
 
 
 @register("rq-kmeans")
