@@ -20,7 +20,7 @@ from torch import Tensor
 
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.errors import ArtefactError, ConfigError, DataError, expected_one_of
-from genrec.quantization.vectors import Vectors
+from genrec.quantization.vectors import Vectors, block_rows
 
 KIND = "quantizer"
 MAX_CODES = 65_536
@@ -166,8 +166,9 @@ class Quantizer(ABC):
         array = self._checked_codes(codes, self.num_levels)
         out = np.empty((len(array), width), dtype=np.float32)
         with torch.no_grad():
-            for start in range(0, len(array), 65_536):
-                block = torch.from_numpy(array[start : start + 65_536])
+            rows = block_rows(width)
+            for start in range(0, len(array), rows):
+                block = torch.from_numpy(array[start : start + rows])
                 out[start : start + len(block)] = self._decode(block).cpu().numpy()
         return out
 

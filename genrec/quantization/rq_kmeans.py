@@ -114,8 +114,10 @@ class RQKMeans(Quantizer):
 
     def _decode(self, codes: Tensor) -> Tensor:
         codes = codes.to(self.device)
-        parts = [book[codes[:, level]] for level, book in enumerate(self._codebooks)]
-        return torch.stack(parts).sum(dim=0)
+        found = self._codebooks[0][codes[:, 0]]
+        for level, book in enumerate(self._codebooks[1:], start=1):
+            found += book[codes[:, level]]
+        return found
 
     def _level_distances(self, x: Tensor, prefix: Tensor) -> Tensor:
         return residual_distances(x.to(self.device), prefix.to(self.device), self._codebooks)

@@ -16,6 +16,11 @@ LARGEST = 1e15
 _BLOCK = 2**22  # numbers
 
 
+def block_rows(width: int) -> int:
+    """Rows of `width` numbers in a block of 16 MiB: memory that is used again, not fetched anew."""
+    return max(1, min(65_536, _BLOCK // width))
+
+
 class Vectors:
     """A matrix of item vectors [n, d], numpy (memory-mapped too) or torch, read as float32 blocks.
 
@@ -62,8 +67,8 @@ class Vectors:
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block of 16 MiB: memory that size is used again, not fetched anew."""
-        return max(1, min(65_536, _BLOCK // self.shape[1]))
+        """Rows of a block, see `block_rows`."""
+        return block_rows(self.shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]

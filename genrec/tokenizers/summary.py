@@ -10,7 +10,8 @@ from rich.table import Table
 
 from genrec.data import Catalog
 from genrec.errors import ConfigError
-from genrec.tokenizers.collisions import BATCH, squared_distances
+from genrec.quantization.vectors import block_rows
+from genrec.tokenizers.collisions import squared_distances
 from genrec.tokenizers.figures import code_usage
 from genrec.tokenizers.vocabulary import SidVocabulary
 
@@ -142,8 +143,9 @@ def _distortion(vocabulary: SidVocabulary, vectors: np.ndarray) -> dict[str, dic
 def _variance(vectors: np.ndarray) -> float:
     """Mean squared distance of vectors `[N, d]` to their mean; `var` would copy them all."""
     mean = vectors.mean(axis=0, dtype=np.float64)
-    blocks = range(0, len(vectors), BATCH)
-    total = sum(float(np.square(vectors[i : i + BATCH] - mean).sum()) for i in blocks)
+    rows = block_rows(vectors.shape[1])
+    blocks = (vectors[start : start + rows] for start in range(0, len(vectors), rows))
+    total = sum(float(np.square(block - mean).sum()) for block in blocks)
     return total / len(vectors)
 
 
