@@ -13,7 +13,7 @@ from torch import Tensor
 
 _EPS = float(torch.finfo(torch.float32).eps)
 _WIDE = torch.float64
-_SCORES = 2**22  # scores of one block: small enough to stay in the processor's cache
+_SCORES = 2**21  # scores of one block: small enough to stay in the processor's cache
 _TABLE = 2**24  # cross table entries above which residuals are written out instead
 _PAIRS = 2**21  # float64 numbers of one block of the second look
 
