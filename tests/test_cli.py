@@ -35,7 +35,10 @@ def function(verb: str, source: str = ""):
     return loaded[source] if source else loaded
 
 
-GROUPS = {"prepare": ("amazon", "generated", "movielens", "tables"), "bench": ("decode",)}
+GROUPS = {
+    "prepare": ("amazon", "generated", "movielens", "tables"),
+    "bench": ("decode", "quantize"),
+}
 COMMANDS = [(verb, part) for verb in cli.VERBS for part in GROUPS.get(verb, ("",))]
 
 

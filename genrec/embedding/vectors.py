@@ -89,7 +89,10 @@ class ItemVectors:
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> ItemVectors:
-        """Read a folder that `save_pretrained` wrote.
+        """Open a folder that `save_pretrained` wrote.
+
+        The vectors stay on disk and come into memory as they are read; the array cannot be
+        written to.
 
         Raises:
             ArtefactError: if it is missing, truncated, edited or of another kind.
@@ -97,7 +100,7 @@ class ItemVectors:
         folder = check_folder(folder, kind=KIND)
         meta = read_json(folder / "embedding.json")
         try:
-            values = np.load(folder / "vectors.npy", allow_pickle=False)
+            values = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
             ids = pq.read_table(folder / "items.parquet")["item_id"]
             vectors = cls(values, ids, meta["config"], source=str(folder / "vectors.npy"))
             expected = meta["fingerprint"]

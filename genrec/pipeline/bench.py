@@ -6,5 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from genrec.pipeline.bench_decode import bench_decode
+from genrec.pipeline.bench_quantize import bench_quantize
 
-BENCHES: dict[str, Callable[..., Any]] = {"decode": bench_decode}
+BENCHES: dict[str, Callable[..., Any]] = {"decode": bench_decode, "quantize": bench_quantize}

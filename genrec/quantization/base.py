@@ -20,7 +20,7 @@ from torch import Tensor
 
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.errors import ArtefactError, ConfigError, DataError, expected_one_of
-from genrec.quantization.vectors import Vectors
+from genrec.quantization.vectors import Vectors, block_rows
 
 KIND = "quantizer"
 MAX_CODES = 65_536
@@ -100,13 +100,15 @@ class Quantizer(ABC):
         self: Q,
         vectors: Any,
         *,
+        rows: np.ndarray | None = None,
         side_vectors: Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> Q:
         """Learn the codebooks; the same vectors and seed give the same codebooks.
 
         Args:
-            vectors: numpy or torch [n, d].
+            vectors: numpy or torch [n, d]; memory-mapped ones are not read into memory.
+            rows: numbers int64 of the rows to learn from; all by default.
             side_vectors: further arrays with the same rows that some quantizers learn from; the
                 keys a quantizer knows are its `side_inputs`.
             progress: show a progress bar.
@@ -117,7 +119,7 @@ class Quantizer(ABC):
             ConfigError: if the quantizer does not know one of the side inputs, or with these
                 options needs one that is missing or ignores one that is given.
         """
-        matrix = Vectors(vectors)
+        matrix = Vectors(vectors, rows=rows)
         if len(matrix) == 0:
             raise DataError("vectors: are empty; expected at least one item to fit on")
         largest = max(self.codebook_sizes)
@@ -127,20 +129,28 @@ class Quantizer(ABC):
                 f"codebook size of at most {len(matrix)} or fit on more items"
             )
         matrix.check()
-        side = self._side(side_vectors or {}, len(matrix))
+        side = self._side(side_vectors or {}, matrix)
         self.report = {}
         self._fit(matrix, side, progress)
         self.width = matrix.shape[1]
         return self
 
-    def encode(self, vectors: Any, *, batch_size: int = 65_536) -> np.ndarray:
+    def encode(self, vectors: Any, *, batch_size: int | None = None) -> np.ndarray:
         """Codes int32 [n, L] of vectors [n, d]; a row's codes do not depend on the batch.
+
+        Vectors on disk (`numpy.load(..., mmap_mode="r")`) are read batch by batch.
+
+        Args:
+            vectors: numpy or torch [n, d].
+            batch_size: rows at a time; 16 MiB of them by default.
 
         Raises:
             DataError: if the vectors have another width or hold NaN or infinity.
             ConfigError: if the quantizer is not fitted.
         """
         matrix = Vectors(vectors, width=self._fitted_width())
+        if batch_size is None:
+            batch_size = matrix.block_rows
         if batch_size < 1:
             raise ConfigError(f"batch_size: is {batch_size}; expected at least 1")
         codes = np.empty((len(matrix), self.num_levels), dtype=np.int32)
@@ -161,8 +171,9 @@ class Quantizer(ABC):
         array = self._checked_codes(codes, self.num_levels)
         out = np.empty((len(array), width), dtype=np.float32)
         with torch.no_grad():
-            for start in range(0, len(array), 65_536):
-                block = torch.from_numpy(array[start : start + 65_536])
+            rows = block_rows(width)
+            for start in range(0, len(array), rows):
+                block = torch.from_numpy(array[start : start + rows])
                 out[start : start + len(block)] = self._decode(block).cpu().numpy()
         return out
 
@@ -273,7 +284,7 @@ class Quantizer(ABC):
             )
         return self.width
 
-    def _side(self, side_vectors: Mapping[str, Any], rows: int) -> dict[str, Vectors]:
+    def _side(self, side_vectors: Mapping[str, Any], matrix: Vectors) -> dict[str, Vectors]:
         side = {}
         for name, array in side_vectors.items():
             if name not in self.side_inputs:
@@ -281,10 +292,11 @@ class Quantizer(ABC):
                 raise ConfigError(
                     f"side_vectors: {type(self).__name__} does not know {name!r}; it knows {known}"
                 )
-            side[name] = Vectors(array, name=f"side_vectors[{name!r}]")
-            if len(side[name]) != rows:
+            side[name] = Vectors(array, name=f"side_vectors[{name!r}]", rows=matrix.rows)
+            have, expected = len(side[name].source), len(matrix.source)
+            if have != expected:
                 raise DataError(
-                    f"side_vectors[{name!r}]: have {len(side[name])} rows for {rows} vectors; "
+                    f"side_vectors[{name!r}]: have {have} rows for {expected} vectors; "
                     "expected one row per vector"
                 )
             side[name].check()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 _EPS = float(torch.finfo(torch.float32).eps)
 _WIDE = torch.float64
-_SCORES = 2**22  # scores of one block: small enough to stay in the processor's cache
+_SCORES = 2**21  # scores of one block: small enough to stay in the processor's cache
 _TABLE = 2**24  # cross table entries above which residuals are written out instead
 _PAIRS = 2**21  # float64 numbers of one block of the second look
 
@@ -35,25 +35,22 @@ def resolve(
     Returns:
         int64 [n]; of several codes at an equal exact distance, the smallest.
     """
-    best, codes = scores.max(dim=1)
-    scores.scatter_(1, codes[:, None], float("-inf"))
-    floor = best - tolerance
-    rows = (scores.amax(dim=1) >= floor).nonzero()[:, 0]
+    size = scores.shape[1]
+    floor = (scores.amax(dim=1) - tolerance)[:, None]
+    # Ones at or above the floor: mostly a single one, whose place is the product with 0, 1, 2, ...
+    near = torch.ge(scores, floor, out=scores)
+    codes = torch.mv(near, torch.arange(size, device=scores.device, dtype=scores.dtype)).long()
+    rows = (near.sum(dim=1) > 1).nonzero()[:, 0]
     if len(rows) == 0:
         return codes
-    near = scores[rows] >= floor[rows, None]
-    near.scatter_(1, codes[rows, None], True)
-    row, candidate = near.nonzero(as_tuple=True)
+    row, candidate = near[rows].nonzero(as_tuple=True)
     distance = exact(rows[row], candidate)
     least = distance.new_full((len(rows),), float("inf"))
     least.scatter_reduce_(0, row, distance, "amin")
     if slack is not None:
         least += slack[rows]
-    candidate = torch.where(distance <= least[row], candidate, scores.shape[1])
-    chosen = codes.new_full((len(rows),), scores.shape[1]).scatter_reduce_(
-        0, row, candidate, "amin"
-    )
-    codes[rows] = chosen
+    candidate = torch.where(distance <= least[row], candidate, size)
+    codes[rows] = codes.new_full((len(rows),), size).scatter_reduce_(0, row, candidate, "amin")
     return codes
 
 
@@ -73,6 +70,8 @@ def pair_distances(
 def score_bias(codebook: Tensor) -> Tensor:
     """-|c|^2 / 2 of each code, -inf for a code that repeats an earlier one: it is never chosen."""
     bias = codebook.square().sum(dim=1).mul_(-0.5)
+    if len(bias.unique()) == len(bias):
+        return bias
     _, group = torch.unique(codebook, dim=0, return_inverse=True)
     index = torch.arange(len(codebook), device=codebook.device)
     first = torch.full_like(index, len(codebook)).scatter_reduce_(0, group, index, "amin")
@@ -83,19 +82,22 @@ class ResidualSearch:
     """Greedy residual codes: each level takes the code nearest to what the levels before left.
 
     x . [C_1; ...; C_L] is computed once; the score of code c on level l is then
-    x.c - |c|^2 / 2 - sum over p < l of c_p.c, the last from tables [K_p, K_l], so residuals are
-    never written. Where the tables would be large, residuals are written instead.
+    x.c - |c|^2 / 2 - sum over p < l of c_p.c, the last from tables [K_p, K_l] (the first of a level
+    holds |c|^2 / 2 too), so residuals are never written. Where the tables would be large, they are.
 
     Args:
         codebooks: float32 [K_l, d] per level, on one device.
-        center: subtract the mean of the first codebook first (less cancellation when the vectors
-            lie far from the origin).
+        center: subtract the mean of the first codebook first if it lies far from the origin (less
+            cancellation).
     """
 
     def __init__(self, codebooks: Sequence[Tensor], *, center: bool = True) -> None:
         self.codebooks = list(codebooks)
         first = self.codebooks[0]
-        self.center = first.double().mean(dim=0).float() if center else None
+        mean = first.double().mean(dim=0).float()
+        # A mean that is short beside the codes costs no precision; the subtraction costs time.
+        far = center and bool(mean.norm() > (first - mean).norm(dim=1).max())
+        self.center = mean if far else None
         shifted = [first if self.center is None else first - self.center, *self.codebooks[1:]]
         self.bias = [score_bias(codebook) for codebook in shifted]
         self.reach = [float(codebook.norm(dim=1).max()) for codebook in shifted]
@@ -107,11 +109,12 @@ class ResidualSearch:
         crossed = sum(a * b for level, b in enumerate(sizes) for a in sizes[:level])
         if crossed <= _TABLE:
             self.stacked = torch.cat(shifted)
-            self.tables = [
-                [shifted[p] @ shifted[level].T for p in range(level)] for level in range(len(sizes))
-            ]
-        widest = self.starts[-1] if self.stacked is not None else max(sizes)
-        self.rows = max(64, min(65_536, _SCORES // widest))
+            for level, codebook in enumerate(shifted):
+                self.tables.append([shifted[p] @ codebook.T for p in range(level)])
+                if level:
+                    self.tables[level][0] -= self.bias[level]
+        self.widths = [self.starts[-1]] if self.stacked is not None else sizes
+        self.rows = max(64, min(65_536, _SCORES // max(self.widths)))
 
     def codes(self, x: Tensor, norms: Tensor | None = None) -> Tensor:
         """Codes int64 [n, L] of vectors [n, d].
@@ -122,31 +125,43 @@ class ResidualSearch:
             norms: [n] lengths of the (centred) vectors, where the caller has them.
         """
         out = torch.empty(len(x), len(self.codebooks), dtype=torch.int64, device=x.device)
+        rows = min(self.rows, len(x))
+        # Fresh memory costs a page fault for each 4 KiB, as much as a pass over it.
+        scores = [torch.empty(rows, size, device=x.device) for size in self.widths]
+        moved = None if self.center is None else torch.empty(rows, x.shape[1], device=x.device)
         for start in range(0, len(x), self.rows):
             part = slice(start, start + self.rows)
-            self._block(x[part], None if norms is None else norms[part], out[part])
+            block, length = x[part], None if norms is None else norms[part]
+            shifted = block.float()
+            if moved is not None:
+                shifted = torch.sub(shifted, self.center, out=moved[: len(block)])
+            room = [buffer[: len(block)] for buffer in scores]
+            self._block(block, shifted, length, room, out[part])
         return out
 
-    def _block(self, x: Tensor, norms: Tensor | None, out: Tensor) -> None:
-        shifted = x.float() if self.center is None else x.float() - self.center
+    def _block(
+        self, x: Tensor, shifted: Tensor, norms: Tensor | None, room: list[Tensor], out: Tensor
+    ) -> None:
         length = shifted.norm(dim=1) if norms is None else norms
-        dots = shifted @ self.stacked.T if self.stacked is not None else None
+        if self.stacked is not None:
+            torch.mm(shifted, self.stacked.T, out=room[0])
         before = 0.0
         for level, codebook in enumerate(self.shifted):
-            if dots is not None:
-                scores = dots[:, self.starts[level] : self.starts[level + 1]]
-                scores += self.bias[level]
+            if self.stacked is not None:
+                scores = room[0][:, self.starts[level] : self.starts[level + 1]]
+                if level == 0:
+                    scores += self.bias[0]
                 for earlier, table in enumerate(self.tables[level]):
-                    scores -= table[out[:, earlier]]
+                    scores -= table.index_select(0, out[:, earlier])
             else:
-                scores = (shifted @ codebook.T).add_(self.bias[level])
+                scores = torch.mm(shifted, codebook.T, out=room[level]).add_(self.bias[level])
             reach = self.reach[level]
             error = (x.shape[1] + 2 * level + 4) * _EPS
             tolerance = (length + (before + reach)).mul_(error * reach)
             before += reach
             slack = (length + before).double().square_() * 1e-11 if x.dtype == _WIDE else None
             out[:, level] = resolve(scores, tolerance, self._exact(x, out, level), slack)
-            if dots is None:
+            if self.stacked is None:
                 shifted = shifted - codebook[out[:, level]]
 
     def _exact(self, x: Tensor, out: Tensor, level: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from genrec.quantization.base import (
     check_number,
     register,
 )
-from genrec.quantization.kmeans import INITS, assign, kmeans
+from genrec.quantization.kmeans import INITS, MANY, assign, center, cluster, subtract
 from genrec.quantization.nearest import ResidualSearch, residual_distances
 from genrec.quantization.vectors import Vectors
+
+_TOLERANCE = 0.015  # share of the assignments that may still change where rows are many
 
 
 @register("rq-kmeans")
@@ -29,7 +32,7 @@ class RQKMeans(Quantizer):
 
     Args:
         codebook_sizes: number of codes of each level.
-        iterations: Lloyd iterations of each level at most.
+        iterations: of each level at most; fewer where hardly any assignment still changes.
         init: "k-means++" or "sample".
         balanced: cap each cluster at an even share of the rows while fitting (MiniOneRec), which
             spreads the items more evenly over the codes. Encoding still takes the nearest code, so
@@ -79,26 +82,23 @@ class RQKMeans(Quantizer):
     def _fit(self, vectors: Vectors, side: dict[str, Vectors], progress: bool) -> None:
         rng = np.random.default_rng(self.seed)
         rest = vectors.sample(self.samples_per_code * max(self._sizes), rng).to(self.device)
-        mean = rest.double().mean(dim=0).float()
-        rest -= mean
+        mean = center(rest)
         codebooks = []
-        cluster = balanced_kmeans if self.balanced else kmeans
         total = self.iterations * self.num_levels
         with tqdm(
             total=total, desc="rq-kmeans", unit="it", disable=None if progress else True
         ) as bar:
             for level, size in enumerate(self._sizes):
-                codebook = cluster(
-                    rest,
-                    size,
-                    rng=rng,
-                    iterations=self.iterations,
-                    init=self.init,
-                    on_step=bar.update,
-                )
+                options: dict[str, Any] = {"rng": rng, "init": self.init, "on_step": bar.update}
+                options["iterations"] = self.iterations
+                if self.balanced:
+                    codebook = balanced_kmeans(rest, size, **options)
+                    codes = assign(rest, codebook)
+                else:
+                    share = _TOLERANCE if len(rest) >= MANY * size else 0.0
+                    codebook, codes = cluster(rest, size, tolerance=share, **options)
                 codebooks.append(codebook)
-                if level + 1 < self.num_levels:
-                    rest -= codebook[assign(rest, codebook)]
+                subtract(rest, codebook, codes)
                 bar.update(self.iterations * (level + 1) - bar.n)
         codebooks[0] = codebooks[0] + mean
         self._use(codebooks)
@@ -113,8 +113,10 @@ class RQKMeans(Quantizer):
 
     def _decode(self, codes: Tensor) -> Tensor:
         codes = codes.to(self.device)
-        parts = [book[codes[:, level]] for level, book in enumerate(self._codebooks)]
-        return torch.stack(parts).sum(dim=0)
+        found = self._codebooks[0][codes[:, 0]]
+        for level, book in enumerate(self._codebooks[1:], start=1):
+            found += book[codes[:, level]]
+        return found
 
     def _level_distances(self, x: Tensor, prefix: Tensor) -> Tensor:
         return residual_distances(x.to(self.device), prefix.to(self.device), self._codebooks)

@@ -13,6 +13,12 @@ from genrec.errors import DataError
 
 # Squares and sums over a few thousand columns stay below the largest float32.
 LARGEST = 1e15
+_BLOCK = 2**22  # numbers
+
+
+def block_rows(width: int) -> int:
+    """Rows of `width` numbers in a block of 16 MiB: memory that is used again, not fetched anew."""
+    return max(1, min(65_536, _BLOCK // width))
 
 
 class Vectors:
@@ -22,12 +28,20 @@ class Vectors:
         source: numpy array or torch tensor [n, d] of floats or integers.
         width: number of columns it must have, `None` for any.
         name: what errors call it.
+        rows: numbers int64 of the rows that count, which stay where they are; all by default.
 
     Raises:
         DataError: if it is not a matrix of numbers, or has another width.
     """
 
-    def __init__(self, source: Any, *, width: int | None = None, name: str = "vectors") -> None:
+    def __init__(
+        self,
+        source: Any,
+        *,
+        width: int | None = None,
+        name: str = "vectors",
+        rows: np.ndarray | None = None,
+    ) -> None:
         if isinstance(source, Tensor):
             source = source.detach()
             numeric = source.dtype.is_floating_point or source.dtype in _INTEGERS
@@ -47,7 +61,14 @@ class Vectors:
             )
         self.source = source
         self.name = name
-        self.shape: tuple[int, int] = (int(source.shape[0]), int(source.shape[1]))
+        self.rows = rows
+        count = source.shape[0] if rows is None else len(rows)
+        self.shape: tuple[int, int] = (int(count), int(source.shape[1]))
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block, see `block_rows`."""
+        return block_rows(self.shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -58,7 +79,7 @@ class Vectors:
         Raises:
             DataError: naming the row and column of the first value that is not usable.
         """
-        return self._checked(self._read(slice(start, stop)), lambda row: start + row)
+        return self._checked(self._read(slice(start, stop)), np.arange(start, stop))
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         """All rows in order, `size` at a time."""
@@ -67,7 +88,7 @@ class Vectors:
 
     def take(self, rows: np.ndarray) -> Tensor:
         """Some rows as a new checked float32 tensor that the caller may overwrite."""
-        return self._checked(self._read(rows), lambda row: int(rows[row])).clone()
+        return self._checked(self._read(rows), rows)  # a copy, as they are picked by number
 
     def choose(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Numbers int64 of at most `count` rows drawn without replacement, in ascending order."""
@@ -81,29 +102,31 @@ class Vectors:
 
     def check(self) -> None:
         """Read every row once; see `block` for the error."""
-        for _ in self.blocks(65_536):
+        for _ in self.blocks(self.block_rows):
             pass
 
     def _read(self, rows: slice | np.ndarray) -> Tensor:
+        place = rows if self.rows is None else self.rows[rows]
         if isinstance(self.source, Tensor):
-            index = rows if isinstance(rows, slice) else torch.from_numpy(rows)
+            index = place if isinstance(place, slice) else torch.from_numpy(place)
             return self.source[index].to("cpu", torch.float32)
         with np.errstate(over="ignore"):
-            block = np.ascontiguousarray(self.source[rows], dtype=np.float32)
+            block = np.ascontiguousarray(self.source[place], dtype=np.float32)
         if not block.flags.writeable:
             block = block.copy()
         return torch.from_numpy(block)
 
-    def _checked(self, block: Tensor, number: Any) -> Tensor:
+    def _checked(self, block: Tensor, rows: np.ndarray) -> Tensor:
         if block.numel() == 0:
             return block
         low, high = torch.aminmax(block)
         if bool(low >= -LARGEST) and bool(high <= LARGEST):
             return block
         row, column = (~(block.abs() <= LARGEST)).nonzero()[0].tolist()
+        number = int(rows[row] if self.rows is None else self.rows[rows[row]])
         value = float(block[row, column])
         raise DataError(
-            f"{self.name}: row {number(row)}, column {column} is {value:g}; expected finite "
+            f"{self.name}: row {number}, column {column} is {value:g}; expected finite "
             f"numbers up to {LARGEST:g}; repair or leave out that item"
         )
 

@@ -58,9 +58,8 @@ def build_vocabulary(
     check_policy(collisions)
     fitted = None if fit_items is None and not fit else fit_mask(fit_items, len(ids))
     if fit and fitted is not None:
-        rows = slice(None) if fitted.all() else fitted
-        side = {name: values[rows] for name, values in (side_vectors or {}).items()}
-        quantizer.fit(vectors[rows], side_vectors=side, progress=progress)
+        rows = None if fitted.all() else np.flatnonzero(fitted)
+        quantizer.fit(vectors, rows=rows, side_vectors=side_vectors, progress=progress)
     tie_order = make_tie_order(ids, seed)
     resolved = resolve_collisions(
         collisions,

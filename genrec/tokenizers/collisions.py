@@ -10,11 +10,10 @@ import numpy as np
 
 from genrec.errors import ConfigError
 from genrec.quantization import Quantizer
+from genrec.quantization.vectors import block_rows
 from genrec.tokenizers.keys import TupleKeys
 from genrec.tokenizers.reassign import rank_within, reassign_codes
 from genrec.tokenizers.sinkhorn import sinkhorn_codes
-
-BATCH = 65536
 
 
 @dataclass(frozen=True)
@@ -105,16 +104,25 @@ def colliding_items(codes: np.ndarray, sizes: tuple[int, ...]) -> int:
     return int(counts[counts > 1].sum())
 
 
+def squared_distances(
+    quantizer: Quantizer, codes: np.ndarray, vectors: np.ndarray, batch: int | None = None
+) -> np.ndarray:
+    """Squared distance `float32 [N]` between each vector and its decoded codes."""
+    found = np.empty(len(codes), dtype=np.float32)
+    batch = batch or block_rows(vectors.shape[1])
+    for start in range(0, len(codes), batch):
+        part = slice(start, start + batch)
+        difference = quantizer.decode(codes[part])
+        difference -= vectors[part]
+        found[part] = np.einsum("nd,nd->n", difference, difference)
+    return found
+
+
 def mean_squared_distance(
-    quantizer: Quantizer, codes: np.ndarray, vectors: np.ndarray, batch: int = BATCH
+    quantizer: Quantizer, codes: np.ndarray, vectors: np.ndarray, batch: int | None = None
 ) -> float:
     """Mean over items of the squared distance between a vector and its decoded codes."""
-    total = 0.0
-    for start in range(0, len(codes), batch):
-        decoded = quantizer.decode(codes[start : start + batch])
-        difference = np.asarray(vectors[start : start + batch], dtype=np.float32) - decoded
-        total += float(np.einsum("nd,nd->n", difference, difference).sum(dtype=np.float64))
-    return total / len(codes)
+    return float(squared_distances(quantizer, codes, vectors, batch).mean(dtype=np.float64))
 
 
 def _allow(items: Items) -> Resolved:

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from genrec.errors import ConfigError, DataError
 from genrec.quantization import Quantizer, RQKMeans, make_quantizer
 from genrec.quantization.base import option_names
-from genrec.quantization.kmeans import assign, kmeans
+from genrec.quantization.kmeans import center, cluster, subtract
 from genrec.quantization.vectors import Vectors
 
 Arrays = dict[str, np.ndarray]
@@ -38,13 +38,12 @@ def refit_quantizer(old: Quantizer, vectors: np.ndarray, *, progress: bool = Fal
         )
     rng = np.random.default_rng(old.seed)
     rest = matrix.sample(old.samples_per_code * max(old.codebook_sizes), rng).to(old.device)
-    mean = rest.double().mean(dim=0).float()
-    rest -= mean
+    mean = center(rest)
     state = {}
     for level, book in enumerate(old.codebooks()):
         start = rest.new_tensor(book) - (mean if level == 0 else 0)
-        fresh = kmeans(rest, len(book), rng=rng, iterations=old.iterations, init=start)
-        rest -= fresh[assign(rest, fresh)]
+        fresh, codes = cluster(rest, len(book), rng=rng, iterations=old.iterations, init=start)
+        subtract(rest, fresh, codes)
         state[f"codebook.{level}"] = (fresh + (mean if level == 0 else 0)).cpu().numpy()
     return _with_state(old, state)
 

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from genrec.data import Catalog
 from genrec.errors import ConfigError
-from genrec.tokenizers.collisions import mean_squared_distance
+from genrec.quantization.vectors import block_rows
+from genrec.tokenizers.collisions import squared_distances
 from genrec.tokenizers.figures import code_usage
 from genrec.tokenizers.vocabulary import SidVocabulary
 
@@ -123,19 +124,29 @@ def _distortion(vocabulary: SidVocabulary, vectors: np.ndarray) -> dict[str, dic
             "vectors: the SID vocabulary has no quantizer to compare them with; leave them out"
         )
     codes = vocabulary.codes[:, : quantizer.num_levels]
-    variance = float(vectors.var(axis=0, dtype=np.float64).sum())
+    distances = squared_distances(quantizer, codes, vectors)
+    variance = _variance(vectors)
     sets = {"all": np.ones(len(codes), dtype=bool)}
     if vocabulary.fitted is not None and not vocabulary.fitted.all():
         sets |= {"fitted": vocabulary.fitted, "unseen": ~vocabulary.fitted}
     result = {}
     for name, chosen in sets.items():
-        distance = mean_squared_distance(quantizer, codes[chosen], vectors[chosen])
+        distance = float(distances[chosen].mean(dtype=np.float64))
         result[name] = {
             "items": int(chosen.sum()),
             "mean_squared_distance": distance,
             "relative_to_variance": distance / variance if variance > 0 else 0.0,
         }
     return result
+
+
+def _variance(vectors: np.ndarray) -> float:
+    """Mean squared distance of vectors `[N, d]` to their mean; `var` would copy them all."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    rows = block_rows(vectors.shape[1])
+    blocks = (vectors[start : start + rows] for start in range(0, len(vectors), rows))
+    total = sum(float(np.square(block - mean).sum()) for block in blocks)
+    return total / len(vectors)
 
 
 def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:

@@ -5,7 +5,15 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from genrec.quantization.kmeans import _sums, assign, kmeans, residual_kmeans
+from genrec.quantization.kmeans import (
+    _sums,
+    assign,
+    center,
+    cluster,
+    kmeans,
+    residual_kmeans,
+    subtract,
+)
 
 
 def points(n=400, d=5, seed=0) -> torch.Tensor:
@@ -46,7 +54,7 @@ def test_more_iterations_are_never_worse():
 
 def test_it_stops_when_nothing_changes():
     steps = []
-    kmeans(points(), 4, rng=rng(), iterations=1000, on_step=lambda: steps.append(1))
+    cluster(points(), 4, rng=rng(), iterations=1000, on_step=lambda: steps.append(1))
     assert len(steps) < 200
 
 
@@ -96,3 +104,46 @@ def test_residual_levels_equal_one_kmeans_after_another():
         rest = rest - expected[codes[:, level]]
     again, _ = residual_kmeans(x, (6, 4), rng=rng(), iterations=1, init=books)
     assert inertia(x, again[0]) <= inertia(x, books[0])
+
+
+def slow_cluster(x: np.ndarray, centroids: np.ndarray, iterations: int) -> np.ndarray:
+    """The algorithm of `cluster` in float64, with means computed anew after each part."""
+    k, parts = len(centroids), 1
+    codes = np.full(len(x), -1)
+
+    def means() -> np.ndarray:
+        return np.stack([x[codes == c].mean(axis=0) for c in range(k)])
+
+    for _ in range(iterations):
+        for first in range(parts):
+            gap = x[first::parts, None] - centroids[None]
+            codes[first::parts] = np.square(gap).sum(axis=2).argmin(axis=1)
+            centroids = centroids + 1.3 * (means() - centroids)
+        parts = min(61, 1 + len(x) // max(1024, 16 * k))
+    return means()
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_clusters_equal_the_slow_reference(iterations):
+    x = points(n=5000, d=4)
+    expected = slow_cluster(x.double().numpy(), x[:7].double().numpy(), iterations)
+    found, codes = cluster(x, 7, rng=rng(), iterations=iterations, init=x[:7])
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5)
+    assert torch.equal(codes, assign(x, found))
+
+
+def test_it_stops_when_few_assignments_change():
+    steps = []
+    cluster(points(), 8, rng=rng(), tolerance=0.2, on_step=lambda: steps.append(1))
+    assert 2 <= len(steps) < 10
+
+
+def test_center_and_subtract_work_in_place():
+    x = points(n=3000, d=4) + 5
+    expected = x - x.double().mean(dim=0).float()
+    mean = center(x)
+    torch.testing.assert_close(x, expected)
+    assert mean.shape == (4,)
+    codebook, codes = points(9, 4), torch.arange(3000) % 9
+    subtract(x, codebook, codes)
+    torch.testing.assert_close(x, expected - codebook[codes])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -98,3 +99,33 @@ def test_equal_vectors_share_a_tuple(duplicates):
     x = np.repeat(vectors(n=20), duplicates, axis=0)
     codes = RQKMeans((16, 16)).fit(x).encode(x)
     assert len(np.unique(codes, axis=0)) == 20
+
+
+def test_threads_and_batches_change_neither_codebooks_nor_codes():
+    # Enough rows for several parts of an iteration.
+    x, before = vectors(n=9000, d=48), torch.get_num_threads()
+    fitted = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            fitted.append(RQKMeans((64, 32, 16)).fit(x))
+            assert np.array_equal(fitted[-1].encode(x, batch_size=1000), fitted[0].encode(x))
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*(quantizer.codebooks() for quantizer in fitted), strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_as_little_distortion_as_faiss():
+    x = vectors(n=20_000, d=24)
+    errors = {"ours": 0.0, "faiss": 0.0}
+    for seed in range(3):
+        quantizer = RQKMeans((64, 64), seed=seed).fit(x)
+        errors["ours"] += float(((quantizer.decode(quantizer.encode(x)) - x) ** 2).sum())
+        rest = x.copy()
+        for _ in range(2):
+            theirs = faiss.Kmeans(24, 64, niter=25, seed=seed, max_points_per_centroid=len(x))
+            theirs.train(rest)
+            rest -= theirs.centroids[theirs.index.search(rest, 1)[1][:, 0]]
+        errors["faiss"] += float((rest**2).sum())
+    assert errors["ours"] < 1.01 * errors["faiss"]

@@ -66,3 +66,23 @@ def test_chosen_rows_are_those_of_the_sample():
     sample = Vectors(x).sample(7, np.random.default_rng(0))
     assert np.array_equal(sample.numpy(), x[rows])
     assert np.array_equal(Vectors(x).choose(99, np.random.default_rng(0)), np.arange(20))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_chosen_rows_equal_a_copy_of_them(kind):
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    rows = np.array([3, 7, 8, 20, 49])
+    chosen = Vectors(x if kind == "numpy" else torch.from_numpy(x), rows=rows)
+    copied = Vectors(x[rows])
+    assert chosen.shape == copied.shape == (5, 3)
+    assert torch.equal(torch.cat(list(chosen.blocks(2))), torch.from_numpy(x[rows]))
+    sampled = [v.sample(3, np.random.default_rng(1)) for v in (chosen, copied)]
+    assert torch.equal(*sampled)
+
+
+def test_an_error_in_a_chosen_row_names_its_row_in_the_matrix():
+    x = np.ones((9, 2), dtype=np.float32)
+    x[[0, 6], 1] = np.nan
+    with pytest.raises(DataError, match="row 6, column 1"):
+        Vectors(x, rows=np.array([2, 4, 6])).check()
+    Vectors(x, rows=np.array([2, 4])).check()
