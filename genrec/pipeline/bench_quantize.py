@@ -187,7 +187,8 @@ def _faiss(matrix: np.ndarray, options: dict[str, Any]) -> Fitted:
     sizes, seed = options["codebook_sizes"], options["seed"]
     rng = np.random.default_rng(seed)
     rest = Vectors(matrix).sample(options["samples_per_code"] * max(sizes), rng).numpy()
-    books, indexes = [], []
+    books: list[np.ndarray] = []
+    indexes = []
     for level, size in enumerate(sizes):
         trained = faiss.Kmeans(
             rest.shape[1],
@@ -198,7 +199,7 @@ def _faiss(matrix: np.ndarray, options: dict[str, Any]) -> Fitted:
             max_points_per_centroid=len(rest),
         )
         trained.train(rest)
-        books.append(trained.centroids)
+        books.append(np.asarray(trained.centroids))
         indexes.append(trained.index)
         if level + 1 < len(sizes):
             rest -= books[level][trained.index.search(rest, 1)[1][:, 0]]

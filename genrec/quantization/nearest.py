@@ -128,13 +128,14 @@ class ResidualSearch:
         rows = min(self.rows, len(x))
         # Fresh memory costs a page fault for each 4 KiB, as much as a pass over it.
         scores = [torch.empty(rows, size, device=x.device) for size in self.widths]
-        moved = None if self.center is None else torch.empty(rows, x.shape[1], device=x.device)
+        center = self.center
+        moved = torch.empty(0 if center is None else rows, x.shape[1], device=x.device)
         for start in range(0, len(x), self.rows):
             part = slice(start, start + self.rows)
             block, length = x[part], None if norms is None else norms[part]
             shifted = block.float()
-            if moved is not None:
-                shifted = torch.sub(shifted, self.center, out=moved[: len(block)])
+            if center is not None:
+                shifted = torch.sub(shifted, center, out=moved[: len(block)])
             room = [buffer[: len(block)] for buffer in scores]
             self._block(block, shifted, length, room, out[part])
         return out
