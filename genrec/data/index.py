@@ -184,7 +184,7 @@ def _mappable(catalog: Catalog) -> pa.Table:
     for field in catalog.table.schema:
         try:
             Features.from_arrow_schema(pa.schema([field]))
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError) as error:  # `datasets` raises either
             raise DataError(
                 f"items: column {field.name!r} holds {field.type}, which cannot be stored; "
                 "remove it or turn it into text"

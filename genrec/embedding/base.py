@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from genrec.data import Catalog, Histories, Split
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Embedder(ABC):
     """Turns the items of a catalog into vectors.
 
@@ -49,7 +50,7 @@ class Embedder(ABC):
     @property
     def config(self) -> dict[str, Any]:
         """The configuration as a dictionary that JSON can hold, with the embedder's `type`."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        fields = dataclasses.fields(self)
         return {"type": self.type} | {f.name: _plain(getattr(self, f.name)) for f in fields}
 
     def describe(self, **report: Any) -> dict[str, Any]:

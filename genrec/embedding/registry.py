@@ -37,7 +37,7 @@ def make_embedder(type: str, **kwargs: Any) -> Embedder:
     if type not in EMBEDDERS:
         raise ConfigError(f"embedder type {type!r} is unknown; {expected_one_of(type, EMBEDDERS)}")
     cls = EMBEDDERS[type]
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)
     names = [field.name for field in fields]
     for key in kwargs:
         if key not in names:

@@ -8,7 +8,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,10 +41,10 @@ _TOLERANCE = 1e-4
 
 def bench_decode(
     *,
-    items: list[int] = [10_000, 100_000],  # noqa: B006
-    levels: list[int] = [3, 4],  # noqa: B006
-    batch: list[int] = [1, 32],  # noqa: B006
-    beam: list[int] = [10, 50],  # noqa: B006
+    items: Sequence[int] = (10_000, 100_000),
+    levels: Sequence[int] = (3, 4),
+    batch: Sequence[int] = (1, 32),
+    beam: Sequence[int] = (10, 50),
     methods: list[str] | None = None,
     full: bool = False,
     repeats: int = 9,

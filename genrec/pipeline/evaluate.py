@@ -58,7 +58,8 @@ def evaluate(
     *,
     popularity: bool = True,
     split: Literal["test", "validation"] = "test",
-    ks: list[int] = [5, 10, 20],  # noqa: B006  never changed; shown as the default by --help
+    # Lists as defaults are never changed, and `--help` shows them as they are typed.
+    ks: list[int] = [5, 10, 20],  # noqa: B006
     masks: list[Literal["unmasked", "masked"]] = ["unmasked", "masked"],  # noqa: B006
     beam_width: int = 50,
     exact: bool = False,
