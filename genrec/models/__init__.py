@@ -1,7 +1,14 @@
 """Recommenders composed of an item encoder, a backbone and a head."""
 
 from genrec.models.backbones import BACKBONES, Backbone, BackboneSpec, CausalTransformer
-from genrec.models.heads import HEADS, AutoregressiveHead, DenseHead, Head, ParallelHead
+from genrec.models.heads import (
+    HEADS,
+    AutoregressiveHead,
+    DenseHead,
+    Head,
+    ParallelHead,
+    RegressionHead,
+)
 from genrec.models.item_encoders import (
     ITEM_ENCODERS,
     IdEmbedding,
@@ -31,6 +38,7 @@ __all__ = [
     "Recommender",
     "RecommenderConfig",
     "RecommenderOutput",
+    "RegressionHead",
     "SemanticProjection",
     "SequenceMeta",
     "SidEmbedding",
