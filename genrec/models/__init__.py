@@ -1,6 +1,13 @@
 """Recommenders composed of an item encoder, a backbone and a head."""
 
-from genrec.models.backbones import BACKBONES, Backbone, BackboneSpec, CausalTransformer
+from genrec.models.backbones import (
+    BACKBONES,
+    Backbone,
+    BackboneSpec,
+    BeamState,
+    CausalTransformer,
+    ContextState,
+)
 from genrec.models.heads import HEADS, AutoregressiveHead, DenseHead, Head, ParallelHead
 from genrec.models.item_encoders import (
     ITEM_ENCODERS,
@@ -21,7 +28,9 @@ __all__ = [
     "AutoregressiveHead",
     "Backbone",
     "BackboneSpec",
+    "BeamState",
     "CausalTransformer",
+    "ContextState",
     "DenseHead",
     "Head",
     "IdEmbedding",
