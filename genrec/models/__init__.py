@@ -1,6 +1,13 @@
 """Recommenders composed of an item encoder, a backbone and a head."""
 
-from genrec.models.backbones import BACKBONES, Backbone, BackboneSpec, CausalTransformer
+from genrec.models.backbones import (
+    BACKBONES,
+    Backbone,
+    BackboneSpec,
+    BeamState,
+    CausalTransformer,
+    ContextState,
+)
 from genrec.models.heads import (
     HEADS,
     AutoregressiveHead,
@@ -28,7 +35,9 @@ __all__ = [
     "AutoregressiveHead",
     "Backbone",
     "BackboneSpec",
+    "BeamState",
     "CausalTransformer",
+    "ContextState",
     "DenseHead",
     "Head",
     "IdEmbedding",
