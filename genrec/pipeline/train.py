@@ -146,7 +146,11 @@ def train(
     check_parts(config)
     with naming(dataset):
         sequences = TrainingSequences(
-            data.histories, parts, max_length=max_history, last_only=training.last_only
+            data.histories,
+            parts,
+            max_length=max_history,
+            last_only=training.last_only,
+            augmentation=training.augmentation,
         )
 
     def build() -> Recommender:
@@ -315,8 +319,10 @@ def _is_finished(folder: Path, resolved: dict[str, Any]) -> bool:
 
 
 def _noted(record: dict[str, Any], key: str) -> Any:
-    """What a run noted; an older one left out the defaults of its parts."""
+    """What a run noted; an older one left out defaults of its parts and newer settings."""
     value = record.get(key)
+    if key == "training" and isinstance(value, dict):
+        return read_back(asdict(TRAINING_DEFAULT)) | value
     if key != "model" or not isinstance(value, dict):
         return value
     kinds: dict[str, Any] = {"item_encoder": ITEM_ENCODERS, "backbone": BACKBONES, "head": HEADS}
