@@ -1,6 +1,6 @@
 """Recommenders composed of an item encoder, a backbone and a head."""
 
-from genrec.models.backbones import BACKBONES, Backbone, BackboneSpec, CausalTransformer
+from genrec.models.backbones import BACKBONES, HSTU, Backbone, BackboneSpec, CausalTransformer
 from genrec.models.heads import HEADS, AutoregressiveHead, DenseHead, Head, ParallelHead
 from genrec.models.item_encoders import (
     ITEM_ENCODERS,
@@ -17,6 +17,7 @@ from genrec.models.tables import ItemTables
 __all__ = [
     "BACKBONES",
     "HEADS",
+    "HSTU",
     "ITEM_ENCODERS",
     "AutoregressiveHead",
     "Backbone",

@@ -11,6 +11,8 @@ from torch import nn
 
 from genrec.errors import ConfigError
 from genrec.models.backbones.base import Backbone, BackboneSpec
+from genrec.models.backbones.inputs import check_counts, check_length
+from genrec.models.backbones.packing import Packing
 from genrec.models.meta import SequenceMeta
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -49,9 +51,7 @@ class CausalTransformer(Backbone):
         activation: str = "gelu",
     ) -> None:
         super().__init__()
-        for name, value in (("layers", layers), ("heads", heads), ("ffn", ffn)):
-            if value is not None and value < 1:
-                raise ConfigError(f"backbone: {name}={value}; expected at least 1")
+        check_counts(layers=layers, heads=heads, ffn=ffn)
         if d_model % heads:
             raise ConfigError(f"backbone: heads={heads} does not divide d_model={d_model}")
         if positions not in ("learned", "rotary"):
@@ -85,23 +85,17 @@ class CausalTransformer(Backbone):
 
     def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
         """Map embeddings `[B, S, D]` to hidden states `[B, S, D]`."""
-        length = embeddings.shape[1]
-        if length > self.spec.max_length:
-            raise ConfigError(
-                f"backbone: a sequence of {length} tokens is longer than max_length="
-                f"{self.spec.max_length}; raise max_length or cut the histories"
-            )
+        check_length(self.spec, embeddings.shape[1])
         hidden = embeddings
         rotation = None
         if self.position is not None:
             hidden = hidden + self.position(meta.position)
         else:
             rotation = rotary_angles(meta.position, self.head_width, embeddings.dtype)
-        attention = _Attention(
+        attention = _Attention.of(
+            meta.mask,
             allowed=None if meta.right_padded else causal_mask(meta.mask),
             rotation=rotation,
-            shape=meta.mask.shape,
-            real=None if bool(meta.mask.all()) else meta.mask.flatten().nonzero().flatten(),
         )
         hidden = attention.pack(hidden.flatten(0, 1))
         for block in self.blocks:
@@ -109,32 +103,17 @@ class CausalTransformer(Backbone):
         return attention.unpack(self.norm(hidden)).view_as(embeddings)
 
 
-@dataclass
-class _Attention:
+@dataclass(frozen=True)
+class _Attention(Packing):
     """What all blocks of one pass share. Padding takes part in the attention only.
 
     Attributes:
         allowed: bool `[B, 1, S, S]`, or None where a causal mask is enough.
         rotation: cosine and sine of rotary positions.
-        shape: B and S.
-        real: int64 `[M]`, the real tokens among the `B * S`, None if all are.
     """
 
-    allowed: torch.Tensor | None
-    rotation: tuple[torch.Tensor, torch.Tensor] | None
-    shape: torch.Size
-    real: torch.Tensor | None
-
-    def pack(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`[B S, D]` -> `[M, D]`."""
-        return tokens if self.real is None else tokens.index_select(0, self.real)
-
-    def unpack(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`[M, D]` -> `[B S, D]`, zero at padding."""
-        if self.real is None:
-            return tokens
-        full = tokens.new_zeros(self.shape.numel(), tokens.shape[1])
-        return full.index_copy(0, self.real, tokens)
+    allowed: torch.Tensor | None = None
+    rotation: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class _Block(nn.Module):
