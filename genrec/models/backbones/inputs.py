@@ -8,17 +8,7 @@ import torch
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.backbones.base import BackboneSpec
 from genrec.models.meta import SequenceMeta
-
-
-def check_length(spec: BackboneSpec, length: int) -> None:
-    """Raise ConfigError if a sequence of `length` tokens is longer than the backbone's."""
-    if length > spec.max_length:
-        raise ConfigError(
-            f"backbone: a sequence of {length} tokens is longer than max_length="
-            f"{spec.max_length}; raise max_length or cut the histories"
-        )
 
 
 def check_counts(**counts: int | None) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 ROWS = 128
 BLOCK_BYTES = {"cpu": 1 << 20, "default": 1 << 28}  # of scores; on a CPU they should fit the cache
@@ -50,6 +51,43 @@ def pointwise_attention(
     """
     mixed: torch.Tensor = _Pointwise.apply(query, key, value, normalizer, bias, table, buckets)
     return mixed
+
+
+def shared_pointwise_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    normalizer: int,
+    own_key: torch.Tensor,
+    own_value: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    own_bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Pointwise attention of each beam's token over the user's context and the beam's own tokens.
+
+    The two parts are computed apart and add up: there is no softmax to join. The context is read
+    once a user, whatever the number of beams.
+
+    Args:
+        query: float `[B, H, W, dqk]`.
+        key: float `[B, H, S, dqk]` of the context.
+        value: float `[B, H, S, dv]`, zero at padding.
+        normalizer: the constant N, that of the full pass.
+        own_key: float `[B, W, l, H, dqk]` of the beam's own tokens, all of which it sees.
+        own_value: float `[B, W, l, H, dv]`.
+        bias: float `[B, 1, S]`, shared by heads and beams.
+        own_bias: float `[B, 1, l]`.
+
+    Returns:
+        Float `[B, H, W, dv]`.
+    """
+    scores = query @ key.transpose(2, 3)
+    own = torch.einsum("bhwd,bwlhd->bhwl", query, own_key)
+    if bias is not None and own_bias is not None:
+        scores, own = scores + bias[:, None], own + own_bias[:, None]
+    mixed = F.silu(scores) @ value + torch.einsum("bhwl,bwlhd->bhwd", F.silu(own), own_value)
+    return mixed / normalizer
 
 
 class _Pointwise(torch.autograd.Function):

@@ -28,28 +28,49 @@ def check_times(times: str) -> None:
         raise ConfigError(f"backbone: times={times!r}; expected one of {', '.join(TIMES)}")
 
 
-def asked_times(meta: SequenceMeta, times: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The time asked about at each token, and its own, int64 `[B, S]` seconds.
-
-    Args:
-        meta: with `event_time`, and with `query_time` for `request`.
-        times: `request`, when the item after the token is consumed, so that the model knows when a
-            recommendation is asked for; or `event`, the token's own time, where it does not.
+def event_times(meta: SequenceMeta, times: str) -> torch.Tensor:
+    """When each token's item was consumed, int64 `[B, S]` seconds.
 
     Raises:
-        ConfigError: without the times.
+        ConfigError: without the times that `times` needs.
     """
-    asked = meta.query_time if times == "request" else meta.event_time
-    if asked is None or meta.event_time is None:
+    if meta.event_time is None or (meta.query_time is None and times == "request"):
         raise ConfigError(
             f"backbone: times={times!r} needs the time of every event; use a dataset with "
             "timestamps or set times: none"
         )
-    return asked, meta.event_time
+    return meta.event_time
+
+
+def asked_times(meta: SequenceMeta, times: str) -> torch.Tensor:
+    """The time asked about at each token, int64 `[B, S]` seconds.
+
+    Args:
+        meta: with `event_time`, and with `query_time` for `request`.
+        times: `request`, when the item that the token predicts is consumed, so that the model
+            knows when a recommendation is asked for; or `event`, when the latest item was that is
+            complete at the token: its own, or the one before if codes of its own are to come.
+    """
+    event = event_times(meta, times)
+    if meta.query_time is not None and times == "request":
+        return meta.query_time
+    if meta.level is None or not meta.level.numel():
+        return event
+    # In the first item there is none before; the gaps to its own tokens are 0 with any time.
+    column = torch.arange(event.shape[1], device=event.device) - meta.level - 1
+    before = event.gather(1, column.clamp_min(0))
+    return torch.where((meta.level >= 0) & (meta.level < meta.level.amax()), before, event)
+
+
+def step_times(meta: SequenceMeta, context: SequenceMeta, times: str) -> torch.Tensor:
+    """`asked_times` `[B, 1]` of a decoded token `[B, 1]` that continues the history `context`."""
+    if times == "request" or meta.level is None:
+        return asked_times(meta, times)
+    return event_times(context, times).gather(1, context.last().unsqueeze(1))
 
 
 def time_buckets(asked: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
-    """`clamp(floor(ln(max(|asked_i - event_j|, 1)) / 0.301), 0, 128)` as uint8 `[B, Q, K]`.
+    """`clamp(floor(ln(max(asked_i - event_j, 1)) / 0.301), 0, 128)` as uint8 `[B, Q, K]`.
 
     Args:
         asked: int64 `[B, Q]` seconds.
@@ -59,7 +80,7 @@ def time_buckets(asked: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
     buckets = torch.empty(shape, dtype=torch.uint8, device=asked.device)
     for low in range(0, asked.shape[1], ROWS):
         rows = slice(low, low + ROWS)
-        gap = (asked[:, rows, None] - event[:, None, :]).abs_().clamp_min_(1).float()
+        gap = (asked[:, rows, None] - event[:, None, :]).clamp_min_(1).float()
         buckets[:, rows] = gap.log_().div_(BUCKET_WIDTH).clamp_max_(TIME_BUCKETS - 1)
     return buckets
 
@@ -75,11 +96,11 @@ def distances(meta: SequenceMeta) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What the biases of all layers read of a batch, made once per pass.
+    """What the biases of all layers read of pairs of tokens, made once per pass.
 
     Attributes:
-        distance: int32 `[S, S]` or `[B, S, S]`.
-        buckets: uint8 `[B, S, S]`, or None without times.
+        distance: int32 `[Q, K]` or `[B, Q, K]`.
+        buckets: uint8 `[B, Q, K]`, or None without times.
     """
 
     distance: torch.Tensor
@@ -87,9 +108,29 @@ class Pairs:
 
     @classmethod
     def of(cls, meta: SequenceMeta, times: str) -> Pairs:
-        """The pairs of a batch; `times` as for `asked_times`, or `none`."""
-        buckets = None if times == "none" else time_buckets(*asked_times(meta, times))
+        """The pairs `[S, S]` of a batch; `times` as for `asked_times`, or `none`."""
+        buckets = None
+        if times != "none":
+            buckets = time_buckets(asked_times(meta, times), event_times(meta, times))
         return cls(distance=distances(meta), buckets=buckets)
+
+    @classmethod
+    def of_step(
+        cls, meta: SequenceMeta, seen: SequenceMeta, context: SequenceMeta, times: str
+    ) -> Pairs:
+        """The pairs `[B, 1, K]` of a decoded token `[B, 1]` with the tokens `seen`, `[B, K]`.
+
+        Args:
+            meta: of the new token.
+            seen: the history's tokens, or those decoded so far.
+            context: the history.
+            times: as for `of`.
+        """
+        distance = (meta.position[:, :, None] - seen.position[:, None, :]).clamp_min(0)
+        buckets = None
+        if times != "none":
+            buckets = time_buckets(step_times(meta, context, times), event_times(seen, times))
+        return cls(distance=distance.to(torch.int32), buckets=buckets)
 
 
 def lookup(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
