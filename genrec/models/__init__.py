@@ -8,13 +8,22 @@ from genrec.models.backbones import (
     CausalTransformer,
     ContextState,
 )
-from genrec.models.heads import HEADS, AutoregressiveHead, DenseHead, Head, ParallelHead
+from genrec.models.code_decoder import CodeDecoder
+from genrec.models.heads import (
+    HEADS,
+    AutoregressiveHead,
+    DenseHead,
+    Head,
+    ParallelHead,
+    TokenHead,
+)
 from genrec.models.item_encoders import (
     ITEM_ENCODERS,
     IdEmbedding,
     ItemEncoder,
     SemanticProjection,
     SidEmbedding,
+    SidTokens,
     SumEncoder,
 )
 from genrec.models.meta import SequenceMeta
@@ -30,6 +39,7 @@ __all__ = [
     "BackboneSpec",
     "BeamState",
     "CausalTransformer",
+    "CodeDecoder",
     "ContextState",
     "DenseHead",
     "Head",
@@ -43,5 +53,7 @@ __all__ = [
     "SemanticProjection",
     "SequenceMeta",
     "SidEmbedding",
+    "SidTokens",
     "SumEncoder",
+    "TokenHead",
 ]
