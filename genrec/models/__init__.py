@@ -15,6 +15,7 @@ from genrec.models.heads import (
     DenseHead,
     Head,
     ParallelHead,
+    RegressionHead,
     TokenHead,
 )
 from genrec.models.item_encoders import (
@@ -50,6 +51,7 @@ __all__ = [
     "Recommender",
     "RecommenderConfig",
     "RecommenderOutput",
+    "RegressionHead",
     "SemanticProjection",
     "SequenceMeta",
     "SidEmbedding",
