@@ -1,13 +1,30 @@
 """Recommenders composed of an item encoder, a backbone and a head."""
 
-from genrec.models.backbones import BACKBONES, Backbone, BackboneSpec, CausalTransformer
-from genrec.models.heads import HEADS, AutoregressiveHead, DenseHead, Head, ParallelHead
+from genrec.models.backbones import (
+    BACKBONES,
+    Backbone,
+    BackboneSpec,
+    BeamState,
+    CausalTransformer,
+    ContextState,
+)
+from genrec.models.code_decoder import CodeDecoder
+from genrec.models.heads import (
+    HEADS,
+    AutoregressiveHead,
+    DenseHead,
+    Head,
+    ParallelHead,
+    RegressionHead,
+    TokenHead,
+)
 from genrec.models.item_encoders import (
     ITEM_ENCODERS,
     IdEmbedding,
     ItemEncoder,
     SemanticProjection,
     SidEmbedding,
+    SidTokens,
     SumEncoder,
 )
 from genrec.models.meta import SequenceMeta
@@ -21,7 +38,10 @@ __all__ = [
     "AutoregressiveHead",
     "Backbone",
     "BackboneSpec",
+    "BeamState",
     "CausalTransformer",
+    "CodeDecoder",
+    "ContextState",
     "DenseHead",
     "Head",
     "IdEmbedding",
@@ -31,8 +51,11 @@ __all__ = [
     "Recommender",
     "RecommenderConfig",
     "RecommenderOutput",
+    "RegressionHead",
     "SemanticProjection",
     "SequenceMeta",
     "SidEmbedding",
+    "SidTokens",
     "SumEncoder",
+    "TokenHead",
 ]
