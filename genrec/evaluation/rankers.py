@@ -221,7 +221,12 @@ class ModelRanker:
 
     @torch.inference_mode()
     def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode the histories: `{"encoded": ...}`, what the head reads of them."""
+        """Encode the histories.
+
+        Returns:
+            `hidden`, float [B, D], the states from which the next items are predicted; `encoded`,
+            what the head's search reads. Both on the model's device.
+        """
         device = self.model.device
         inputs = {
             name: batch[name].to(device, non_blocking=True)
@@ -229,7 +234,9 @@ class ModelRanker:
             if name in batch
         }
         with _evaluating(self.model):
-            return {"encoded": self.model.encode(**inputs)}
+            encoded = self.model.encode(**inputs)
+        hidden = encoded if isinstance(encoded, Tensor) else encoded.context.last
+        return {"hidden": hidden, "encoded": encoded}
 
     @torch.inference_mode()
     def search(
