@@ -9,6 +9,7 @@ from genrec.models.backbones import (
     CausalTransformer,
     ContextState,
 )
+from genrec.models.code_decoder import CodeDecoder
 from genrec.models.heads import (
     HEADS,
     AutoregressiveHead,
@@ -16,6 +17,7 @@ from genrec.models.heads import (
     Head,
     ParallelHead,
     RegressionHead,
+    TokenHead,
 )
 from genrec.models.item_encoders import (
     ITEM_ENCODERS,
@@ -23,6 +25,7 @@ from genrec.models.item_encoders import (
     ItemEncoder,
     SemanticProjection,
     SidEmbedding,
+    SidTokens,
     SumEncoder,
 )
 from genrec.models.meta import SequenceMeta
@@ -39,6 +42,7 @@ __all__ = [
     "BackboneSpec",
     "BeamState",
     "CausalTransformer",
+    "CodeDecoder",
     "ContextState",
     "DenseHead",
     "Head",
@@ -53,5 +57,7 @@ __all__ = [
     "SemanticProjection",
     "SequenceMeta",
     "SidEmbedding",
+    "SidTokens",
     "SumEncoder",
+    "TokenHead",
 ]

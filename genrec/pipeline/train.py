@@ -90,9 +90,9 @@ def train(
         out: run folder to write.
         vocabulary: SID vocabulary folder, for models that read or write codes.
         vectors: item vectors folder, for models that read them.
-        item_encoder: `type` (sid, semantic, id, sum) and its options.
+        item_encoder: `type` (sid, sid-tokens, semantic, id, sum) and its options.
         backbone: `type` (transformer, hstu) and its options.
-        head: `type` (autoregressive, parallel, dense, regression) and its options.
+        head: `type` (autoregressive, parallel, dense, regression, tokens) and its options.
         d_model: width.
         max_history: longest history in items; longer ones keep their latest events.
         input_norm: layer norm on item vectors before the backbone.
