@@ -8,6 +8,9 @@ from genrec.models.backbones import (
     BeamState,
     CausalTransformer,
     ContextState,
+    FuXiAlpha,
+    FuXiBeta,
+    TokenFormer,
 )
 from genrec.models.code_decoder import CodeDecoder
 from genrec.models.heads import (
@@ -45,6 +48,8 @@ __all__ = [
     "CodeDecoder",
     "ContextState",
     "DenseHead",
+    "FuXiAlpha",
+    "FuXiBeta",
     "Head",
     "IdEmbedding",
     "ItemEncoder",
@@ -59,5 +64,6 @@ __all__ = [
     "SidEmbedding",
     "SidTokens",
     "SumEncoder",
+    "TokenFormer",
     "TokenHead",
 ]
