@@ -20,6 +20,7 @@ from rich.table import Table
 from genrec.artefacts import check_folder_place, write_json
 from genrec.errors import ConfigError, DataError
 from genrec.quantization import RQKMeans
+from genrec.quantization.nearest import has_bfloat16
 from genrec.quantization.vectors import Vectors
 
 CLUSTERS = 8_000
@@ -109,7 +110,8 @@ def bench_quantize(
             "threads": threads,
             "processors": os.cpu_count(),
             "torch": torch.__version__,
-            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "instructions": torch.backends.cpu.get_cpu_capability()
+            + (", bf16" if has_bfloat16() else ""),
             "faiss": faiss.__version__,
         },
         "items": count,
