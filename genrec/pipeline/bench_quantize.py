@@ -42,7 +42,7 @@ def bench_quantize(
     seed: int = 0,
     out: str | None = None,
 ) -> dict[str, Any]:
-    """Time RQ-k-means beside one faiss k-means per level on the residuals.
+    """Time plain RQ-k-means beside one faiss k-means per level on the residuals.
 
     Both train on samples of one size with the same limit of iterations, encode every vector, and
     take turns. Seconds are of the processor (all threads), which other work on the machine does
@@ -81,7 +81,7 @@ def bench_quantize(
         "iterations": iterations,
         "samples_per_code": samples_per_code,
     }
-    RQKMeans(**options)
+    RQKMeans(**options, balanced=False)
     folder = None if out is None else check_folder_place(out)
     before = torch.get_num_threads(), faiss.omp_get_max_threads()
     torch.set_num_threads(threads)
@@ -180,7 +180,7 @@ Fitted = tuple[Callable[[np.ndarray], np.ndarray], list[np.ndarray]]
 
 
 def _genrec(matrix: np.ndarray, options: dict[str, Any]) -> Fitted:
-    quantizer = RQKMeans(**options).fit(matrix)
+    quantizer = RQKMeans(**options, balanced=False).fit(matrix)
     return quantizer.encode, quantizer.codebooks()
 
 

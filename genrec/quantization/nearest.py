@@ -18,7 +18,7 @@ _EPS = float(torch.finfo(torch.float32).eps)
 _WIDE = torch.float64
 _SCORES = 2**21  # scores of one block: small enough to stay in the processor's cache
 _TABLE = 2**24  # cross table entries above which residuals are written out instead
-_PAIRS = 2**21  # float64 numbers of one block of the second look
+_PAIRS = 2**18  # float64 numbers of one block of the second look
 _DOTS = 2**18  # float32 numbers of one block of refined scores
 _HALF = 2.0**-8  # largest relative error of rounding to bfloat16
 _HALF_WIDTH = 128  # shorter vectors are not worth a second look
@@ -169,7 +169,8 @@ class ResidualSearch:
         if half and self.stacked is not None:
             self.half = [torch.cat(self.half)]
         self.widths = [self.starts[-1]] if self.stacked is not None else sizes
-        self.rows = max(64, min(65_536, _SCORES // max(self.widths)))
+        widest = max(*self.widths, first.shape[1] if half else 0)
+        self.rows = max(64, min(65_536, _SCORES // widest))
 
     def codes(self, x: Tensor, norms: Tensor | None = None) -> Tensor:
         """Codes int64 [n, L] of vectors [n, d].
