@@ -21,6 +21,7 @@ from tqdm import tqdm
 from genrec.data import Dataset, EvalSet, evaluation_batches
 from genrec.decoding import Filter, SearchResult
 from genrec.errors import ConfigError, DataError
+from genrec.evaluation.effective_rank import EffectiveRank
 from genrec.evaluation.memory import peak_memory, reset_peak_memory
 from genrec.evaluation.metrics import IntArray
 from genrec.evaluation.rankers import PopularityRanker, Ranker
@@ -92,6 +93,7 @@ def evaluate(
     seconds = dict.fromkeys(masks, 0.0)
     pool = candidate_filter(ranker, candidates)
     repeated = outside = 0
+    spread = EffectiveRank()
     batches = evaluation_batches(
         dataset.histories,
         eval_set if request_time else dataclasses.replace(eval_set, times=None),
@@ -117,6 +119,8 @@ def evaluate(
             lost = outside_pool(pool, targets)
             outside += int(lost.sum())
             encoded = ranker.prepare(inputs)
+            if "hidden" in encoded and encoded["hidden"].ndim == 2:
+                spread.add(encoded["hidden"])
             shared = (time.perf_counter() - clock) / len(masks)
             for mask in masks:
                 clock = time.perf_counter()
@@ -129,6 +133,7 @@ def evaluate(
             clock = time.perf_counter()
 
     inverse = np.argsort(np.concatenate(order))
+    effective = spread.value()
     evaluation = Evaluation(
         ranker=ranker.name,
         split=split,
@@ -150,6 +155,7 @@ def evaluate(
         batch_size=batch_size,
         request_time=request_time and eval_set.times is not None,
         items=len(dataset.catalog),
+        **({} if effective is None else {"effective_rank": round(effective, 3)}),
         **({} if pool is None else _about_pool(pool, outside / len(eval_set))),
         # The process's peak is that of whatever ran before; popularity itself needs next to none.
         **({} if isinstance(ranker, PopularityRanker) else peak_memory()),

@@ -1,7 +1,21 @@
 """Recommenders composed of an item encoder, a backbone and a head."""
 
-from genrec.models.backbones import BACKBONES, Backbone, BackboneSpec, CausalTransformer
-from genrec.models.heads import HEADS, AutoregressiveHead, DenseHead, Head, ParallelHead
+from genrec.models.backbones import (
+    BACKBONES,
+    Backbone,
+    BackboneSpec,
+    BeamState,
+    CausalTransformer,
+    ContextState,
+)
+from genrec.models.heads import (
+    HEADS,
+    AutoregressiveHead,
+    DenseHead,
+    Head,
+    ParallelHead,
+    RegressionHead,
+)
 from genrec.models.item_encoders import (
     ITEM_ENCODERS,
     IdEmbedding,
@@ -21,7 +35,9 @@ __all__ = [
     "AutoregressiveHead",
     "Backbone",
     "BackboneSpec",
+    "BeamState",
     "CausalTransformer",
+    "ContextState",
     "DenseHead",
     "Head",
     "IdEmbedding",
@@ -31,6 +47,7 @@ __all__ = [
     "Recommender",
     "RecommenderConfig",
     "RecommenderOutput",
+    "RegressionHead",
     "SemanticProjection",
     "SequenceMeta",
     "SidEmbedding",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -16,7 +18,7 @@ class SequenceMeta:
         position: int64 `[B, S]`, token index from the first real token of the row.
         item_index: int64 `[B, S]`, which item of the history a token belongs to (equal to
             `position` when one token stands for one item).
-        level: int64 `[B, S]`, the code level of a token, -1 where the token is a whole item.
+        level: int64 `[B, S]`, the code level of a token; None where tokens are whole items.
         event_time: int64 `[B, S]` seconds, when the item of the token was consumed.
         query_time: int64 `[B, S]` seconds, when the item predicted from the token is consumed
             (request time at the last token).
@@ -42,3 +44,65 @@ class SequenceMeta:
         return cls(
             mask=mask, position=position, item_index=position, right_padded=right_padded, **others
         )
+
+    def map(self, change: Callable[[str, torch.Tensor], torch.Tensor]) -> SequenceMeta:
+        """The metadata with `change(name, value)` in place of each value that is known."""
+        changed: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            changed[field.name] = (
+                change(field.name, value) if isinstance(value, torch.Tensor) else value
+            )
+        return SequenceMeta(**changed)
+
+    def select(self, rows: torch.Tensor) -> SequenceMeta:
+        """The metadata of some rows, int64 `[b]`."""
+        return self.map(lambda _, value: value[rows])
+
+    def last(self) -> torch.Tensor:
+        """The column of the last real token of each row, int64 `[B]`; 0 in an empty row."""
+        columns = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return (columns * self.mask).argmax(1)
+
+    def next_item(self, level: int) -> SequenceMeta:
+        """Metadata `[B, 1]` of the token of `level` of the item that follows the last real token.
+
+        It is what a decoding step is told, the same for all beams of a row. The item is consumed
+        at the request time, the query time of the last real token; its action is unknown, 0.
+        """
+        last = self.last().unsqueeze(1)
+        at_last = self.map(lambda _, value: value.gather(1, last))
+        item_index = at_last.position if at_last.item_index is None else at_last.item_index
+        time = at_last.query_time
+        return SequenceMeta(
+            mask=torch.ones_like(last, dtype=torch.bool),
+            position=at_last.position + 1 + level,
+            item_index=item_index + 1,
+            level=torch.full_like(last, level),
+            event_time=time,
+            query_time=time,
+            action=None if self.action is None else torch.zeros_like(last),
+        )
+
+    def join(self, others: SequenceMeta) -> SequenceMeta:
+        """`[B, S]` and `[B, s]` one after the other; what either does not know is left out."""
+        joined: dict[str, Any] = {
+            field.name: torch.cat([one, two], 1)
+            for field in fields(self)
+            if isinstance(one := getattr(self, field.name), torch.Tensor)
+            and isinstance(two := getattr(others, field.name), torch.Tensor)
+        }
+        return SequenceMeta(**joined, right_padded=self.right_padded and bool(self.mask.all()))
+
+    def insert(self, others: SequenceMeta) -> SequenceMeta:
+        """`[B, s]` placed right after each row's last real token, `[B, S + s]`."""
+        steps = others.mask.shape[1]
+        columns = self.last().unsqueeze(1) + 1 + torch.arange(steps, device=self.mask.device)
+
+        def place(name: str, value: torch.Tensor) -> torch.Tensor:
+            added = getattr(others, name)
+            wide = torch.cat([value, value.new_zeros(len(value), steps)], 1)
+            # Levels of item-level tokens are not known.
+            return wide if added is None else wide.scatter(1, columns, added)
+
+        return self.map(place)

@@ -85,7 +85,7 @@ def train(
         vectors: item vectors folder, for models that read them.
         item_encoder: `type` (sid, semantic, id, sum) and its options.
         backbone: `type` (transformer) and its options.
-        head: `type` (autoregressive, parallel, dense) and its options.
+        head: `type` (autoregressive, parallel, dense, regression) and its options.
         d_model: width.
         max_history: longest history in items; longer ones keep their latest events.
         input_norm: layer norm on item vectors before the backbone.

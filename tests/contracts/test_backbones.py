@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from genrec.errors import ConfigError
-from genrec.models import BACKBONES, Backbone, SequenceMeta
+from genrec.models import BACKBONES, Backbone, BeamState, SequenceMeta
 
 WIDTH, LENGTH = 16, 12
+LEVELS = 3  # codes of an item: two of them are fed when the third is predicted
 VARIANTS = [(name, {}) for name in BACKBONES] + [("transformer", {"positions": "rotary"})]
 
 
@@ -88,3 +89,204 @@ def test_bfloat16_runs_and_is_close(backbone: Backbone) -> None:
 def test_too_long_a_sequence_is_refused(backbone: Backbone) -> None:
     with pytest.raises(ConfigError, match=f"max_length={LENGTH}"):
         backbone(torch.randn(1, LENGTH + 1, WIDTH), full(1, LENGTH + 1))
+
+
+def code_tokens(
+    lengths: list[int], *, columns: int, side: str = "right"
+) -> tuple[torch.Tensor, SequenceMeta]:
+    """Random code tokens: `lengths` items a row, LEVELS tokens an item, padded to `columns`."""
+    generator = torch.Generator().manual_seed(3)
+    real = torch.tensor(lengths)[:, None] * LEVELS
+    column = torch.arange(columns)
+    mask = column < real if side == "right" else column >= columns - real
+    made = SequenceMeta.from_mask(mask)
+    item = made.position // LEVELS
+    times = torch.randint(1, 10**6, (len(lengths), columns + 1), generator=generator).cumsum(1)
+    level = made.position % LEVELS
+    meta = SequenceMeta(
+        mask=mask,
+        position=made.position,
+        item_index=item,
+        level=level,
+        event_time=times.gather(1, item),
+        query_time=times.gather(1, item + (level == LEVELS - 1)),
+        action=torch.zeros_like(item),
+        right_padded=made.right_padded,
+    )
+    return torch.randn(len(lengths), columns, WIDTH, generator=generator), meta
+
+
+def one_sequence(
+    backbone: Backbone, context: torch.Tensor, meta: SequenceMeta, path: list[torch.Tensor]
+) -> torch.Tensor:
+    """The states that predict the tokens of `path` and the one after: a pass without beams.
+
+    Args:
+        context: `[S, D]`, one user's real tokens.
+        meta: of these tokens, `[1, S]`.
+        path: tokens `[D]`.
+    """
+    for level in range(len(path)):
+        meta = meta.join(meta_of_step(meta, level))
+    start = torch.tensor([len(context)])
+    tokens = torch.stack([*context, *path])[None]
+    return backbone.block_states(
+        tokens, meta, row=torch.tensor([0]), start=start, length=len(path) + 1
+    )[0]
+
+
+def meta_of_step(meta: SequenceMeta, level: int) -> SequenceMeta:
+    """What the token of `level` of the next item is told, given all tokens before, `[1, S]`."""
+    assert meta.item_index is not None and meta.query_time is not None
+    newest = 1 if level == 0 else 0
+    return SequenceMeta(
+        mask=torch.tensor([[True]]),
+        position=meta.position[:, -1:] + 1,
+        item_index=meta.item_index[:, -1:] + newest,
+        level=torch.tensor([[level]]),
+        event_time=meta.query_time[:, -1:],
+        query_time=meta.query_time[:, -1:],
+        action=torch.tensor([[0]]),
+    )
+
+
+def real_part(
+    embeddings: torch.Tensor, meta: SequenceMeta, user: int
+) -> tuple[torch.Tensor, SequenceMeta]:
+    """One user's tokens without padding."""
+    seen = meta.mask[user]
+    return embeddings[user, seen], meta.map(lambda _, value: value[user : user + 1, seen])
+
+
+@torch.no_grad()
+def decode(
+    backbone: Backbone, embeddings: torch.Tensor, meta: SequenceMeta, *, width: int, seed: int = 0
+) -> tuple[torch.Tensor, list[torch.Tensor], list[list[list[torch.Tensor]]]]:
+    """Decode LEVELS - 1 steps with random tokens and parents.
+
+    Returns:
+        The state after the context `[B, D]`, the states `[B, W, D]` of each step, and the path of
+        tokens of each beam at the last step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    users = len(embeddings)
+    context = backbone.encode(embeddings, meta)
+    beams, paths = BeamState(), [[[]] for _ in range(users)]
+    states, kept = [], 1
+    for level in range(LEVELS - 1):
+        parent = torch.randint(0, kept, (users, width), generator=generator)
+        tokens = torch.randn(users, width, WIDTH, generator=generator)
+        paths = [
+            [[*paths[user][int(parent[user, beam])], tokens[user, beam]] for beam in range(width)]
+            for user in range(users)
+        ]
+        hidden, beams = backbone.decode_step(tokens, meta.next_item(level), context, beams, parent)
+        assert hidden.shape == (users, width, WIDTH)
+        states.append(hidden)
+        kept = width
+    return context.last, states, paths
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_decoding_is_the_full_pass(backbone: Backbone, side: str) -> None:
+    """Every beam has the state of its own sequence, whatever parents it had."""
+    embeddings, meta = code_tokens([3, 1, 2], columns=9, side=side)
+    last, states, paths = decode(backbone, embeddings, meta, width=4)
+    for user in range(3):
+        context, own = real_part(embeddings, meta, user)
+        for beam in range(4):
+            expected = one_sequence(backbone, context, own, paths[user][beam])
+            torch.testing.assert_close(last[user], expected[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(states[-1][user, beam], expected[-1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 2, 9, 64])
+def test_beams_have_the_states_of_users_of_their_own(backbone: Backbone, width: int) -> None:
+    embeddings, meta = code_tokens([2, 3], columns=9)
+    generator = torch.Generator().manual_seed(width)
+    tokens = [torch.randn(2, width, WIDTH, generator=generator) for _ in range(2)]
+    parent = torch.randint(0, width, (2, width), generator=generator)
+    users = torch.arange(2).repeat_interleave(width)
+    with torch.no_grad():
+        context = backbone.encode(embeddings, meta)
+        alone = backbone.encode(embeddings[users], meta.select(users))
+        start = torch.zeros(2, width, dtype=torch.int64)
+        one, beams = backbone.decode_step(tokens[0], meta.next_item(0), context, BeamState(), start)
+        two, _ = backbone.decode_step(tokens[1], meta.next_item(1), context, beams, parent)
+        each = meta.select(users)
+        first = tokens[0].gather(1, parent.unsqueeze(-1).expand_as(tokens[0])).flatten(0, 1)
+        none = torch.zeros(2 * width, 1, dtype=torch.int64)
+        _, own = backbone.decode_step(first[:, None], each.next_item(0), alone, BeamState(), none)
+        expected, _ = backbone.decode_step(
+            tokens[1].flatten(0, 1)[:, None], each.next_item(1), alone, own, none
+        )
+    torch.testing.assert_close(two.flatten(0, 1), expected[:, 0], atol=1e-5, rtol=1e-5)
+    # A beam's state is its token's, not its column's.
+    order = torch.randperm(width, generator=generator)
+    with torch.no_grad():
+        mixed, _ = backbone.decode_step(
+            tokens[0][:, order], meta.next_item(0), context, BeamState(), start
+        )
+    torch.testing.assert_close(mixed, one[:, order], atol=1e-5, rtol=1e-5)
+
+
+def test_some_users_of_a_context_decode_as_alone(backbone: Backbone) -> None:
+    embeddings, meta = code_tokens([3, 1, 2], columns=9)
+    rows = torch.tensor([2, 0])
+    tokens = torch.randn(3, 5, WIDTH)
+    start = torch.zeros(3, 5, dtype=torch.int64)
+    step = meta.next_item(0)
+    with torch.no_grad():
+        context = backbone.encode(embeddings, meta)
+        everyone, _ = backbone.decode_step(tokens, step, context, BeamState(), start)
+        some, _ = backbone.decode_step(
+            tokens[rows], step.select(rows), context.select(rows), BeamState(), start[rows]
+        )
+    torch.testing.assert_close(some, everyone[rows], atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_cache_the_whole_pass_gives_the_same(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backbone.spec.style != "stream":
+        pytest.skip("decoding is no longer history for it")
+    embeddings, meta = code_tokens([3, 1, 2], columns=9)
+    last, states, _ = decode(backbone, embeddings, meta, width=3)
+    for name in ("encode", "decode_step"):
+        monkeypatch.setattr(type(backbone), name, getattr(Backbone, name))
+    slow_last, slow_states, _ = decode(backbone, embeddings, meta, width=3)
+    torch.testing.assert_close(last, slow_last, atol=1e-5, rtol=1e-5)
+    for one, two in zip(states, slow_states, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_are_predicted_from_what_stands_before_them(backbone: Backbone) -> None:
+    """Changing a block's tokens, or later ones, changes only what is predicted after them."""
+    embeddings, meta = code_tokens([4, 3], columns=12)
+    where = {
+        "row": torch.tensor([0, 1, 0]),
+        "start": torch.tensor([3, 6, 6]),
+        "length": LEVELS,
+    }
+    before = backbone.block_states(embeddings, meta, **where)
+    assert before.shape == (3, LEVELS, WIDTH)
+    changed = embeddings.clone()
+    changed[0, 7:] = torch.randn(5, WIDTH)
+    after = backbone.block_states(changed, meta, **where)
+    torch.testing.assert_close(after[:2], before[:2], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after[2, :2], before[2, :2], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(after[2, 2], before[2, 2], atol=1e-4)
+
+
+def test_too_many_steps_are_refused(backbone: Backbone) -> None:
+    embeddings, meta = code_tokens([4], columns=LENGTH)
+    with torch.no_grad():
+        context = backbone.encode(embeddings, meta)
+        with pytest.raises(ConfigError, match=f"max_length={LENGTH}"):
+            backbone.decode_step(
+                torch.randn(1, 2, WIDTH),
+                meta.next_item(0),
+                context,
+                BeamState(),
+                torch.zeros(1, 2, dtype=torch.int64),
+            )

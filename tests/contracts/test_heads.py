@@ -8,7 +8,7 @@ import torch
 from genrec.decoding import Filter, PrefixTrie
 from genrec.models import HEADS, Head, ItemTables, SidEmbedding
 
-ITEMS, WIDTH, SIZES = 60, 12, (5, 4, 6)
+ITEMS, WIDTH, SIZES, DIM = 60, 12, (5, 4, 6), 7
 VARIANTS = [
     *((name, {}) for name in HEADS),
     ("parallel", {"normalize": "items"}),
@@ -17,14 +17,19 @@ VARIANTS = [
     ("dense", {"similarity": "cosine", "temperature": 0.1}),
     ("dense", {"items": "table"}),
     ("dense", {"loss": "sampled", "negatives": 20}),
+    ("regression", {"loss": "mse"}),
 ]
 
 
 def tables(seed: int = 0) -> ItemTables:
     generator = torch.Generator().manual_seed(seed)
     codes = torch.stack([torch.randint(0, k, (ITEMS,), generator=generator) for k in SIZES], 1)
-    made = ItemTables(num_items=ITEMS, codebook_sizes=SIZES)
-    return made.fill(codes=codes.int(), tie_order=torch.randperm(ITEMS, generator=generator))
+    made = ItemTables(num_items=ITEMS, codebook_sizes=SIZES, vector_dim=DIM)
+    return made.fill(
+        codes=codes.int(),
+        vectors=torch.randn(ITEMS, DIM, generator=generator),
+        tie_order=torch.randperm(ITEMS, generator=generator),
+    )
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda v: f"{v[0]}{v[1] or ''}")

@@ -16,6 +16,7 @@ from genrec.models import (
     IdEmbedding,
     ItemTables,
     ParallelHead,
+    RegressionHead,
     SidEmbedding,
 )
 from genrec.models.heads import blockwise, dense_softmax
@@ -269,3 +270,31 @@ def test_tied_head_without_code_embeddings_is_refused() -> None:
         ParallelHead(
             tables=tables, encoder=IdEmbedding(tables=tables, d_model=WIDTH), d_model=WIDTH
         )
+
+
+@pytest.mark.parametrize("kind", ["cosine", "mse"])
+def test_regression_ranks_items_by_the_distance_it_minimises(kind: str) -> None:
+    torch.manual_seed(0)
+    tables = ItemTables(num_items=40, vector_dim=5).fill(vectors=torch.randn(40, 5))
+    encoder = IdEmbedding(tables=tables, d_model=WIDTH)
+    head = RegressionHead(tables=tables, encoder=encoder, d_model=WIDTH, loss=kind).eval()
+    hidden = torch.randn(3, WIDTH)
+    found = head.search(hidden, k=40)
+    for row in range(3):
+        losses = torch.stack(
+            [head.loss(hidden[row : row + 1], torch.tensor([item])) for item in range(40)]
+        )
+        assert found.items[row].tolist() == losses.argsort().tolist()
+        # The score is the loss up to a factor and a sign.
+        expected = 1 - losses if kind == "cosine" else -5 * losses
+        torch.testing.assert_close(found.scores[row], expected[found.items[row]].detach())
+
+
+def test_regression_needs_vectors_and_a_known_loss() -> None:
+    tables, encoder = make((3, 3), 5)
+    with pytest.raises(ConfigError, match="needs item vectors"):
+        RegressionHead(tables=tables, encoder=encoder, d_model=WIDTH)
+    tables = ItemTables(num_items=4, vector_dim=3)
+    encoder = IdEmbedding(tables=tables, d_model=WIDTH)
+    with pytest.raises(ConfigError, match="loss='huber'; expected one of cosine, mse"):
+        RegressionHead(tables=tables, encoder=encoder, d_model=WIDTH, loss="huber")

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.backbones.base import Backbone, BackboneSpec
+from genrec.models.backbones.base import (
+    Backbone,
+    BackboneSpec,
+    BeamState,
+    ContextState,
+    Rows,
+    at_last,
+)
+from genrec.models.backbones.shared_attention import shared_attention
 from genrec.models.meta import SequenceMeta
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -32,7 +40,8 @@ class CausalTransformer(Backbone):
 
     Only attention is computed at padding. Cost per layer and sequence of S tokens:
     `(8 + 4 ffn / D) S D^2 + 4 S^2 D` multiply-adds; activations are linear in S where the
-    platform has a fused attention kernel.
+    platform has a fused attention kernel. A decoding step costs the same as one more token per
+    beam, and reads the keys and values of the context once per user.
     """
 
     def __init__(
@@ -65,7 +74,7 @@ class CausalTransformer(Backbone):
                 f"backbone: activation={activation!r}; expected one of {', '.join(ACTIVATIONS)}"
             )
         self.head_width = d_model // heads
-        self.spec = BackboneSpec(style="stream", d_model=d_model, max_length=max_length)
+        self.spec = BackboneSpec(style="stream", d_model=d_model, max_length=max_length, cache="kv")
         self.position = nn.Embedding(max_length, d_model) if positions == "learned" else None
         if self.position is not None:
             nn.init.normal_(self.position.weight, std=0.02)
@@ -85,23 +94,63 @@ class CausalTransformer(Backbone):
 
     def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
         """Map embeddings `[B, S, D]` to hidden states `[B, S, D]`."""
-        length = embeddings.shape[1]
-        if length > self.spec.max_length:
-            raise ConfigError(
-                f"backbone: a sequence of {length} tokens is longer than max_length="
-                f"{self.spec.max_length}; raise max_length or cut the histories"
+        return self._full_pass(embeddings, meta)
+
+    def encode(self, embeddings: torch.Tensor, meta: SequenceMeta) -> ContextState:
+        """Read histories `[B, S, D]` and keep their keys and values, `[B, H, S, width]` a layer."""
+        kept: Rows = []
+        hidden = self._full_pass(embeddings, meta, kept)
+        return ContextState(hidden=hidden, last=at_last(hidden, meta), meta=meta, cache=kept)
+
+    def decode_step(
+        self,
+        tokens: torch.Tensor,
+        meta: SequenceMeta,
+        context: ContextState,
+        beams: BeamState,
+        parent: torch.Tensor,
+    ) -> tuple[torch.Tensor, BeamState]:
+        """See `Backbone.decode_step`; a beam holds its own keys and values `[H, width]`."""
+        own = 1 if beams.meta is None else beams.meta.mask.shape[1] + 1
+        self.check_length(context.hidden.shape[1] + own)
+        hidden, rotation = self._placed(tokens, meta)
+        allowed = None if bool(context.meta.mask.all()) else context.meta.mask[:, None, None]
+        rows: Rows = []
+        blocks = cast("list[_Block]", list(self.blocks))
+        for index, (block, (key, value)) in enumerate(zip(blocks, context.cache, strict=True)):
+            query, new_key, new_value = block.project(hidden).permute(2, 0, 3, 1, 4).unbind(0)
+            if rotation is not None:
+                query, new_key = rotate(query, rotation), rotate(new_key, rotation)
+            own_rows = beams.layer(
+                index, parent, new_key.transpose(1, 2), new_value.transpose(1, 2)
             )
-        hidden = embeddings
-        rotation = None
+            rows.append(own_rows)
+            mixed = shared_attention(
+                query, key, value, allowed=allowed, own_key=own_rows[0], own_value=own_rows[1]
+            )
+            hidden = block.finish(hidden, mixed.transpose(1, 2).flatten(2))
+        return self.norm(hidden), beams.grown(rows, meta)
+
+    def _placed(
+        self, embeddings: torch.Tensor, meta: SequenceMeta
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+        """Embeddings with learned positions, or the rotation that stands for them."""
         if self.position is not None:
-            hidden = hidden + self.position(meta.position)
-        else:
-            rotation = rotary_angles(meta.position, self.head_width, embeddings.dtype)
+            return embeddings + self.position(meta.position), None
+        return embeddings, rotary_angles(meta.position, self.head_width, embeddings.dtype)
+
+    def _full_pass(
+        self, embeddings: torch.Tensor, meta: SequenceMeta, kept: Rows | None = None
+    ) -> torch.Tensor:
+        """All tokens through all blocks, whose keys and values are added to `kept`."""
+        self.check_length(embeddings.shape[1])
+        hidden, rotation = self._placed(embeddings, meta)
         attention = _Attention(
             allowed=None if meta.right_padded else causal_mask(meta.mask),
             rotation=rotation,
             shape=meta.mask.shape,
             real=None if bool(meta.mask.all()) else meta.mask.flatten().nonzero().flatten(),
+            kept=kept,
         )
         hidden = attention.pack(hidden.flatten(0, 1))
         for block in self.blocks:
@@ -118,12 +167,14 @@ class _Attention:
         rotation: cosine and sine of rotary positions.
         shape: B and S.
         real: int64 `[M]`, the real tokens among the `B * S`, None if all are.
+        kept: where the keys and values of each block go, if they are to be kept.
     """
 
     allowed: torch.Tensor | None
     rotation: tuple[torch.Tensor, torch.Tensor] | None
     shape: torch.Size
     real: torch.Tensor | None
+    kept: Rows | None = None
 
     def pack(self, tokens: torch.Tensor) -> torch.Tensor:
         """`[B S, D]` -> `[M, D]`."""
@@ -164,11 +215,13 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: torch.Tensor, attention: _Attention) -> torch.Tensor:
-        qkv = attention.unpack(self.qkv(self.attention_norm(hidden)))
+        qkv = attention.unpack(self.project(hidden).flatten(1))
         qkv = qkv.view(*attention.shape, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
         if attention.rotation is not None:
             query, key = rotate(query, attention.rotation), rotate(key, attention.rotation)
+        if attention.kept is not None:
+            attention.kept.append((key, value))
         mixed = attend(
             query,
             key,
@@ -176,7 +229,15 @@ class _Block(nn.Module):
             allowed=attention.allowed,
             dropout=self.attention_dropout if self.training else 0.0,
         )
-        mixed = attention.pack(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
+        return self.finish(hidden, attention.pack(mixed.transpose(1, 2).flatten(2).flatten(0, 1)))
+
+    def project(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Query, key and value `[..., 3, H, width]` of tokens `[..., D]`."""
+        qkv = self.qkv(self.attention_norm(hidden))
+        return qkv.unflatten(-1, (3, self.heads, self.head_width))
+
+    def finish(self, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """What follows the attention, whose output is `mixed`; both `[..., D]`."""
         hidden = hidden + self.dropout(self.out(mixed))
         return hidden + self.dropout(self.ffn(self.ffn_norm(hidden)))
 

@@ -4,11 +4,13 @@ from genrec.models.heads.autoregressive import AutoregressiveHead
 from genrec.models.heads.base import Head
 from genrec.models.heads.dense import DenseHead
 from genrec.models.heads.parallel import ParallelHead
+from genrec.models.heads.regression import RegressionHead
 
 HEADS: dict[str, type[Head]] = {
     "autoregressive": AutoregressiveHead,
     "parallel": ParallelHead,
     "dense": DenseHead,
+    "regression": RegressionHead,
 }
 
-__all__ = ["HEADS", "AutoregressiveHead", "DenseHead", "Head", "ParallelHead"]
+__all__ = ["HEADS", "AutoregressiveHead", "DenseHead", "Head", "ParallelHead", "RegressionHead"]
