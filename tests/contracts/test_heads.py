@@ -89,6 +89,27 @@ def test_search_ranks_by_score_and_repeats_itself(head: Head, trie: PrefixTrie) 
         assert sorted(row.tolist()) == list(range(ITEMS))
 
 
+def test_search_ranks_the_whole_catalog_as_the_loss_does(head: Head, trie: PrefixTrie) -> None:
+    """Brute force: the loss of every item as the target, one at a time, against one search."""
+    if getattr(head, "kind", None) == "sampled":
+        head.kind = "full"  # what the sample stands for
+    hidden = torch.randn(3, WIDTH)
+    for options in ({"exact": True}, {"beam_width": ITEMS}):
+        found = head.search(hidden, k=ITEMS, trie=trie, **options)
+        assert found.certified.all()
+        for row in range(3):
+            state = hidden[row : row + 1]
+            losses = torch.stack([head.loss(state, i) for i in torch.arange(ITEMS).view(-1, 1)])
+            assert sorted(found.items[row].tolist()) == list(range(ITEMS))
+            ranked, scores = losses[found.items[row]], found.scores[row]
+            assert (ranked.diff() > -1e-5).all()
+            # A loss is a score times a constant, but for what all items share.
+            scale = (ranked[-1] - ranked[0]) / (scores[0] - scores[-1])
+            torch.testing.assert_close(
+                (ranked - ranked[0]) / scale, scores[0] - scores, atol=1e-3, rtol=1e-3
+            )
+
+
 def test_excluded_items_never_come_back(head: Head, trie: PrefixTrie) -> None:
     hidden = torch.randn(3, WIDTH)
     best = head.search(hidden, k=4, trie=trie, exact=True).items
