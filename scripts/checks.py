@@ -157,7 +157,7 @@ def main() -> None:
         "",
         "| check | expected | found | |",
         "|---|---|---|---|",
-        *(f"| {a} | {b} | {c} | {'holds' if ok else '**does not hold**'} |" for a, b, c, ok in rows),
+        *(f"| {' | '.join(row[:3])} | {'holds' if row[3] else '**no**'} |" for row in rows),
     ]
     PAGE.write_text("\n".join(lines) + "\n")
     print(f"written to {PAGE}")
