@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from genrec.artefacts import read_json
+from genrec.artefacts import file_sha256, read_json
 from genrec.data import Dataset, leave_one_out
 from genrec.data.sources import prepare
 from genrec.evaluation import PopularityRanker, evaluate
@@ -97,6 +97,8 @@ def results(out: Path) -> dict[str, Any]:
         found[path.parent.name] = (metrics.get("fingerprints"), flat, kept)
     for path in sorted(out.glob("runs/*/model/manifest.json")):
         found[f"weights of {path.parent.parent.name}"] = read_json(path)["files"]
+    for path in sorted(out.glob("runs/*/ranks/*")):
+        found[f"ranks of {path.parent.parent.name}"] = file_sha256(path)
     return found
 
 
