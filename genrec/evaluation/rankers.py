@@ -39,13 +39,13 @@ class Ranker(Protocol):
         """What a `Filter` for this ranker is made of: its trie, or the number of items."""
         ...
 
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
         """What all searches of a batch share, done once (a model encodes the histories)."""
         ...
 
     def search(
         self,
-        batch: dict[str, Tensor],
+        batch: dict[str, Any],
         *,
         k: int,
         exclude: Tensor | None = None,
@@ -109,13 +109,13 @@ class PopularityRanker:
         """Nothing was trained and nothing is pruned."""
         return {"exact": True, "parameters": 0}
 
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Nothing to share."""
         return batch
 
     def search(
         self,
-        batch: dict[str, Tensor],
+        batch: dict[str, Any],
         *,
         k: int,
         exclude: Tensor | None = None,
@@ -220,8 +220,13 @@ class ModelRanker:
         }
 
     @torch.inference_mode()
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Encode the histories: `{"hidden": float [B, D]}` on the model's device."""
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Encode the histories.
+
+        Returns:
+            `hidden`, float [B, D], the states from which the next items are predicted; `encoded`,
+            what the head's search reads. Both on the model's device.
+        """
         device = self.model.device
         inputs = {
             name: batch[name].to(device, non_blocking=True)
@@ -229,27 +234,30 @@ class ModelRanker:
             if name in batch
         }
         with _evaluating(self.model):
-            return {"hidden": self.model.encode_users(**inputs)}
+            encoded = self.model.encode(**inputs)
+        hidden = encoded if isinstance(encoded, Tensor) else encoded.context.last
+        return {"hidden": hidden, "encoded": encoded}
 
     @torch.inference_mode()
     def search(
         self,
-        batch: dict[str, Tensor],
+        batch: dict[str, Any],
         *,
         k: int,
         exclude: Tensor | None = None,
         filter: Filter | None = None,
     ) -> SearchResult:
         """See `Ranker.search`; takes a batch or what `prepare` made of it."""
-        hidden = batch["hidden"] if "hidden" in batch else self.prepare(batch)["hidden"]
+        encoded = batch["encoded"] if "encoded" in batch else self.prepare(batch)["encoded"]
+        device = self.model.device
         if self.trie is not None:
-            self.trie = self.trie.to(hidden.device)
+            self.trie = self.trie.to(device)
         with _evaluating(self.model):
             return self.model.head.search(
-                hidden,
+                encoded,
                 k=k,
                 trie=self.trie,
-                exclude=None if exclude is None else exclude.to(hidden.device),
+                exclude=None if exclude is None else exclude.to(device),
                 filter=filter,
                 beam_width=self.beam_width or default_beam_width(k),
                 exact=self.exact,

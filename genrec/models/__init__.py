@@ -2,12 +2,14 @@
 
 from genrec.models.backbones import (
     BACKBONES,
+    HSTU,
     Backbone,
     BackboneSpec,
     BeamState,
     CausalTransformer,
     ContextState,
 )
+from genrec.models.code_decoder import CodeDecoder
 from genrec.models.heads import (
     HEADS,
     AutoregressiveHead,
@@ -15,6 +17,7 @@ from genrec.models.heads import (
     Head,
     ParallelHead,
     RegressionHead,
+    TokenHead,
 )
 from genrec.models.item_encoders import (
     ITEM_ENCODERS,
@@ -22,6 +25,7 @@ from genrec.models.item_encoders import (
     ItemEncoder,
     SemanticProjection,
     SidEmbedding,
+    SidTokens,
     SumEncoder,
 )
 from genrec.models.meta import SequenceMeta
@@ -31,12 +35,14 @@ from genrec.models.tables import ItemTables
 __all__ = [
     "BACKBONES",
     "HEADS",
+    "HSTU",
     "ITEM_ENCODERS",
     "AutoregressiveHead",
     "Backbone",
     "BackboneSpec",
     "BeamState",
     "CausalTransformer",
+    "CodeDecoder",
     "ContextState",
     "DenseHead",
     "Head",
@@ -51,5 +57,7 @@ __all__ = [
     "SemanticProjection",
     "SequenceMeta",
     "SidEmbedding",
+    "SidTokens",
     "SumEncoder",
+    "TokenHead",
 ]

@@ -20,9 +20,14 @@ from genrec.models.tables import ItemTables, share
 
 
 class ItemEncoder(nn.Module, ABC):
-    """Maps item numbers, int64 of any shape, to vectors of width `d_model`."""
+    """Maps item numbers, int64 of any shape, to vectors of width `d_model`.
+
+    Attributes:
+        tokens_per_item: vectors of an item in the sequence that a backbone reads.
+    """
 
     tables: ItemTables
+    tokens_per_item: int = 1
 
     def __init__(self, *, tables: ItemTables, d_model: int) -> None:
         super().__init__()
@@ -31,7 +36,17 @@ class ItemEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """Vectors `[..., d_model]` of items `[...]` in 0..N-1."""
+        """Vectors `[..., d_model]` of items `[...]` in 0..N-1.
+
+        With several tokens per item, `[..., tokens_per_item, d_model]`.
+        """
+
+    def token(self, code: torch.Tensor, level: int) -> torch.Tensor:
+        """Vectors `[..., d_model]` of codes `[...]` of one level, where each code is a token."""
+        raise ConfigError(
+            f"item encoder {type(self).__name__}: has one vector per item, not one per code; use "
+            "type 'sid-tokens'"
+        )
 
     def all_items(self) -> torch.Tensor:
         """Vectors `[N, d_model]` of the whole catalog."""
@@ -71,6 +86,42 @@ class SidEmbedding(ItemEncoder):
         rows = self.tables.codes[items.reshape(-1)] + self.table.offsets
         pooled = F.embedding_bag(rows, self.table.weight, mode=self.pool)
         return self.dropout(pooled.view(*items.shape, self.d_model))
+
+    @property
+    def code_table(self) -> CodeTable:
+        """The code embeddings."""
+        return self.table
+
+
+class SidTokens(ItemEncoder):
+    """One token per code: an item is its semantic ID, written out (TIGER, Rajput et al. 2023).
+
+    A history of S items is a sequence of S L tokens, in which each code is predicted from all
+    before it by a head that reads tokens. Other heads read the state at an item's last code.
+
+    Args:
+        tables: item tables with codes.
+        d_model: width.
+        dropout: on the tokens.
+
+    Memory: `sum(codebook_sizes) * d_model` parameters.
+    """
+
+    def __init__(self, *, tables: ItemTables, d_model: int, dropout: float = 0.0) -> None:
+        super().__init__(tables=tables, d_model=d_model)
+        tables.require("codes", part="item encoder 'sid-tokens'")
+        self.tokens_per_item = len(tables.codebook_sizes)
+        self.table = CodeTable(codebook_sizes=tables.codebook_sizes, d_model=d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        """Vectors `[..., L, d_model]` of items `[...]`."""
+        rows = self.tables.codes[items] + self.table.offsets
+        return self.dropout(F.embedding(rows, self.table.weight))
+
+    def token(self, code: torch.Tensor, level: int) -> torch.Tensor:
+        """Vectors `[..., d_model]` of codes `[...]` of `level`."""
+        return self.dropout(F.embedding(code, self.table.level(level)))
 
     @property
     def code_table(self) -> CodeTable:
@@ -192,6 +243,12 @@ class SumEncoder(ItemEncoder):
                 for name, part in parts.items()
             }
         )
+        for name, part in self.parts.items():
+            if part.tokens_per_item != 1:
+                raise ConfigError(
+                    f"item encoder 'sum': part {name} has one token per code; a sum adds vectors "
+                    "of whole items"
+                )
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         """Vectors `[..., d_model]` of items `[...]`."""
@@ -212,6 +269,7 @@ class SumEncoder(ItemEncoder):
 
 ITEM_ENCODERS: dict[str, type[ItemEncoder]] = {
     "sid": SidEmbedding,
+    "sid-tokens": SidTokens,
     "semantic": SemanticProjection,
     "id": IdEmbedding,
     "sum": SumEncoder,

@@ -45,6 +45,30 @@ class SequenceMeta:
             mask=mask, position=position, item_index=position, right_padded=right_padded, **others
         )
 
+    def per_code(self, levels: int) -> SequenceMeta:
+        """Metadata `[B, S * levels]` of the codes of items whose metadata this is.
+
+        An item's inner codes predict the item itself: they are told the time at which it was
+        consumed as the time that is asked for, and not the action, which is known only after it
+        (0; the last code is told).
+        """
+        code = torch.arange(levels, device=self.mask.device)
+        last = code == levels - 1
+
+        def spread(name: str, value: torch.Tensor) -> torch.Tensor:
+            wide = value.unsqueeze(-1).expand(*value.shape, levels)
+            if name == "position":
+                wide = wide * levels + code
+            elif name == "query_time" and self.event_time is not None:
+                wide = torch.where(last, wide, self.event_time.unsqueeze(-1))
+            elif name == "action":
+                wide = wide * last
+            return wide.flatten(1)
+
+        made = self.map(spread)
+        made.level = code.expand(*self.mask.shape, levels).flatten(1)
+        return made
+
     def map(self, change: Callable[[str, torch.Tensor], torch.Tensor]) -> SequenceMeta:
         """The metadata with `change(name, value)` in place of each value that is known."""
         changed: dict[str, Any] = {}

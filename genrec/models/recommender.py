@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,8 @@ from transformers.utils import ModelOutput
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult, default_beam_width
 from genrec.errors import ArtefactError, ConfigError
-from genrec.models.backbones import BACKBONES, Backbone
+from genrec.models.backbones import BACKBONES, Backbone, ContextState
+from genrec.models.code_decoder import CodeDecoder, CodeScores
 from genrec.models.heads import HEADS, Head
 from genrec.models.item_encoders import ITEM_ENCODERS, ItemEncoder
 from genrec.models.meta import SequenceMeta
@@ -80,7 +81,8 @@ class RecommenderOutput(ModelOutput):
 
     Attributes:
         loss: scalar, mean over the labelled positions; None without labels.
-        hidden: float `[B, S, D]`.
+        hidden: float `[B, S, D]`, the state of each item; None where the loss is of a head that
+            reads tokens, which asks the backbone for states of codes.
     """
 
     loss: torch.Tensor | None = None
@@ -124,8 +126,14 @@ class Recommender(PreTrainedModel):
         )
         self.input_norm = nn.LayerNorm(width) if config.input_norm else nn.Identity()
         self.input_dropout = nn.Dropout(config.input_dropout)
+        tokens = self.item_encoder.tokens_per_item
         self.backbone: Backbone = build_part(
-            "backbone", BACKBONES, config.backbone, d_model=width, max_length=config.max_history
+            "backbone",
+            BACKBONES,
+            config.backbone,
+            d_model=width,
+            # The history, and the codes of the next item but its last, which nothing is read from.
+            max_length=config.max_history * tokens + tokens - 1,
         )
         self.head: Head = build_part(
             "head",
@@ -165,31 +173,103 @@ class Recommender(PreTrainedModel):
         meta = SequenceMeta.from_mask(
             mask, event_time=event_time, query_time=query_time, action=action
         )
-        real = self.input_dropout(self.input_norm(self.item_encoder(items[mask])))
-        embeddings = real.new_zeros(*items.shape, self.config.d_model)
-        hidden = self.backbone(embeddings.index_put((mask,), real), meta)
+        if labels is not None and self.head.reads_tokens:
+            return RecommenderOutput(loss=self._token_loss(items, meta, labels))
+        hidden = self.backbone(*self._embed(items, meta))
+        # An item's state is that of its last token.
+        hidden = hidden.unflatten(1, (items.shape[1], -1))[:, :, -1]
         loss = None
         if labels is not None:
             known = labels >= 0
             loss = self.head.loss(hidden[known], labels[known])
         return RecommenderOutput(loss=loss, hidden=hidden)
 
-    def encode_users(self, items: torch.Tensor, mask: torch.Tensor, **meta: Any) -> torch.Tensor:
-        """Hidden state `[B, D]` of the last real item of each history.
+    def _embed(self, items: torch.Tensor, meta: SequenceMeta) -> tuple[torch.Tensor, SequenceMeta]:
+        """What the backbone reads of items `[B, S]`: tokens `[B, S * t, D]` and their metadata."""
+        real = self.input_dropout(self.input_norm(self.item_encoder(items[meta.mask])))
+        embeddings = real.new_zeros(*items.shape, *real.shape[1:]).index_put((meta.mask,), real)
+        tokens = self.item_encoder.tokens_per_item
+        if tokens == 1:
+            return embeddings, meta
+        return embeddings.flatten(1, 2), meta.per_code(tokens)
 
-        Raises:
-            ConfigError: for an empty history, naming its row.
+    def _token(self, code: torch.Tensor, level: int) -> torch.Tensor:
+        """What the backbone reads of codes `[B, W]` of one level, `[B, W, D]`."""
+        return self.input_dropout(self.input_norm(self.item_encoder.token(code, level)))
+
+    def _token_loss(
+        self, items: torch.Tensor, meta: SequenceMeta, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """The loss of every code of every labelled item, given all tokens before it.
+
+        The last label of a row is not among its items; its codes are appended to them.
         """
+        known = labels >= 0
+        other = known[:, :-1] & meta.mask[:, 1:] & (labels[:, :-1] != items[:, 1:])
+        if bool(other.any()):
+            row, column = other.nonzero()[0].tolist()
+            raise ConfigError(
+                f"row {row} of the batch: the label at position {column} is item "
+                f"{int(labels[row, column])}, but item {int(items[row, column + 1])} follows; a "
+                "model over code tokens is trained on the items of the row itself"
+            )
+        last = meta.last().unsqueeze(1)
+        newest = meta.next_item(0)
+        newest.mask = known.gather(1, last)
+        longer = torch.cat([items, items[:, :1]], 1).scatter(
+            1, last + 1, labels.gather(1, last).clamp_min(0)
+        )
+        embeddings, tokens = self._embed(longer, meta.insert(newest))
+        levels = self.item_encoder.tokens_per_item
+        used = embeddings.shape[1] - 1  # nothing is predicted from a last code
+        row, column = known.nonzero().unbind(1)
+        states = self.backbone.block_states(
+            embeddings[:, :used],
+            tokens.map(lambda _, value: value[:, :used]),
+            row=row,
+            start=(column + 1) * levels,
+            length=levels,
+        )
+        return self.head.loss(states, labels[known])
+
+    def _context(self, items: torch.Tensor, mask: torch.Tensor, **meta: Any) -> ContextState:
+        """Histories as the backbone reads them once."""
         length = mask.sum(1)
         if bool((length == 0).any()):
             row = int((length == 0).nonzero()[0])
             raise ConfigError(
                 f"history {row} of the batch is empty; a recommender needs at least one item"
             )
-        hidden = self(items=items, mask=mask, **meta).hidden
-        positions = torch.arange(mask.shape[1], device=mask.device)
-        last = (positions * mask).argmax(1)
-        return hidden[torch.arange(len(items), device=items.device), last]
+        return self.backbone.encode(*self._embed(items, SequenceMeta.from_mask(mask, **meta)))
+
+    def encode_users(self, items: torch.Tensor, mask: torch.Tensor, **meta: Any) -> torch.Tensor:
+        """The state `[B, D]` of each history from which its next item is predicted.
+
+        Raises:
+            ConfigError: for an empty history, naming its row.
+        """
+        return self._context(items, mask, **meta).last
+
+    def encode(
+        self, items: torch.Tensor, mask: torch.Tensor, **meta: Any
+    ) -> torch.Tensor | CodeDecoder:
+        """What the head's search reads of the histories, computed once for any number of searches.
+
+        Returns:
+            States `[B, D]`, or for a head that reads tokens the decoder of the users.
+
+        Raises:
+            ConfigError: for an empty history, naming its row.
+        """
+        context = self._context(items, mask, **meta)
+        if not self.head.reads_tokens:
+            return context.last
+        return CodeDecoder(
+            backbone=self.backbone,
+            head=cast(CodeScores, self.head),
+            token=self._token,
+            context=context,
+        )
 
     @torch.inference_mode()
     def search(
@@ -227,7 +307,7 @@ class Recommender(PreTrainedModel):
             self.check_trie(trie)
         meta = {key: batch[key] for key in META_KEYS if key in batch}
         return self.head.search(
-            self.encode_users(batch["items"], batch["mask"], **meta),
+            self.encode(batch["items"], batch["mask"], **meta),
             k=k,
             trie=trie,
             exclude=exclude,

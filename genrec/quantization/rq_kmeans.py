@@ -23,7 +23,7 @@ from genrec.quantization.kmeans import INITS, MANY, assign, center, cluster, sub
 from genrec.quantization.nearest import ResidualSearch, residual_distances
 from genrec.quantization.vectors import Vectors
 
-_TOLERANCE = 0.015  # share of the assignments that may still change where rows are many
+_TOLERANCE = 0.012  # share of the assignments that may still change where rows are many
 
 
 @register("rq-kmeans")

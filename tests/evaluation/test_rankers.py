@@ -175,7 +175,7 @@ def test_prepare_shares_the_encoding_and_leaves_the_mode_alone(
     assert sid_model.training
     sid_model.eval()
     assert torch.equal(once.items, ranker.search(batch, k=5).items)
-    assert set(encoded) == {"hidden"}
+    assert set(encoded) == {"hidden", "encoded"}
 
 
 def test_settings_and_replacement(sid_model: Recommender, trie: PrefixTrie) -> None:

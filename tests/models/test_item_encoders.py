@@ -10,6 +10,7 @@ from genrec.models import (
     ItemTables,
     SemanticProjection,
     SidEmbedding,
+    SidTokens,
     SumEncoder,
 )
 
@@ -31,11 +32,30 @@ def test_contract(name: str, tables: ItemTables) -> None:
     encoder = ITEM_ENCODERS[name](tables=tables, d_model=WIDTH, **OPTIONS.get(name, {})).eval()
     items = torch.randint(0, ITEMS, (3, 7))
     vectors = encoder(items)
-    assert vectors.shape == (3, 7, WIDTH)
+    each = () if encoder.tokens_per_item == 1 else (encoder.tokens_per_item,)
+    assert vectors.shape == (3, 7, *each, WIDTH)
     torch.testing.assert_close(encoder.all_items()[items], vectors)
     vectors.sum().backward()
     assert not [n for n, p in encoder.named_parameters() if p.grad is None]
     assert not list(encoder.buffers(recurse=False))
+
+
+def test_tokens_are_the_codes_one_by_one(tables: ItemTables) -> None:
+    encoder = SidTokens(tables=tables, d_model=WIDTH)
+    assert encoder.tokens_per_item == len(SIZES)
+    items = torch.randint(0, ITEMS, (2, 3))
+    tokens = encoder(items)
+    for level in range(len(SIZES)):
+        codes = tables.codes[items, level]
+        torch.testing.assert_close(tokens[..., level, :], encoder.table.level(level)[codes.long()])
+        assert torch.equal(tokens[..., level, :], encoder.token(codes, level))
+
+
+def test_encoders_of_whole_items_have_no_tokens(tables: ItemTables) -> None:
+    with pytest.raises(ConfigError, match="IdEmbedding: has one vector per item"):
+        IdEmbedding(tables=tables, d_model=WIDTH).token(torch.tensor([0]), 0)
+    with pytest.raises(ConfigError, match="part a has one token per code"):
+        SumEncoder(parts={"a": {"type": "sid-tokens"}}, tables=tables, d_model=WIDTH)
 
 
 @pytest.mark.parametrize("pool", ["mean", "sum"])

@@ -67,6 +67,11 @@ class DenseHead(Head):
             raise ConfigError(f"head 'dense': temperature={temperature}; expected above 0")
         if negatives < 1:
             raise ConfigError(f"head 'dense': negatives={negatives}; expected at least 1")
+        if items == "encoder" and encoder.tokens_per_item != 1:
+            raise ConfigError(
+                "head 'dense': items='encoder' compares with one vector per item, and this item "
+                "encoder has one per code; use items: table"
+            )
         self.similarity, self.temperature, self.label_smoothing = (
             similarity,
             temperature,
