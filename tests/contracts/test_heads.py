@@ -135,11 +135,12 @@ def test_search_ranks_the_whole_catalog_as_the_loss_does(head: Head, trie: Prefi
         head.kind = "full"  # what the sample stands for
     hidden = torch.randn(3, WIDTH)
     for options in ({"exact": True}, {"beam_width": ITEMS}):
-        found = head.search(hidden, k=ITEMS, trie=trie, **options)
+        found = head.search(of_users(head, hidden), k=ITEMS, trie=trie, **options)
         assert found.certified.all()
         for row in range(3):
             state = hidden[row : row + 1]
-            losses = torch.stack([head.loss(state, i) for i in torch.arange(ITEMS).view(-1, 1)])
+            every = torch.arange(ITEMS).view(-1, 1)
+            losses = torch.stack([head.loss(before_targets(head, state, i), i) for i in every])
             assert sorted(found.items[row].tolist()) == list(range(ITEMS))
             ranked, scores = losses[found.items[row]], found.scores[row]
             assert (ranked.diff() > -1e-5).all()
