@@ -2,6 +2,7 @@
 
 from genrec.models.backbones import (
     BACKBONES,
+    HSTU,
     Backbone,
     BackboneSpec,
     BeamState,
@@ -34,6 +35,7 @@ from genrec.models.tables import ItemTables
 __all__ = [
     "BACKBONES",
     "HEADS",
+    "HSTU",
     "ITEM_ENCODERS",
     "AutoregressiveHead",
     "Backbone",
