@@ -210,7 +210,7 @@ def test_a_filter_of_the_trie_serves_a_head_without_one(head: Head, trie: Prefix
         assert sorted(row) == [-1] * (ITEMS // 2) + list(range(1, ITEMS, 2))
 
 
-def test_renormalised_probabilities_of_all_tuples_add_up_to_one(head: Head, trie: PrefixTrie) -> None:
+def test_renormalised_scores_of_all_tuples_add_up_to_one(head: Head, trie: PrefixTrie) -> None:
     """Heads that search by beams only; elsewhere the option changes nothing."""
     hidden = torch.randn(3, WIDTH)
     masked, renormalised = (
