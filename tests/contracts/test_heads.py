@@ -230,3 +230,19 @@ def test_a_filter_of_the_trie_serves_a_head_without_one(head: Head, trie: Prefix
     found = head.search(of_users(head, hidden), k=ITEMS, trie=trie, filter=some, exact=True)
     for row in found.items.tolist():
         assert sorted(row) == [-1] * (ITEMS // 2) + list(range(1, ITEMS, 2))
+
+
+def test_renormalised_scores_of_all_tuples_add_up_to_one(head: Head, trie: PrefixTrie) -> None:
+    """Heads that search by beams only; elsewhere the option changes nothing."""
+    hidden = torch.randn(3, WIDTH)
+    masked, renormalised = (
+        head.search(of_users(head, hidden), k=ITEMS, trie=trie, exact=True, renormalize=mode)
+        for mode in (False, True)
+    )
+    if not head.searches_by_beams:
+        assert torch.equal(masked.items, renormalised.items)
+        assert torch.equal(masked.scores, renormalised.scores)
+        return
+    torch.testing.assert_close(renormalised.leaf_scores.exp().sum(1), torch.ones(3))
+    assert (masked.leaf_scores.exp().sum(1) < 0.99).all()  # some of it leaks
+    assert renormalised.certified.all()

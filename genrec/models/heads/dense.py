@@ -159,6 +159,7 @@ class DenseHead(Head):
         filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
+        renormalize: bool = False,
     ) -> SearchResult:
         """Exact top `k` over the catalogue."""
         scores = self.scores(hidden, self.catalog()).float()
