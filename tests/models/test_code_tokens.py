@@ -160,9 +160,10 @@ def test_a_full_history_fits(model: Recommender) -> None:
     items = torch.randint(0, ITEMS, (2, 6))
     mask = torch.ones_like(items, dtype=torch.bool)
     labels = torch.cat([items[:, 1:], items[:, :1]], 1)
-    loss = model(items, mask, labels=labels).loss
-    assert torch.isfinite(loss)
-    assert len(model.search({"items": items, "mask": mask}, k=3, trie=trie_of(model))) == 2
+    days = 86_400 * torch.arange(6).expand(2, -1)
+    batch = {"items": items, "mask": mask, "event_time": days, "query_time": days + 86_400}
+    assert torch.isfinite(model(**batch, labels=labels).loss)
+    assert len(model.search(batch, k=3, trie=trie_of(model))) == 2
 
 
 @pytest.mark.parametrize("tied", [False, True])
