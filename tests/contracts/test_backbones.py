@@ -10,7 +10,13 @@ from genrec.models import BACKBONES, Backbone, BeamState, SequenceMeta
 
 WIDTH, LENGTH = 16, 12
 LEVELS = 3  # codes of an item: two of them are fed when the third is predicted
-VARIANTS = [(name, {}) for name in BACKBONES] + [("transformer", {"positions": "rotary"})]
+VARIANTS = [
+    *((name, {}) for name in BACKBONES),
+    ("transformer", {"positions": "rotary"}),
+    ("hf", {"architecture": "llama", "heads": 4, "kv_heads": 2}),
+    ("hf", {"architecture": "mistral", "config": {"sliding_window": 4}}),
+    ("hf", {"architecture": "gpt2"}),
+]
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda v: f"{v[0]}{v[1] or ''}")

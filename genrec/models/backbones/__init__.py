@@ -1,15 +1,23 @@
 """Backbones: one file each, all behind `Backbone`."""
 
 from genrec.models.backbones.base import Backbone, BackboneSpec, BeamState, ContextState
+from genrec.models.backbones.huggingface import HuggingFaceDecoder
+from genrec.models.backbones.t5 import T5
 from genrec.models.backbones.transformer import CausalTransformer
 
-BACKBONES: dict[str, type[Backbone]] = {"transformer": CausalTransformer}
+BACKBONES: dict[str, type[Backbone]] = {
+    "transformer": CausalTransformer,
+    "t5": T5,
+    "hf": HuggingFaceDecoder,
+}
 
 __all__ = [
     "BACKBONES",
+    "T5",
     "Backbone",
     "BackboneSpec",
     "BeamState",
     "CausalTransformer",
     "ContextState",
+    "HuggingFaceDecoder",
 ]
