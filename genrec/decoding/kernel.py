@@ -1,8 +1,8 @@
 """The compiled expansion of beams: log-sum-exp, child gather and top-k in one pass per user.
 
-Needs numba (`pip install genrec[fast]`); `genrec.decoding.step` calls it. A candidate is looked at
-only if its chunk's best log-probability could still enter the beam, and asked for filters and
-exclusions only if it does. Candidates lie in a buffer that is cut back to the best ``keep + 1``
+Needs numba (`pip install genrec[fast]`); `genrec.decoding.compiled_step` calls it. A candidate is
+looked at only if its chunk's best log-probability could still enter the beam, and asked for filters
+and exclusions only if it does. Candidates lie in a buffer that is cut back to the best ``keep + 1``
 whenever it is full; the last of them is the threshold, and in the end the best one dropped.
 
 Sums of exponentials may be reordered by the compiler; scores, thresholds and keys may not.

@@ -103,7 +103,7 @@ class PrefixTrie:
         self._leaf_bags: tuple[Tensor, Tensor] | None = None
         self._bag_ties = leaf_tie
         self._live_nodes: dict[int, Tensor] = {}
-        self.level_arrays: dict[int, tuple[np.ndarray, ...]] = {}  # the compiled kernel's
+        self.derived: dict[str, Any] = {}  # what back ends make of it once
 
     @classmethod
     def from_codes(

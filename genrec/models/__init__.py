@@ -2,11 +2,14 @@
 
 from genrec.models.backbones import (
     BACKBONES,
+    HSTU,
+    T5,
     Backbone,
     BackboneSpec,
     BeamState,
     CausalTransformer,
     ContextState,
+    HuggingFaceDecoder,
 )
 from genrec.models.code_decoder import CodeDecoder
 from genrec.models.heads import (
@@ -34,7 +37,9 @@ from genrec.models.tables import ItemTables
 __all__ = [
     "BACKBONES",
     "HEADS",
+    "HSTU",
     "ITEM_ENCODERS",
+    "T5",
     "AutoregressiveHead",
     "Backbone",
     "BackboneSpec",
@@ -44,6 +49,7 @@ __all__ = [
     "ContextState",
     "DenseHead",
     "Head",
+    "HuggingFaceDecoder",
     "IdEmbedding",
     "ItemEncoder",
     "ItemTables",

@@ -25,7 +25,14 @@ from genrec.data import Dataset, TrainingSequences
 from genrec.embedding import ItemVectors
 from genrec.errors import ArtefactError, ConfigError
 from genrec.evaluation import ModelRanker, evaluate, machine, peak_memory
-from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS, Recommender, RecommenderConfig
+from genrec.models import (
+    BACKBONES,
+    HEADS,
+    ITEM_ENCODERS,
+    BackboneSpec,
+    Recommender,
+    RecommenderConfig,
+)
 from genrec.models.registry import with_defaults
 from genrec.pipeline.checks import check_part
 from genrec.pipeline.notes import note, plural
@@ -84,7 +91,7 @@ def train(
         vocabulary: SID vocabulary folder, for models that read or write codes.
         vectors: item vectors folder, for models that read them.
         item_encoder: `type` (sid, sid-tokens, semantic, id, sum) and its options.
-        backbone: `type` (transformer) and its options.
+        backbone: `type` (transformer, hstu, t5, hf) and its options.
         head: `type` (autoregressive, parallel, dense, regression, tokens) and its options.
         d_model: width.
         max_history: longest history in items; longer ones keep their latest events.
@@ -143,7 +150,12 @@ def train(
     if content is not None:
         tables["vectors"] = content.vectors
 
-    check_parts(config)
+    spec = check_parts(config)
+    if spec.uses_time and data.histories.timestamps is None:
+        raise ConfigError(
+            f"train: the backbone {config.backbone['type']!r} reads the time of every event, which "
+            f"{dataset} does not have; set --backbone.times none or choose another backbone"
+        )
     with naming(dataset):
         sequences = TrainingSequences(
             data.histories, parts, max_length=max_history, last_only=training.last_only
@@ -268,8 +280,11 @@ def fitted_without_training(sids: SidVocabulary | None, counts: np.ndarray) -> i
     return int((sids.fitted & (counts == 0)).sum())
 
 
-def check_parts(config: RecommenderConfig) -> None:
+def check_parts(config: RecommenderConfig) -> BackboneSpec:
     """Build the parts without memory, so that a misspelt key is found before anything is written.
+
+    Returns:
+        What the backbone is and needs.
 
     Raises:
         ConfigError: for unknown types and keys, values that make no sense, and parts that need
@@ -284,7 +299,7 @@ def check_parts(config: RecommenderConfig) -> None:
     if not 0 <= config.input_dropout < 1:
         raise ConfigError(f"train: input_dropout={config.input_dropout}; expected from 0 to 1")
     with torch.device("meta"):
-        Recommender(config)
+        return Recommender(config).backbone.spec
 
 
 def _check_out(out: str) -> Path:

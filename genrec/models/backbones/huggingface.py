@@ -133,6 +133,8 @@ class HuggingFaceDecoder(Backbone):
         self, embeddings: torch.Tensor, meta: SequenceMeta, kept: _Kept | None
     ) -> torch.Tensor:
         self.check_length(embeddings.shape[1])
+        if len(embeddings) == 0:  # which reshapes inside the model refuse
+            return embeddings
         whole = bool(meta.mask.all())
         return self.model(
             inputs_embeds=embeddings,

@@ -130,6 +130,8 @@ class T5(Backbone):
     ) -> torch.Tensor:
         """See `Backbone.block_states`: the decoder over each block, given what stands before."""
         self.check_length(embeddings.shape[1])
+        if len(row) == 0:
+            return embeddings.new_zeros(0, length, embeddings.shape[2])
         order = start.argsort(stable=True)
         states = [
             self._pass(embeddings, meta, row=row[some], start=start[some], length=length)

@@ -1,0 +1,48 @@
+"""Backbones other than the transformer through the verbs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from genrec.errors import ConfigError
+from genrec.pipeline import evaluate, train
+from genrec.training import TrainingConfig
+
+PLAN: dict[str, Any] = {
+    "item_encoder": {"type": "id"},
+    "head": {"type": "dense", "similarity": "cosine", "temperature": 0.05},
+    "d_model": 16,
+    "max_history": 12,
+    "training": TrainingConfig(epochs=1, batch_size=64),
+    "progress": False,
+}
+
+
+@pytest.mark.parametrize("name", ["hstu"])
+def test_times_reach_the_backbone(name: str, shop: Path, tmp_path: Path) -> None:
+    run = train(str(shop / "dataset"), str(tmp_path / "run"), backbone={"type": name}, **PLAN)
+    parts = run.model.backbone.state_dict()
+    (table,) = [value for key, value in parts.items() if key == "layers.0.time"]
+    assert table.std() > 0
+    report = tmp_path / "report"
+    evaluate(str(tmp_path / "run"), str(report), examples=0)
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["hstu"])
+def test_data_without_times_are_refused_before_training(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    events = [(u, (u + n) % 9, n) for u in range(12) for n in range(5)]
+    frame = pd.DataFrame(events, columns=["user_id", "item_id", "position"])
+    frame.to_parquet(folder / "interactions.parquet")
+    pd.DataFrame({"item_id": range(9)}).to_parquet(folder / "items.parquet")
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match=f"'{name}' reads the time of every event"):
+        train(str(folder), str(out), backbone={"type": name}, **PLAN)
+    assert not out.exists()
+    train(str(folder), str(out), backbone={"type": name, "times": "none"}, **PLAN)
