@@ -9,7 +9,10 @@ from genrec.models.backbones import (
     BeamState,
     CausalTransformer,
     ContextState,
+    FuXiAlpha,
+    FuXiBeta,
     HuggingFaceDecoder,
+    TokenFormer,
 )
 from genrec.models.code_decoder import CodeDecoder
 from genrec.models.heads import (
@@ -48,6 +51,8 @@ __all__ = [
     "CodeDecoder",
     "ContextState",
     "DenseHead",
+    "FuXiAlpha",
+    "FuXiBeta",
     "Head",
     "HuggingFaceDecoder",
     "IdEmbedding",
@@ -63,5 +68,6 @@ __all__ = [
     "SidEmbedding",
     "SidTokens",
     "SumEncoder",
+    "TokenFormer",
     "TokenHead",
 ]

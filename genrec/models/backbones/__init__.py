@@ -1,9 +1,11 @@
 """Backbones: one file each, all behind `Backbone`."""
 
 from genrec.models.backbones.base import Backbone, BackboneSpec, BeamState, ContextState
+from genrec.models.backbones.fuxi import FuXiAlpha, FuXiBeta
 from genrec.models.backbones.hstu import HSTU
 from genrec.models.backbones.huggingface import HuggingFaceDecoder
 from genrec.models.backbones.t5 import T5
+from genrec.models.backbones.tokenformer import TokenFormer
 from genrec.models.backbones.transformer import CausalTransformer
 
 BACKBONES: dict[str, type[Backbone]] = {
@@ -11,6 +13,9 @@ BACKBONES: dict[str, type[Backbone]] = {
     "hstu": HSTU,
     "t5": T5,
     "hf": HuggingFaceDecoder,
+    "fuxi-alpha": FuXiAlpha,
+    "fuxi-beta": FuXiBeta,
+    "tokenformer": TokenFormer,
 }
 
 __all__ = [
@@ -22,5 +27,8 @@ __all__ = [
     "BeamState",
     "CausalTransformer",
     "ContextState",
+    "FuXiAlpha",
+    "FuXiBeta",
     "HuggingFaceDecoder",
+    "TokenFormer",
 ]
