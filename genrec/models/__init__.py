@@ -3,6 +3,7 @@
 from genrec.models.backbones import (
     BACKBONES,
     HSTU,
+    T5,
     Backbone,
     BackboneSpec,
     BeamState,
@@ -10,6 +11,7 @@ from genrec.models.backbones import (
     ContextState,
     FuXiAlpha,
     FuXiBeta,
+    HuggingFaceDecoder,
     TokenFormer,
 )
 from genrec.models.code_decoder import CodeDecoder
@@ -40,6 +42,7 @@ __all__ = [
     "HEADS",
     "HSTU",
     "ITEM_ENCODERS",
+    "T5",
     "AutoregressiveHead",
     "Backbone",
     "BackboneSpec",
@@ -51,6 +54,7 @@ __all__ = [
     "FuXiAlpha",
     "FuXiBeta",
     "Head",
+    "HuggingFaceDecoder",
     "IdEmbedding",
     "ItemEncoder",
     "ItemTables",

@@ -16,6 +16,9 @@ LEVELS = 3  # codes of an item: two of them are fed when the third is predicted
 VARIANTS = [
     *((name, {}) for name in BACKBONES),
     ("transformer", {"positions": "rotary"}),
+    ("hf", {"architecture": "llama", "heads": 4, "kv_heads": 2}),
+    ("hf", {"architecture": "mistral", "config": {"sliding_window": 4}}),
+    ("hf", {"architecture": "gpt2"}),
     ("hstu", {"times": "event", "concat_ua": True}),
     ("hstu", {"times": "none", "dqk": 3, "dv": 5}),
     ("fuxi-alpha", {"times": "event", "ffn": 24}),
