@@ -145,6 +145,7 @@ class _Parser(ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", _Formatter)
+        kwargs.setdefault("allow_abbrev", False)  # an option added later must not change a script
         super().__init__(*args, **kwargs)
 
     def add_function_arguments(

@@ -86,7 +86,7 @@ def main() -> None:
                 bias = position.index_select(0, pairs.distance.flatten()).view(length, length)
             else:
                 bias = lookup(position, pairs.distance)
-            out = form(*tensors, normalizer=length, bias=bias, table=table, buckets=pairs.buckets)
+            out = form(*tensors, normalizer=length, bias=bias, table=table, buckets=pairs.gaps)
             out.backward(upstream)
 
         return run

@@ -124,6 +124,7 @@ def test_version(genrec):
         (["prepare"], "subcommand"),
         (["prepare", "excel", "a", "b"], "invalid choice: 'excel'"),
         (["train", "a", "b", "--training.epocs", "3"], "epocs"),
+        (["train", "a", "b", "--vocab", "c"], "--vocab"),
         (["train", "a", "b", "--training.epochs", "many"], "training.epochs"),
         (["train", "a", "b", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["quantize", "a", "b", "--collisions", "alow"], "collisions"),

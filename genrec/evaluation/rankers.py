@@ -158,6 +158,7 @@ class ModelRanker:
         trie: the prefix trie of its SID vocabulary, for heads that score codes.
         beam_width: tuples kept per step, for heads that search by beams; None is `max(50, 2 k)`.
         exact: widen the search of each user until it is certified.
+        renormalize: for heads that search by beams: score by log-softmax over the codes that exist.
         name: shown in reports.
 
     Raises:
@@ -172,12 +173,14 @@ class ModelRanker:
         *,
         beam_width: int | None = 50,
         exact: bool = False,
+        renormalize: bool = False,
         name: str = "model",
     ) -> None:
         self.model = model
         self.trie = trie if model.head.uses_trie else None
         self.beam_width = beam_width
         self.exact = exact
+        self.renormalize = renormalize
         self.name = name
         self.has_tuples = model.head.uses_trie
         if self.has_tuples and trie is None:
@@ -186,10 +189,10 @@ class ModelRanker:
             model.check_trie(self.trie)
 
     def replace(self, **changes: Any) -> ModelRanker:
-        """The same model decoded otherwise: `beam_width`, `exact`, `name`."""
+        """The same model decoded otherwise: `beam_width`, `exact`, `renormalize`, `name`."""
         other = copy.copy(self)
         for key, value in changes.items():
-            if key not in ("beam_width", "exact", "name"):
+            if key not in ("beam_width", "exact", "renormalize", "name"):
                 raise TypeError(f"{key!r} is not a decoding setting")
             setattr(other, key, value)
         return other
@@ -210,11 +213,12 @@ class ModelRanker:
         return leaves[items.to(leaves.device)].to(torch.int64)
 
     def settings(self) -> dict[str, Any]:
-        """Beam width (None for heads that score everything), exactness, device, parameters."""
+        """Beam width (None for heads that score everything), exactness, scores, device, size."""
         beams = self.model.head.searches_by_beams
         return {
             "beam_width": self.beam_width if beams else None,
             "exact": self.exact or not beams,
+            **({"scores": "renormalized" if self.renormalize else "masked"} if beams else {}),
             "device": self.model.device.type,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
         }
@@ -261,6 +265,7 @@ class ModelRanker:
                 filter=filter,
                 beam_width=self.beam_width or default_beam_width(k),
                 exact=self.exact,
+                renormalize=self.renormalize,
             )
 
 

@@ -3,11 +3,16 @@
 from genrec.models.backbones import (
     BACKBONES,
     HSTU,
+    T5,
     Backbone,
     BackboneSpec,
     BeamState,
     CausalTransformer,
     ContextState,
+    FuXiAlpha,
+    FuXiBeta,
+    HuggingFaceDecoder,
+    TokenFormer,
 )
 from genrec.models.code_decoder import CodeDecoder
 from genrec.models.heads import (
@@ -37,6 +42,7 @@ __all__ = [
     "HEADS",
     "HSTU",
     "ITEM_ENCODERS",
+    "T5",
     "AutoregressiveHead",
     "Backbone",
     "BackboneSpec",
@@ -45,7 +51,10 @@ __all__ = [
     "CodeDecoder",
     "ContextState",
     "DenseHead",
+    "FuXiAlpha",
+    "FuXiBeta",
     "Head",
+    "HuggingFaceDecoder",
     "IdEmbedding",
     "ItemEncoder",
     "ItemTables",
@@ -59,5 +68,6 @@ __all__ = [
     "SidEmbedding",
     "SidTokens",
     "SumEncoder",
+    "TokenFormer",
     "TokenHead",
 ]

@@ -282,6 +282,7 @@ class Recommender(PreTrainedModel):
         filter: Filter | None = None,
         beam_width: int | None = None,
         exact: bool = False,
+        renormalize: bool = False,
     ) -> SearchResult:
         """The best `k` next items of each history, best first.
 
@@ -298,6 +299,8 @@ class Recommender(PreTrainedModel):
                 or for `config.num_items` where the head needs no trie.
             beam_width: for heads that search by beams; `max(50, 2 k)` by default.
             exact: widen the search until the result is proven exact.
+            renormalize: for heads that search by beams: give no probability to codes that do not
+                exist, see `genrec.decoding.beam_search`.
 
         Raises:
             ArtefactError: if the trie is of another vocabulary.
@@ -314,6 +317,7 @@ class Recommender(PreTrainedModel):
             filter=filter,
             beam_width=beam_width or default_beam_width(k),
             exact=exact,
+            renormalize=renormalize,
         )
 
     def check_vocabulary(self, fingerprint: str) -> None:

@@ -63,6 +63,7 @@ def evaluate(
     masks: list[Literal["unmasked", "masked"]] = ["unmasked", "masked"],  # noqa: B006
     beam_width: int = 50,
     exact: bool = False,
+    renormalize: bool = False,
     beams: list[int] = [10, 20, 50, 100],  # noqa: B006
     beam_users: int = 0,
     examples: int = 3,
@@ -92,6 +93,8 @@ def evaluate(
         masks: `unmasked`, `masked` (items of the history left out) or both.
         beam_width: of heads that search by beams.
         exact: prove every list.
+        renormalize: of heads that search by beams: score by the probabilities among the codes that
+            exist; by default the model's own, which codes that do not exist have a part of.
         beams: widths whose loss against exact search is measured; empty skips it.
         beam_users: measure it on a sample of so many users; 0 means all.
         examples: users whose history and lists are shown.
@@ -157,6 +160,7 @@ def evaluate(
             else None,
             beam_width=beam_width,
             exact=exact,
+            renormalize=renormalize,
             name=name,
         )
         for name, run in opened.items()

@@ -47,6 +47,7 @@ def recommend(
     deny_per_user: str | None = None,
     beam_width: int | None = None,
     exact: bool = False,
+    renormalize: bool = False,
     out: str | None = None,
     title_column: str = "title",
     batch_size: int = 512,
@@ -78,6 +79,8 @@ def recommend(
         deny_per_user: likewise: never recommend these to the user.
         beam_width: of the search, at least 50 by default and more for long lists.
         exact: prove every list.
+        renormalize: of heads that search by beams: score by the probabilities among the codes that
+            exist; by default the model's own, which codes that do not exist have a part of.
         out: file to write (.csv, .parquet or .jsonl); printed otherwise.
         title_column: column of the catalog shown beside the ids.
         batch_size: users per batch.
@@ -153,7 +156,9 @@ def recommend(
     note_missing_titles(data.catalog, title_column)
     trie = opened.vocabulary.trie() if opened.vocabulary is not None else None
     model = opened.model_on(place_of_model)
-    ranker = ModelRanker(model, trie, beam_width=beam_width, exact=exact, name=opened.name)
+    ranker = ModelRanker(
+        model, trie, beam_width=beam_width, exact=exact, renormalize=renormalize, name=opened.name
+    )
     frames, lengths = [], []
     for first in range(0, len(shown), batch_size):
         part = slice(first, first + batch_size)

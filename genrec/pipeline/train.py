@@ -91,7 +91,8 @@ def train(
         vocabulary: SID vocabulary folder, for models that read or write codes.
         vectors: item vectors folder, for models that read them.
         item_encoder: `type` (sid, sid-tokens, semantic, id, sum) and its options.
-        backbone: `type` (transformer, hstu) and its options.
+        backbone: `type` (transformer, hstu, fuxi-alpha, fuxi-beta, tokenformer, t5, hf) and its
+            options.
         head: `type` (autoregressive, parallel, dense, regression, tokens) and its options.
         d_model: width.
         max_history: longest history in items; longer ones keep their latest events.

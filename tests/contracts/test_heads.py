@@ -129,6 +129,28 @@ def test_search_ranks_by_score_and_repeats_itself(head: Head, trie: PrefixTrie) 
         assert sorted(row.tolist()) == list(range(ITEMS))
 
 
+def test_search_ranks_the_whole_catalog_as_the_loss_does(head: Head, trie: PrefixTrie) -> None:
+    """Brute force: the loss of every item as the target, one at a time, against one search."""
+    if getattr(head, "kind", None) == "sampled":
+        head.kind = "full"  # what the sample stands for
+    hidden = torch.randn(3, WIDTH)
+    for options in ({"exact": True}, {"beam_width": ITEMS}):
+        found = head.search(of_users(head, hidden), k=ITEMS, trie=trie, **options)
+        assert found.certified.all()
+        for row in range(3):
+            state = hidden[row : row + 1]
+            every = torch.arange(ITEMS).view(-1, 1)
+            losses = torch.stack([head.loss(before_targets(head, state, i), i) for i in every])
+            assert sorted(found.items[row].tolist()) == list(range(ITEMS))
+            ranked, scores = losses[found.items[row]], found.scores[row]
+            assert (ranked.diff() > -1e-5).all()
+            # A loss is a score times a constant, but for what all items share.
+            scale = (ranked[-1] - ranked[0]) / (scores[0] - scores[-1])
+            torch.testing.assert_close(
+                (ranked - ranked[0]) / scale, scores[0] - scores, atol=1e-3, rtol=1e-3
+            )
+
+
 def test_excluded_items_never_come_back(head: Head, trie: PrefixTrie) -> None:
     hidden = torch.randn(3, WIDTH)
     best = head.search(of_users(head, hidden), k=4, trie=trie, exact=True).items
@@ -208,3 +230,19 @@ def test_a_filter_of_the_trie_serves_a_head_without_one(head: Head, trie: Prefix
     found = head.search(of_users(head, hidden), k=ITEMS, trie=trie, filter=some, exact=True)
     for row in found.items.tolist():
         assert sorted(row) == [-1] * (ITEMS // 2) + list(range(1, ITEMS, 2))
+
+
+def test_renormalised_scores_of_all_tuples_add_up_to_one(head: Head, trie: PrefixTrie) -> None:
+    """Heads that search by beams only; elsewhere the option changes nothing."""
+    hidden = torch.randn(3, WIDTH)
+    masked, renormalised = (
+        head.search(of_users(head, hidden), k=ITEMS, trie=trie, exact=True, renormalize=mode)
+        for mode in (False, True)
+    )
+    if not head.searches_by_beams:
+        assert torch.equal(masked.items, renormalised.items)
+        assert torch.equal(masked.scores, renormalised.scores)
+        return
+    torch.testing.assert_close(renormalised.leaf_scores.exp().sum(1), torch.ones(3))
+    assert (masked.leaf_scores.exp().sum(1) < 0.99).all()  # some of it leaks
+    assert renormalised.certified.all()

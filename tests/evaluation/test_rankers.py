@@ -131,6 +131,7 @@ def test_an_item_model_needs_no_trie(
     assert torch.equal(again.search(batch, k=10).items, found.items)
     assert again.leaf_of(torch.tensor([3])).tolist() == [3]
     assert ranker.settings()["beam_width"] is None and ranker.settings()["exact"]
+    assert "scores" not in ranker.settings()
 
 
 @pytest.mark.parametrize("kind", ["sid", "item", "popularity"])
@@ -183,6 +184,8 @@ def test_settings_and_replacement(sid_model: Recommender, trie: PrefixTrie) -> N
     wide = ranker.replace(beam_width=99, exact=True)
     assert (ranker.beam_width, ranker.exact) == (30, False)
     assert wide.settings()["beam_width"] == 99 and wide.settings()["exact"]
+    assert wide.settings()["scores"] == "masked"
+    assert wide.replace(renormalize=True).settings()["scores"] == "renormalized"
     assert wide.settings()["parameters"] == sum(p.numel() for p in sid_model.parameters())
     with pytest.raises(TypeError, match="trie"):
         ranker.replace(trie=None)

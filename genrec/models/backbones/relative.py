@@ -7,6 +7,7 @@ asked about at token i and the time of token j, whose bounds grow by a factor of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,14 @@ def time_buckets(asked: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
     return buckets
 
 
+def log_gaps(asked: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
+    """`ln(1 + max(asked_i - event_j, 0))` as float32 `[B, Q, K]`; see `time_buckets`."""
+    return (asked[:, :, None] - event[:, None, :]).clamp_min_(0).float().log1p_()
+
+
+Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 def distances(meta: SequenceMeta) -> torch.Tensor:
     """`max(i - j, 0)` of positions as int32, `[S, S]` where all rows agree, else `[B, S, S]`."""
     if meta.right_padded:
@@ -100,23 +109,29 @@ class Pairs:
 
     Attributes:
         distance: int32 `[Q, K]` or `[B, Q, K]`.
-        buckets: uint8 `[B, Q, K]`, or None without times.
+        gaps: `[B, Q, K]`, the gap between the time asked about and that of the key, measured as
+            `time_buckets` or `log_gaps` do; None without times.
     """
 
     distance: torch.Tensor
-    buckets: torch.Tensor | None
+    gaps: torch.Tensor | None
 
     @classmethod
-    def of(cls, meta: SequenceMeta, times: str) -> Pairs:
+    def of(cls, meta: SequenceMeta, times: str, measure: Measure = time_buckets) -> Pairs:
         """The pairs `[S, S]` of a batch; `times` as for `asked_times`, or `none`."""
-        buckets = None
+        gaps = None
         if times != "none":
-            buckets = time_buckets(asked_times(meta, times), event_times(meta, times))
-        return cls(distance=distances(meta), buckets=buckets)
+            gaps = measure(asked_times(meta, times), event_times(meta, times))
+        return cls(distance=distances(meta), gaps=gaps)
 
     @classmethod
     def of_step(
-        cls, meta: SequenceMeta, seen: SequenceMeta, context: SequenceMeta, times: str
+        cls,
+        meta: SequenceMeta,
+        seen: SequenceMeta,
+        context: SequenceMeta,
+        times: str,
+        measure: Measure = time_buckets,
     ) -> Pairs:
         """The pairs `[B, 1, K]` of a decoded token `[B, 1]` with the tokens `seen`, `[B, K]`.
 
@@ -125,12 +140,13 @@ class Pairs:
             seen: the history's tokens, or those decoded so far.
             context: the history.
             times: as for `of`.
+            measure: as for `of`.
         """
         distance = (meta.position[:, :, None] - seen.position[:, None, :]).clamp_min(0)
-        buckets = None
+        gaps = None
         if times != "none":
-            buckets = time_buckets(step_times(meta, context, times), event_times(seen, times))
-        return cls(distance=distance.to(torch.int32), buckets=buckets)
+            gaps = measure(step_times(meta, context, times), event_times(seen, times))
+        return cls(distance=distance.to(torch.int32), gaps=gaps)
 
 
 def lookup(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -42,22 +42,23 @@ def shared_attention(
     """
     users, heads, width, size = query.shape
     groups, length = key.shape[1], key.shape[2]
+    each = heads // groups  # queries that share a key
     query = query * (size**-0.5 if scale is None else scale)
-    # A group's queries are rows of one product: [B, G, H / G * W, w].
-    rows = query.reshape(users, groups, -1, size)
+    # A group's queries are rows of one product.
+    rows = query.reshape(users, groups, each * width, size)
     scores = (rows @ key.transpose(-1, -2)).view(users, heads, width, length)
     if bias is not None:
         scores = scores + bias
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -torch.inf)
     if own_key is not None:
-        split = query.view(users, groups, -1, width, size)
+        split = query.view(users, groups, each, width, size)
         own = torch.einsum("bghnw,bnlgw->bghnl", split, own_key).flatten(1, 2)
         scores = torch.cat([scores, own if own_bias is None else own + own_bias], -1)
     shares = F.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
-    context = shares[..., :length].reshape(users, groups, -1, length)
+    context = shares[..., :length].reshape(users, groups, each * width, length)
     mixed = (context @ value).view(users, heads, width, size)
     if own_value is not None:
-        split = shares[..., length:].view(users, groups, -1, width, own_value.shape[2])
+        split = shares[..., length:].reshape(users, groups, each, width, own_value.shape[2])
         mixed = mixed + torch.einsum("bghnl,bnlgw->bghnw", split, own_value).flatten(1, 2)
     return mixed

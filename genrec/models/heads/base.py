@@ -58,6 +58,7 @@ class Head(nn.Module, ABC):
         filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
+        renormalize: bool = False,
     ) -> SearchResult:
         """The best `k` items of each user.
 
@@ -71,4 +72,6 @@ class Head(nn.Module, ABC):
                 or for the number of items where a head needs no trie.
             beam_width: for heads that search by beams.
             exact: prove the result, at any cost.
+            renormalize: for heads that search by beams: score by log-softmax over the codes that
+                exist after a prefix instead of by the head's own log-probabilities.
         """

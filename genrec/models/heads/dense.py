@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,12 +79,33 @@ class DenseHead(Head):
         )
         self.kind, self.negatives, self.negative_power = loss, negatives, negative_power
         self.own = IdEmbedding(tables=tables, d_model=d_model) if items == "table" else None
+        self._catalog: tuple[tuple[Any, ...], torch.Tensor] | None = None
 
     def candidates(self, items: torch.Tensor | None = None) -> torch.Tensor:
         """Vectors `[n, D]` of `items`, or `[N, D]` of the whole catalogue."""
         source = self.encoder if self.own is None else self.own
         vectors = source.all_items() if items is None else source(items)
         return F.normalize(vectors, dim=-1) if self.similarity == "cosine" else vectors
+
+    def catalog(self) -> torch.Tensor:
+        """Vectors `[N, D]` that searches compare with; encoded again once a value has changed.
+
+        Kept between searches, `4 N D` bytes, as encoding the whole catalogue costs more than a
+        search. In training mode, where dropout makes every encoding another one, nothing is kept.
+        """
+        parts = (self.encoder if self.own is None else self.own, self.tables)
+        values = [*(v for part in parts for v in (*part.parameters(), *part.buffers()))]
+        if self.training or any(value.is_inference() for value in values):
+            return self.candidates()
+        device = self.tables.counts.device.type
+        state = (
+            torch.is_autocast_enabled(device),
+            *((value.data_ptr(), value._version) for value in values),
+        )
+        if self._catalog is None or self._catalog[0] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                self._catalog = state, self.candidates()
+        return self._catalog[1]
 
     def scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits `[M, n]` of states `[M, D]` for candidates `[n, D]`."""
@@ -137,9 +159,10 @@ class DenseHead(Head):
         filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
+        renormalize: bool = False,
     ) -> SearchResult:
         """Exact top `k` over the catalogue."""
-        scores = self.scores(hidden, self.candidates()).float()
+        scores = self.scores(hidden, self.catalog()).float()
         return dense_search(
             scores, k=k, tie_order=self.tables.tie_order, exclude=exclude, filter=filter
         )

@@ -93,6 +93,7 @@ class TokenHead(Head):
         filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
+        renormalize: bool = False,
     ) -> SearchResult:
         """Beam search over the trie, certified; `exact` widens rows until they are proven."""
         if trie is None:
@@ -105,4 +106,5 @@ class TokenHead(Head):
             exclude=exclude,
             filter=filter,
             exact=exact,
+            renormalize=renormalize,
         )
