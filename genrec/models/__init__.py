@@ -26,12 +26,16 @@ from genrec.models.heads import (
 )
 from genrec.models.item_encoders import (
     ITEM_ENCODERS,
+    ActionEmbedding,
+    EventFeature,
     IdEmbedding,
     ItemEncoder,
+    PrefixEmbedding,
     SemanticProjection,
     SidEmbedding,
     SidTokens,
     SumEncoder,
+    TimeGapEmbedding,
 )
 from genrec.models.meta import SequenceMeta
 from genrec.models.recommender import Recommender, RecommenderConfig, RecommenderOutput
@@ -43,6 +47,7 @@ __all__ = [
     "HSTU",
     "ITEM_ENCODERS",
     "T5",
+    "ActionEmbedding",
     "AutoregressiveHead",
     "Backbone",
     "BackboneSpec",
@@ -51,6 +56,7 @@ __all__ = [
     "CodeDecoder",
     "ContextState",
     "DenseHead",
+    "EventFeature",
     "FuXiAlpha",
     "FuXiBeta",
     "Head",
@@ -59,6 +65,7 @@ __all__ = [
     "ItemEncoder",
     "ItemTables",
     "ParallelHead",
+    "PrefixEmbedding",
     "Recommender",
     "RecommenderConfig",
     "RecommenderOutput",
@@ -68,6 +75,7 @@ __all__ = [
     "SidEmbedding",
     "SidTokens",
     "SumEncoder",
+    "TimeGapEmbedding",
     "TokenFormer",
     "TokenHead",
 ]

@@ -19,7 +19,8 @@ from genrec.models.backbones.feedforward import SwiGLU
 from genrec.models.backbones.gated import GatedBackbone, GatedLayer
 from genrec.models.backbones.inputs import check_counts
 from genrec.models.backbones.pointwise import pointwise_attention, shared_pointwise_attention
-from genrec.models.backbones.relative import TIME_BUCKETS, Pairs, log_gaps, lookup
+from genrec.models.backbones.relative import Pairs, log_gaps, lookup
+from genrec.models.times import TIME_BUCKETS
 
 EPSILON = 1e-6
 

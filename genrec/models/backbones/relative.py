@@ -1,8 +1,8 @@
 """Biases of a pair of tokens by distance and by time, as HSTU and FuXi learn them.
 
 Position: one scalar per distance `i - j`. Time: one scalar per bucket of the gap between the time
-asked about at token i and the time of token j, whose bounds grow by a factor of `e^0.301`, about
-1.35. Neither depends on the head; each layer has its own.
+asked about at token i and the time of token j. Neither depends on the head; each layer has its
+own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from genrec.errors import ConfigError
 from genrec.models.meta import SequenceMeta
+from genrec.models.times import gap_buckets
 
-TIME_BUCKETS = 129
-BUCKET_WIDTH = 0.301
 ROWS = 128  # queries whose gaps are computed at once
 TIMES = ("request", "event", "none")
 
@@ -71,7 +70,7 @@ def step_times(meta: SequenceMeta, context: SequenceMeta, times: str) -> torch.T
 
 
 def time_buckets(asked: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
-    """`clamp(floor(ln(max(asked_i - event_j, 1)) / 0.301), 0, 128)` as uint8 `[B, Q, K]`.
+    """The bucket of `asked_i - event_j` as uint8 `[B, Q, K]`; see `gap_buckets`.
 
     Args:
         asked: int64 `[B, Q]` seconds.
@@ -81,8 +80,7 @@ def time_buckets(asked: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
     buckets = torch.empty(shape, dtype=torch.uint8, device=asked.device)
     for low in range(0, asked.shape[1], ROWS):
         rows = slice(low, low + ROWS)
-        gap = (asked[:, rows, None] - event[:, None, :]).clamp_min_(1).float()
-        buckets[:, rows] = gap.log_().div_(BUCKET_WIDTH).clamp_max_(TIME_BUCKETS - 1)
+        buckets[:, rows] = gap_buckets(asked[:, rows, None] - event[:, None, :])
     return buckets
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from genrec.errors import ConfigError
+from genrec.models.meta import SequenceMeta
 from genrec.models.tables import ItemTables, share
 
 
@@ -21,10 +22,12 @@ class ItemEncoder(nn.Module, ABC):
 
     Attributes:
         tokens_per_item: vectors of an item in the sequence that a backbone reads.
+        reads: fields of `SequenceMeta` that `events` needs.
     """
 
     tables: ItemTables
     tokens_per_item: int = 1
+    reads: frozenset[str] = frozenset()
 
     def __init__(self, *, tables: ItemTables, d_model: int) -> None:
         super().__init__()
@@ -44,6 +47,15 @@ class ItemEncoder(nn.Module, ABC):
             f"item encoder {type(self).__name__}: has one vector per item, not one per code; use "
             "type 'sid-tokens'"
         )
+
+    def events(self, meta: SequenceMeta) -> torch.Tensor | None:
+        """What the events of item-level metadata `[B, S]` add to the items they are about.
+
+        Returns:
+            float `[B, S, d_model]`, added to the token at which the item is complete; None if only
+            the items count.
+        """
+        return None
 
     def all_items(self) -> torch.Tensor:
         """Vectors `[N, d_model]` of the whole catalog."""
