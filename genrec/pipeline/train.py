@@ -93,7 +93,7 @@ def train(
             action) and its options.
         backbone: `type` (transformer, hstu, fuxi-alpha, fuxi-beta, tokenformer, t5, hf) and its
             options.
-        head: `type` (autoregressive, parallel, dense, regression, tokens) and its options.
+        head: `type` (autoregressive, parallel, dense, regression, tokens, liger) and its options.
         d_model: width.
         max_history: longest history in items; longer ones keep their latest events.
         input_norm: layer norm on item vectors before the backbone.
