@@ -40,9 +40,14 @@ class CodeDecoder:
     ) -> None:
         self.backbone, self.head, self.token, self.context = backbone, head, token, context
 
+    @property
+    def last(self) -> torch.Tensor:
+        """The state `[B, D]` of each history, from which its next item is predicted."""
+        return self.context.last
+
     def first(self) -> tuple[torch.Tensor, BeamState]:
         """Logits `[B, K_0]` of the first code, and beams that have no code yet."""
-        return self.head.level_logits(0, self.context.last), BeamState()
+        return self.head.level_logits(0, self.last), BeamState()
 
     def next(
         self, state: BeamState, parent: torch.Tensor, code: torch.Tensor, level: int

@@ -158,11 +158,16 @@ def test_saved_and_loaded(
 def test_a_full_history_fits(model: Recommender) -> None:
     """`max_history` items, in training and in search."""
     items = torch.randint(0, ITEMS, (2, 6))
-    mask = torch.ones_like(items, dtype=torch.bool)
+    times = torch.arange(7).expand(2, 7) * 1000
+    data = {
+        "items": items,
+        "mask": torch.ones_like(items, dtype=torch.bool),
+        "event_time": times[:, :6],
+        "query_time": times[:, 1:],
+    }
     labels = torch.cat([items[:, 1:], items[:, :1]], 1)
-    loss = model(items, mask, labels=labels).loss
-    assert torch.isfinite(loss)
-    assert len(model.search({"items": items, "mask": mask}, k=3, trie=trie_of(model))) == 2
+    assert torch.isfinite(model(**data, labels=labels).loss)
+    assert len(model.search(data, k=3, trie=trie_of(model))) == 2
 
 
 @pytest.mark.parametrize("tied", [False, True])
