@@ -233,7 +233,7 @@ class Recommender(PreTrainedModel):
         row, column = known.nonzero().unbind(1)
         states = self.backbone.block_states(
             embeddings[:, :used],
-            tokens.map(lambda _, value: value[:, :used]),
+            tokens.until(used),
             row=row,
             start=(column + 1) * levels,
             length=levels,

@@ -7,7 +7,7 @@ from transformers import T5Config, T5Model
 from genrec.errors import ConfigError
 from genrec.models import SequenceMeta
 from genrec.models.backbones import T5
-from genrec.models.backbones.t5 import _alike
+from genrec.models.backbones.lengths import alike
 
 WIDTH = 16
 
@@ -51,14 +51,14 @@ def test_parameter_count() -> None:
     assert sum(p.numel() for p in model.parameters()) == encoder + decoder + rest
 
 
-def test_groups_hold_every_block_once_and_are_of_like_length() -> None:
-    start = torch.randint(1, 60, (100,), generator=torch.Generator().manual_seed(0))
-    order = start.argsort(stable=True)
-    groups = list(_alike(order, start))
-    assert torch.cat(groups).tolist() == order.tolist()
+def test_groups_hold_everything_once_and_are_of_like_length() -> None:
+    lengths = torch.randint(1, 60, (100,), generator=torch.Generator().manual_seed(0))
+    groups = list(alike(lengths))
+    assert sorted(torch.cat(groups).tolist()) == list(range(100))
     assert len(groups) < 12
     for group in groups:
-        assert start[group].max() <= 1.5 * start[group].min() + 1
+        assert lengths[group].max() <= 1.5 * lengths[group].min() + 1
+    assert list(alike(lengths[:0])) == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, AutoConfig, AutoModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -23,6 +24,7 @@ from genrec.models.backbones.base import (
     Rows,
     at_last,
 )
+from genrec.models.backbones.lengths import alike
 from genrec.models.backbones.shared_attention import shared_attention
 from genrec.models.meta import SequenceMeta
 
@@ -95,7 +97,18 @@ class HuggingFaceDecoder(Backbone):
 
     def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
         """Map embeddings `[B, S, D]` to hidden states `[B, S, D]`."""
-        return self._run(embeddings, meta, None)
+        self.check_length(embeddings.shape[1])
+        if embeddings.device.type != "cpu" or not meta.right_padded or len(embeddings) == 0:
+            return self._run(embeddings, meta, None)
+        # The models compute padding; on a CPU a pass per group of like rows costs less than that.
+        lengths = meta.mask.sum(1).clamp_min(1)
+        hidden, groups = [], list(alike(lengths))
+        for rows in groups:
+            longest = int(lengths[rows[-1]])
+            some = meta.select(rows).until(longest)
+            part = self._run(embeddings[rows, :longest], some, None)
+            hidden.append(F.pad(part, (0, 0, 0, embeddings.shape[1] - longest)))
+        return torch.cat(hidden)[torch.cat(groups).argsort()]
 
     def encode(self, embeddings: torch.Tensor, meta: SequenceMeta) -> ContextState:
         """Read histories `[B, S, D]` and keep their keys and values, `[B, G, S, width]` a layer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,10 +11,9 @@ from transformers.models.t5.modeling_t5 import T5Stack
 
 from genrec.errors import ConfigError
 from genrec.models.backbones.base import Backbone, BackboneSpec, BeamState, ContextState, Rows
+from genrec.models.backbones.lengths import alike
 from genrec.models.backbones.shared_attention import shared_attention
 from genrec.models.meta import SequenceMeta
-
-_ALIKE = 1.5  # contexts of one pass: the longest by the shortest
 
 
 class T5(Backbone):
@@ -132,12 +130,12 @@ class T5(Backbone):
         self.check_length(embeddings.shape[1])
         if len(row) == 0:
             return embeddings.new_zeros(0, length, embeddings.shape[2])
-        order = start.argsort(stable=True)
+        groups = list(alike(start))
         states = [
             self._pass(embeddings, meta, row=row[some], start=start[some], length=length)
-            for some in _alike(order, start)
+            for some in groups
         ]
-        return torch.cat(states)[order.argsort()]
+        return torch.cat(states)[torch.cat(groups).argsort()]
 
     def _pass(
         self,
@@ -250,14 +248,3 @@ class T5(Backbone):
             )
             hidden = block.layer[2](hidden)
         return self.decoder.dropout(self.decoder.final_layer_norm(hidden)), rows
-
-
-def _alike(order: torch.Tensor, start: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Parts of `order` whose values in `start`, rising along it, lie within a factor."""
-    values = start[order]
-    low = 0
-    while low < len(order):
-        limit = values[low] * _ALIKE
-        high = int(torch.searchsorted(values, limit.ceil().long(), right=True))
-        yield order[low:high]
-        low = high
