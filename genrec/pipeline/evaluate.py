@@ -68,6 +68,7 @@ def evaluate(
     beam_users: int = 0,
     examples: int = 3,
     candidates: str | None = None,
+    request_action: bool = False,
     batch_size: int = 512,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -100,6 +101,8 @@ def evaluate(
         examples: users whose history and lists are shown.
         candidates: rank only the items of this file, for all users: a table with `item_id`, or a
             .txt file with one id a line. Targets outside count as misses.
+        request_action: tell models that read the next action (`next-action`) that of the target.
+            Report both: a service knows it only where it asks for a kind of event.
         batch_size: users per batch.
         bootstrap: resamples of the confidence intervals.
         seed: of bootstrap and samples.
@@ -187,6 +190,7 @@ def evaluate(
             bootstrap=bootstrap,
             seed=seed,
             candidates=pool,
+            request_action=request_action,
             progress=progress,
         )
         if beams and isinstance(ranker, ModelRanker) and opened[name].searches_by_beams:

@@ -34,6 +34,7 @@ from genrec.models import (
 )
 from genrec.models.registry import with_defaults
 from genrec.pipeline.checks import check_part
+from genrec.pipeline.features import feature_tables, named_as_text
 from genrec.pipeline.notes import note, plural
 from genrec.pipeline.runs import (
     OF_THE_MODEL,
@@ -89,8 +90,8 @@ def train(
         out: run folder to write.
         vocabulary: SID vocabulary folder, for models that read or write codes.
         vectors: item vectors folder, for models that read them.
-        item_encoder: `type` (sid, sid-tokens, prefix, semantic, id, sum; in a sum also time-gap,
-            action) and its options.
+        item_encoder: `type` (sid, sid-tokens, prefix, semantic, id, features, sum; in a sum also
+            user, time-gap, calendar, action, next-action) and its options.
         backbone: `type` (transformer, hstu, fuxi-alpha, fuxi-beta, tokenformer, t5, hf) and its
             options.
         head: `type` (autoregressive, parallel, dense, regression, tokens, liger) and its options.
@@ -132,8 +133,11 @@ def train(
     # The order that `quantize` stores by default, so that runs with and without SIDs compare.
     tie_order = sids.tie_order if sids is not None else make_tie_order(ids)
 
+    item_encoder = named_as_text(item_encoder)
+    features, of_features = feature_tables(data, item_encoder)
     config = RecommenderConfig(
         num_items=num_items,
+        **features,
         codebook_sizes=sids.codebook_sizes if sids is not None else (),
         vector_dim=content.dim if content is not None else 0,
         d_model=d_model,
@@ -145,7 +149,7 @@ def train(
         input_dropout=input_dropout,
         vocabulary_fingerprint=sids.fingerprint if sids is not None else "",
     )
-    tables: dict[str, Any] = {"counts": counts, "tie_order": tie_order}
+    tables: dict[str, Any] = {"counts": counts, "tie_order": tie_order, **of_features}
     if sids is not None:
         tables["codes"] = sids.codes
     if content is not None:
