@@ -35,6 +35,7 @@ def write_arrays(
     info: Mapping[str, Any] | None = None,
     *,
     users: pa.Table | None = None,
+    extra: Mapping[str, pa.Table] | None = None,
 ) -> Dataset:
     """Write a catalog and histories as a dataset folder.
 
@@ -44,6 +45,7 @@ def write_arrays(
         histories: their events, each user's in time order, at least one each.
         info: goes into `dataset.json`; counts are added.
         users: `user_id` and any columns about users, a row each in the order of `histories`.
+        extra: other tables for the folder, by name without `.parquet`.
 
     Returns:
         The dataset, opened from the folder.
@@ -69,6 +71,8 @@ def write_arrays(
         _write_interactions(temporary / TABLES[1], catalog, histories)
         if users is not None:
             pq.write_table(users, temporary / USERS, row_group_size=_ROWS)
+        for name, table in (extra or {}).items():
+            pq.write_table(table, temporary / f"{name}.parquet")
         write_json(temporary / "dataset.json", full)
         write_index(temporary, catalog, histories, users)
     return Dataset.load(folder)

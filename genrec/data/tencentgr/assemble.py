@@ -426,6 +426,11 @@ def _empty_matrix(path: Path, rows: int, width: int) -> None:
 def write(
     folder: str, table: pa.Table, sequences: Sequences, users: pa.Table, info: dict[str, Any]
 ) -> Dataset:
-    """Write the dataset folder."""
+    """Write the dataset folder, and in it the candidates as a table of their own."""
     catalog = Catalog(table, name="items", checked=True)
-    return write_arrays(folder, catalog, sequences.histories, info, users=users)
+    place = np.asarray(table.column("retrieval_id"))
+    rows = np.flatnonzero(place >= 0)
+    rows = rows[np.argsort(place[rows])]
+    pool = table.select(["item_id", "retrieval_id"]).take(pa.array(rows))
+    extra = {"candidates": pool}
+    return write_arrays(folder, catalog, sequences.histories, info, users=users, extra=extra)
