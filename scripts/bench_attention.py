@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from genrec.models import HSTU, SequenceMeta
 from genrec.models.backbones import hstu
 from genrec.models.backbones.pointwise import pointwise_attention
-from genrec.models.backbones.relative import TIME_BUCKETS, Pairs, lookup
+from genrec.models.backbones.relative import Pairs, lookup
+from genrec.models.times import TIME_BUCKETS
 
 
 def plain_attention(
@@ -86,7 +87,7 @@ def main() -> None:
                 bias = position.index_select(0, pairs.distance.flatten()).view(length, length)
             else:
                 bias = lookup(position, pairs.distance)
-            out = form(*tensors, normalizer=length, bias=bias, table=table, buckets=pairs.buckets)
+            out = form(*tensors, normalizer=length, bias=bias, table=table, buckets=pairs.gaps)
             out.backward(upstream)
 
         return run

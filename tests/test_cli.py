@@ -36,7 +36,7 @@ def function(verb: str, source: str = ""):
 
 
 GROUPS = {
-    "prepare": ("amazon", "generated", "movielens", "tables"),
+    "prepare": ("amazon", "generated", "movielens", "tables", "tencentgr"),
     "bench": ("decode", "quantize"),
 }
 COMMANDS = [(verb, part) for verb in cli.VERBS for part in GROUPS.get(verb, ("",))]

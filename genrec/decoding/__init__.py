@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from genrec.decoding.beam import StepDecoder, beam_search, default_beam_width
-from genrec.decoding.dense import dense_search
+from genrec.decoding.dense import dense_search, rank_candidates
 from genrec.decoding.export import TransitionTables, transition_tables
 from genrec.decoding.filters import Filter
 from genrec.decoding.parallel import exact_parallel_search
@@ -27,6 +27,7 @@ __all__ = [
     "exact_parallel_search",
     "expand_beams",
     "load_trie",
+    "rank_candidates",
     "save_trie",
     "transition_tables",
 ]

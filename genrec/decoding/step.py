@@ -1,8 +1,8 @@
 """One level of a constrained search: the best children of every user's beams.
 
-Three back ends with the same results: torch operations on any device, a kernel compiled by numba
-for the CPU, and one written in Triton for CUDA. The compiled ones are taken where they can run,
-unless asked otherwise.
+Three back ends with the same results: torch operations on any device (with numpy on the CPU), a
+kernel compiled by numba for the CPU, and one written in Triton for CUDA. The compiled ones are
+taken where they can run, unless asked otherwise.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from genrec.decoding.cpu_step import cpu_step
 from genrec.decoding.exclusions import Exclusions
 from genrec.decoding.expansion import Expansion, Step
 from genrec.decoding.torch_step import torch_step
@@ -124,7 +125,7 @@ def expand_beams(
         from genrec.decoding.triton_step import triton_step
 
         return triton_step(given)
-    return torch_step(given)
+    return cpu_step(given) if trie.device.type == "cpu" else torch_step(given)
 
 
 __all__ = ["Backend", "Step", "chosen_backend", "expand_beams"]

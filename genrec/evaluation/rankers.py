@@ -182,8 +182,8 @@ class ModelRanker:
         self.exact = exact
         self.renormalize = renormalize
         self.name = name
-        self.has_tuples = model.head.uses_trie
-        if self.has_tuples and trie is None:
+        self.has_tuples = model.head.uses_trie and not model.head.ranks_items
+        if model.head.uses_trie and trie is None:
             raise ConfigError(f"{name}: this head scores codes; give the vocabulary's prefix trie")
         if self.trie is not None:
             model.check_trie(self.trie)
@@ -206,8 +206,8 @@ class ModelRanker:
         return self.trie
 
     def leaf_of(self, items: Tensor) -> Tensor:
-        """The item's semantic ID as a leaf of the trie; for heads that score items, the item."""
-        if self.trie is None:
+        """The item's semantic ID as a leaf of the trie; for heads that rank items, the item."""
+        if self.trie is None or not self.has_tuples:
             return items
         leaves = self.trie.item_leaf
         return leaves[items.to(leaves.device)].to(torch.int64)

@@ -3,11 +3,16 @@
 from genrec.models.backbones import (
     BACKBONES,
     HSTU,
+    T5,
     Backbone,
     BackboneSpec,
     BeamState,
     CausalTransformer,
     ContextState,
+    FuXiAlpha,
+    FuXiBeta,
+    HuggingFaceDecoder,
+    TokenFormer,
 )
 from genrec.models.code_decoder import CodeDecoder
 from genrec.models.heads import (
@@ -15,18 +20,23 @@ from genrec.models.heads import (
     AutoregressiveHead,
     DenseHead,
     Head,
+    LigerHead,
     ParallelHead,
     RegressionHead,
     TokenHead,
 )
 from genrec.models.item_encoders import (
     ITEM_ENCODERS,
+    ActionEmbedding,
+    EventFeature,
     IdEmbedding,
     ItemEncoder,
+    PrefixEmbedding,
     SemanticProjection,
     SidEmbedding,
     SidTokens,
     SumEncoder,
+    TimeGapEmbedding,
 )
 from genrec.models.meta import SequenceMeta
 from genrec.models.recommender import Recommender, RecommenderConfig, RecommenderOutput
@@ -37,6 +47,8 @@ __all__ = [
     "HEADS",
     "HSTU",
     "ITEM_ENCODERS",
+    "T5",
+    "ActionEmbedding",
     "AutoregressiveHead",
     "Backbone",
     "BackboneSpec",
@@ -45,11 +57,17 @@ __all__ = [
     "CodeDecoder",
     "ContextState",
     "DenseHead",
+    "EventFeature",
+    "FuXiAlpha",
+    "FuXiBeta",
     "Head",
+    "HuggingFaceDecoder",
     "IdEmbedding",
     "ItemEncoder",
     "ItemTables",
+    "LigerHead",
     "ParallelHead",
+    "PrefixEmbedding",
     "Recommender",
     "RecommenderConfig",
     "RecommenderOutput",
@@ -59,5 +77,7 @@ __all__ = [
     "SidEmbedding",
     "SidTokens",
     "SumEncoder",
+    "TimeGapEmbedding",
+    "TokenFormer",
     "TokenHead",
 ]

@@ -83,6 +83,10 @@ class SequenceMeta:
         """The metadata of some rows, int64 `[b]`."""
         return self.map(lambda _, value: value[rows])
 
+    def until(self, end: int) -> SequenceMeta:
+        """The metadata of the columns before `end`."""
+        return self.map(lambda _, value: value[:, :end])
+
     def last(self) -> torch.Tensor:
         """The column of the last real token of each row, int64 `[B]`; 0 in an empty row."""
         columns = torch.arange(self.mask.shape[1], device=self.mask.device)

@@ -68,6 +68,9 @@ class RecommenderConfig(PretrainedConfig):
         self.max_history = max_history
         self.item_encoder = with_defaults(ITEM_ENCODERS, item_encoder or {"type": "id"})
         self.backbone = with_defaults(BACKBONES, backbone or {"type": "transformer"})
+        kind = BACKBONES.get(str(self.backbone.get("type")))
+        if kind is not None:
+            self.backbone = kind.resolved(self.backbone)
         self.head = with_defaults(HEADS, head or {"type": "dense"})
         self.input_norm = input_norm
         self.input_dropout = input_dropout
@@ -186,7 +189,15 @@ class Recommender(PreTrainedModel):
 
     def _embed(self, items: torch.Tensor, meta: SequenceMeta) -> tuple[torch.Tensor, SequenceMeta]:
         """What the backbone reads of items `[B, S]`: tokens `[B, S * t, D]` and their metadata."""
-        real = self.input_dropout(self.input_norm(self.item_encoder(items[meta.mask])))
+        vectors = self.item_encoder(items[meta.mask])
+        events = self.item_encoder.events(meta)
+        if events is not None:
+            # What is known of an event joins its item's last token: before, the item is still
+            # being predicted.
+            whole = vectors.view(len(vectors), -1, self.config.d_model)
+            complete = whole[:, -1:] + events[meta.mask].unsqueeze(1)
+            vectors = torch.cat([whole[:, :-1], complete], 1).view_as(vectors)
+        real = self.input_dropout(self.input_norm(vectors))
         embeddings = real.new_zeros(*items.shape, *real.shape[1:]).index_put((meta.mask,), real)
         tokens = self.item_encoder.tokens_per_item
         if tokens == 1:
@@ -225,7 +236,7 @@ class Recommender(PreTrainedModel):
         row, column = known.nonzero().unbind(1)
         states = self.backbone.block_states(
             embeddings[:, :used],
-            tokens.map(lambda _, value: value[:, :used]),
+            tokens.until(used),
             row=row,
             start=(column + 1) * levels,
             length=levels,

@@ -29,7 +29,6 @@ from genrec.models import (
     BACKBONES,
     HEADS,
     ITEM_ENCODERS,
-    BackboneSpec,
     Recommender,
     RecommenderConfig,
 )
@@ -90,9 +89,11 @@ def train(
         out: run folder to write.
         vocabulary: SID vocabulary folder, for models that read or write codes.
         vectors: item vectors folder, for models that read them.
-        item_encoder: `type` (sid, sid-tokens, semantic, id, sum) and its options.
-        backbone: `type` (transformer, hstu) and its options.
-        head: `type` (autoregressive, parallel, dense, regression, tokens) and its options.
+        item_encoder: `type` (sid, sid-tokens, prefix, semantic, id, sum; in a sum also time-gap,
+            action) and its options.
+        backbone: `type` (transformer, hstu, fuxi-alpha, fuxi-beta, tokenformer, t5, hf) and its
+            options.
+        head: `type` (autoregressive, parallel, dense, regression, tokens, liger) and its options.
         d_model: width.
         max_history: longest history in items; longer ones keep their latest events.
         input_norm: layer norm on item vectors before the backbone.
@@ -150,12 +151,7 @@ def train(
     if content is not None:
         tables["vectors"] = content.vectors
 
-    spec = check_parts(config)
-    if spec.uses_time and data.histories.timestamps is None:
-        raise ConfigError(
-            f"train: the backbone {config.backbone['type']!r} reads the time of every event, which "
-            f"{dataset} does not have; set --backbone.times none or choose another backbone"
-        )
+    check_fields(check_parts(config), data, dataset)
     with naming(dataset):
         sequences = TrainingSequences(
             data.histories, parts, max_length=max_history, last_only=training.last_only
@@ -280,11 +276,11 @@ def fitted_without_training(sids: SidVocabulary | None, counts: np.ndarray) -> i
     return int((sids.fitted & (counts == 0)).sum())
 
 
-def check_parts(config: RecommenderConfig) -> BackboneSpec:
+def check_parts(config: RecommenderConfig) -> Recommender:
     """Build the parts without memory, so that a misspelt key is found before anything is written.
 
     Returns:
-        What the backbone is and needs.
+        The model, without values.
 
     Raises:
         ConfigError: for unknown types and keys, values that make no sense, and parts that need
@@ -299,7 +295,24 @@ def check_parts(config: RecommenderConfig) -> BackboneSpec:
     if not 0 <= config.input_dropout < 1:
         raise ConfigError(f"train: input_dropout={config.input_dropout}; expected from 0 to 1")
     with torch.device("meta"):
-        return Recommender(config).backbone.spec
+        return Recommender(config)
+
+
+def check_fields(model: Recommender, data: Dataset, dataset: str) -> None:
+    """Raise ConfigError if the model reads times or actions that the dataset does not have."""
+    histories = data.histories
+    backbone, encoder = model.config.backbone["type"], model.config.item_encoder["type"]
+    if histories.timestamps is None and model.backbone.spec.uses_time:
+        raise ConfigError(
+            f"train: the backbone {backbone!r} reads the time of every event, which {dataset} does "
+            "not have; set --backbone.times none or choose another backbone"
+        )
+    for field, known in (("time", histories.timestamps), ("action", histories.actions)):
+        if known is None and any(field in name for name in model.item_encoder.reads):
+            raise ConfigError(
+                f"train: the item encoder {encoder!r} reads the {field} of every event, which "
+                f"{dataset} does not have; leave that part out"
+            )
 
 
 def _check_out(out: str) -> Path:

@@ -16,8 +16,16 @@ LEVELS = 3  # codes of an item: two of them are fed when the third is predicted
 VARIANTS = [
     *((name, {}) for name in BACKBONES),
     ("transformer", {"positions": "rotary"}),
+    ("hf", {"architecture": "llama", "heads": 4, "kv_heads": 2}),
+    ("hf", {"architecture": "mistral", "config": {"sliding_window": 4}}),
+    ("hf", {"architecture": "gpt2"}),
     ("hstu", {"times": "event", "concat_ua": True}),
     ("hstu", {"times": "none", "dqk": 3, "dv": 5}),
+    ("fuxi-alpha", {"times": "event", "ffn": 24}),
+    ("fuxi-alpha", {"times": "none", "scale_input": False}),
+    ("fuxi-beta", {"times": "event"}),
+    ("fuxi-beta", {"times": "none"}),
+    ("tokenformer", {"windows": [2, 1], "layers": 3, "projection": True}),
 ]
 # Times of four users' events, in seconds from minutes to years apart; the last is of a request.
 GAPS = 10 ** (1.5 + 6.5 * torch.rand(4, LENGTH + 2, generator=torch.Generator().manual_seed(5)))

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from genrec.decoding import Filter, PrefixTrie
-from genrec.models import HEADS, Head, ItemTables, SidEmbedding, SidTokens
+from genrec.models import HEADS, Head, ItemTables, LigerHead, SidEmbedding, SidTokens
 
 ITEMS, WIDTH, SIZES, DIM = 60, 12, (5, 4, 6), 7
+OF_CONTENT = {"type": "dense", "items": "content", "similarity": "cosine"}
 VARIANTS = [
     *((name, {}) for name in HEADS),
     ("parallel", {"normalize": "items"}),
@@ -19,6 +20,9 @@ VARIANTS = [
     ("dense", {"loss": "sampled", "negatives": 20}),
     ("tokens", {"tied": True, "temperature": 0.1}),
     ("regression", {"loss": "mse"}),
+    ("dense", {"items": "content"}),
+    ("liger", {"parts": {"codes": {"type": "parallel"}, "items": {"type": "dense"}}}),
+    ("liger", {"parts": {"codes": {"type": "tokens"}, "items": OF_CONTENT}, "weight": 0.5}),
 ]
 
 
@@ -38,7 +42,8 @@ def head(request: pytest.FixtureRequest) -> Head:
     name, options = request.param
     torch.manual_seed(0)
     items = tables()
-    kind = SidTokens if HEADS[name].reads_tokens else SidEmbedding
+    tokens = HEADS[name].reads_tokens or "'tokens'" in str(options)
+    kind = SidTokens if tokens else SidEmbedding
     encoder = kind(tables=items, d_model=WIDTH)
     made = HEADS[name](tables=items, encoder=encoder, d_model=WIDTH, **options).eval()
     torch.nn.init.normal_(encoder.table.weight)
@@ -54,7 +59,7 @@ class Steps:
     returns_logits = True
 
     def __init__(self, head: Head, states: torch.Tensor) -> None:
-        self.head, self.states = head, states
+        self.head, self.states, self.last = head, states, states
 
     def first(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.head.level_logits(0, self.states), torch.zeros_like(self.states[:, None])
@@ -133,6 +138,7 @@ def test_search_ranks_the_whole_catalog_as_the_loss_does(head: Head, trie: Prefi
     """Brute force: the loss of every item as the target, one at a time, against one search."""
     if getattr(head, "kind", None) == "sampled":
         head.kind = "full"  # what the sample stands for
+    ranking = head.items if isinstance(head, LigerHead) else head
     hidden = torch.randn(3, WIDTH)
     for options in ({"exact": True}, {"beam_width": ITEMS}):
         found = head.search(of_users(head, hidden), k=ITEMS, trie=trie, **options)
@@ -140,7 +146,9 @@ def test_search_ranks_the_whole_catalog_as_the_loss_does(head: Head, trie: Prefi
         for row in range(3):
             state = hidden[row : row + 1]
             every = torch.arange(ITEMS).view(-1, 1)
-            losses = torch.stack([head.loss(before_targets(head, state, i), i) for i in every])
+            losses = torch.stack(
+                [ranking.loss(before_targets(ranking, state, i), i) for i in every]
+            )
             assert sorted(found.items[row].tolist()) == list(range(ITEMS))
             ranked, scores = losses[found.items[row]], found.scores[row]
             assert (ranked.diff() > -1e-5).all()
@@ -239,7 +247,7 @@ def test_renormalised_scores_of_all_tuples_add_up_to_one(head: Head, trie: Prefi
         head.search(of_users(head, hidden), k=ITEMS, trie=trie, exact=True, renormalize=mode)
         for mode in (False, True)
     )
-    if not head.searches_by_beams:
+    if not head.searches_by_beams or head.ranks_items:
         assert torch.equal(masked.items, renormalised.items)
         assert torch.equal(masked.scores, renormalised.scores)
         return

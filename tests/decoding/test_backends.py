@@ -12,7 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.decoding import Filter, PrefixTrie, beam_search, compiled_step, expand_beams, step
+from genrec.decoding.cpu_step import cpu_step
+from genrec.decoding.exclusions import Exclusions
+from genrec.decoding.expansion import Expansion
 from genrec.decoding.step import chosen_backend
+from genrec.decoding.torch_step import torch_step
 from genrec.errors import ConfigError
 from tests.decoding.cases import (
     FULL,
@@ -59,6 +63,46 @@ def test_wide_steps_are_the_same(share, wide, keep):
         assert torch.equal(getattr(slow, name)[alive], getattr(fast, name)[alive]), name
     torch.testing.assert_close(fast.leaked, slow.leaked, atol=1e-4, rtol=1e-4)
     assert torch.equal(slow.best_dropped, fast.best_dropped)
+
+
+@pytest.mark.parametrize("options", [{}, {"logits": True}, {"renormalize": True}])
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+@pytest.mark.parametrize("keep", [1, 7, 100])
+def test_the_cpu_ranks_a_few_as_other_devices_rank_all(options, share, keep):
+    """A shared filter and one per user, exclusions, removed items, and logits that are -inf."""
+    trie, values, nodes, scores = random_step(3, share=share)
+    values = values if options else values.log_softmax(-1).mul(8).round().div(8).clamp_max(0)
+    values[1, ::2] = -torch.inf
+    values[1, ::2, :9] = 0.0 if options else -0.125
+    rng = np.random.default_rng(0)
+    few = rng.random((5, trie.num_items)) < np.array([0.5, 0.9, 0.1, 0.001, 0.0])[:, None]
+    exclude = torch.from_numpy(rng.integers(-1, trie.num_items, (5, 40)))
+    for source in (trie, trie.remove(range(0, 40, 3))):
+        for filter in (None, Filter.from_mask(source, few), Filter.from_mask(source, few[1])):
+            excluded = Exclusions.from_items(source, exclude, 5, filter)
+            expansion = Expansion(
+                source,
+                1,
+                values,
+                nodes,
+                scores,
+                excluded,
+                min(keep, source.num_nodes[2]),
+                None,
+                options.get("renormalize", False),
+                options.get("logits", False),
+            )
+            slow, fast = torch_step(expansion), cpu_step(expansion)
+            alive = slow.nodes >= 0
+            for name in ("nodes", "sound"):
+                assert torch.equal(getattr(slow, name), getattr(fast, name)), name
+            for name in ("parent", "code"):
+                assert torch.equal(getattr(slow, name)[alive], getattr(fast, name)[alive]), name
+            rounding = 1e-5 if "renormalize" in options else 0.0
+            for name in ("scores", "best_dropped"):
+                other = getattr(slow, name)
+                torch.testing.assert_close(getattr(fast, name), other, atol=rounding, rtol=0)
+            torch.testing.assert_close(fast.leaked, slow.leaked, atol=1e-4, rtol=1e-4)
 
 
 def test_threads_change_nothing(monkeypatch):

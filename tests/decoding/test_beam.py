@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.decoding import PrefixTrie, beam, beam_search, exact_parallel_search, torch_step
+from genrec.decoding import PrefixTrie, beam, beam_search, cpu_step, exact_parallel_search
 from genrec.errors import ConfigError, GenrecError
 
 FULL = 10_000  # wider than any trie here
@@ -224,7 +224,7 @@ def test_other_floating_types_are_scored_in_float32(dtype):
     same(result, beam_search(same_values, trie, k=10, beam_width=20))
 
 
-@pytest.mark.parametrize(("module", "name"), [(beam, "_BUDGET"), (torch_step, "_CACHED")])
+@pytest.mark.parametrize(("module", "name"), [(beam, "_BUDGET"), (cpu_step, "_CACHED")])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_cutting_the_batch_to_fit_memory_changes_nothing(monkeypatch, module, name, backend):
     decoder, trie = setting()

@@ -9,7 +9,7 @@ import torch
 
 from genrec.decoding import Filter, PrefixTrie
 from genrec.errors import ConfigError
-from genrec.models import BACKBONES, Recommender, RecommenderConfig
+from genrec.models import BACKBONES, Recommender, RecommenderConfig, code_decoder
 
 ITEMS, SIZES, WIDTH = 30, (4, 3, 5), 16
 VARIANTS = [(name, {}) for name in BACKBONES] + [("transformer", {"positions": "rotary"})]
@@ -89,6 +89,16 @@ def test_the_search_is_brute_force(model: Recommender, batch: dict[str, torch.Te
         assert narrow.items[row].tolist() == found[:5]
 
 
+def test_beams_may_be_fed_in_parts(
+    model: Recommender, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trie = trie_of(model)
+    once = model.search(batch, k=ITEMS, trie=trie, beam_width=ITEMS)
+    monkeypatch.setattr(code_decoder, "_TOKENS", 12)
+    parts = model.search(batch, k=ITEMS, trie=trie, beam_width=ITEMS)
+    torch.testing.assert_close(once.scores, parts.scores, atol=1e-5, rtol=1e-5)
+
+
 def test_exclusions_and_filters(model: Recommender, batch: dict[str, torch.Tensor]) -> None:
     trie = trie_of(model)
     everything = model.search(batch, k=ITEMS, trie=trie, exact=True).items.tolist()
@@ -158,11 +168,16 @@ def test_saved_and_loaded(
 def test_a_full_history_fits(model: Recommender) -> None:
     """`max_history` items, in training and in search."""
     items = torch.randint(0, ITEMS, (2, 6))
-    mask = torch.ones_like(items, dtype=torch.bool)
+    times = torch.arange(7).expand(2, 7) * 1000
+    data = {
+        "items": items,
+        "mask": torch.ones_like(items, dtype=torch.bool),
+        "event_time": times[:, :6],
+        "query_time": times[:, 1:],
+    }
     labels = torch.cat([items[:, 1:], items[:, :1]], 1)
-    loss = model(items, mask, labels=labels).loss
-    assert torch.isfinite(loss)
-    assert len(model.search({"items": items, "mask": mask}, k=3, trie=trie_of(model))) == 2
+    assert torch.isfinite(model(**data, labels=labels).loss)
+    assert len(model.search(data, k=3, trie=trie_of(model))) == 2
 
 
 @pytest.mark.parametrize("tied", [False, True])

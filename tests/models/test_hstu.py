@@ -15,19 +15,7 @@ from genrec.errors import ConfigError
 from genrec.models import HSTU, SequenceMeta
 from genrec.models.backbones import pointwise
 from genrec.models.backbones.relative import Pairs, lookup, time_buckets
-
-
-def silu(x: float) -> float:
-    return x / (1 + math.exp(-x))
-
-
-def normed(row: torch.Tensor) -> torch.Tensor:
-    centred = row - row.mean()
-    return centred / math.sqrt(float((centred**2).mean()) + 1e-6)
-
-
-def bucket(gap: int) -> int:
-    return min(max(math.floor(math.log(max(gap, 1)) / 0.301), 0), 128)
+from tests.models.relative_cases import asked_of, bucket, centred, silu, timed_users
 
 
 def slow_forward(
@@ -38,7 +26,7 @@ def slow_forward(
     hidden = [x[i] * math.sqrt(width) + model.input.position.weight[i] for i in range(length)]
     for layer in model.layers:
         wide = layer.widths[0]
-        parts = [F.silu(normed(row) @ layer.uvqk) for row in hidden]
+        parts = [F.silu(centred(row) @ layer.uvqk) for row in hidden]
         u, v, q, k = ([part.split(layer.widths)[n] for part in parts] for n in range(4))
         after = []
         for i in range(length):
@@ -50,7 +38,7 @@ def slow_forward(
                 if layer.time is not None:
                     score += float(layer.time[bucket(asked[i] - event[j])])
                 mixed[values] += silu(score) / model.spec.max_length * v[j][values]
-            mixed = normed(mixed)
+            mixed = centred(mixed)
             gated = torch.cat([u[i], mixed, u[i] * mixed]) if concat else u[i] * mixed
             after.append(hidden[i] + layer.out.weight @ gated + layer.out.bias)
         hidden = after
@@ -75,17 +63,14 @@ def test_matches_the_formulas(times: str, options: dict) -> None:
         if layer.time is not None:
             torch.nn.init.normal_(layer.time)
     x = torch.randn(2, 6, 8)
-    event = 1_400_000_000 + (10 ** (6 * torch.rand(2, 7))).long().cumsum(1)
-    mask = torch.ones(2, 6, dtype=torch.bool)
-    meta = SequenceMeta.from_mask(mask, event_time=event[:, :6], query_time=event[:, 1:])
+    meta = timed_users(2, 6)
     found = model(x, meta)
     for row in range(2):
-        asked = event[row, 1:] if times == "request" else event[row, :6]
         expected = slow_forward(
             model,
             x[row],
-            asked.tolist(),
-            event[row].tolist(),
+            asked_of(meta, times)[row].tolist(),
+            meta.event_time[row].tolist(),
             heads=options["heads"],
             concat=options.get("concat_ua", False),
         )
@@ -180,7 +165,7 @@ def test_positions_of_a_row_with_holes() -> None:
     """Distances count tokens, not places of the padded row."""
     mask = torch.tensor([[True, False, True, True, False, True]])
     pairs = Pairs.of(SequenceMeta.from_mask(mask), "none")
-    assert pairs.buckets is None
+    assert pairs.gaps is None
     assert pairs.distance[0, 5].tolist() == [3, 3, 2, 1, 1, 0]
 
 

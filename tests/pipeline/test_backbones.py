@@ -35,14 +35,29 @@ def test_times_reach_the_backbone(name: str, shop: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["hstu"])
 def test_data_without_times_are_refused_before_training(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / "dataset"
-    folder.mkdir()
-    events = [(u, (u + n) % 9, n) for u in range(12) for n in range(5)]
-    frame = pd.DataFrame(events, columns=["user_id", "item_id", "position"])
-    frame.to_parquet(folder / "interactions.parquet")
-    pd.DataFrame({"item_id": range(9)}).to_parquet(folder / "items.parquet")
-    out = tmp_path / "run"
+    folder, out = positions_only(tmp_path), tmp_path / "run"
     with pytest.raises(ConfigError, match=f"'{name}' reads the time of every event"):
         train(str(folder), str(out), backbone={"type": name}, **PLAN)
     assert not out.exists()
     train(str(folder), str(out), backbone={"type": name, "times": "none"}, **PLAN)
+
+
+@pytest.mark.parametrize(("feature", "field"), [("time-gap", "time"), ("action", "action")])
+def test_data_without_what_a_feature_reads_are_refused(
+    feature: str, field: str, tmp_path: Path
+) -> None:
+    parts = {"item": {"type": "id"}, "more": {"type": feature}}
+    plan = {**PLAN, "item_encoder": {"type": "sum", "parts": parts}}
+    with pytest.raises(ConfigError, match=f"'sum' reads the {field} of every event"):
+        train(str(positions_only(tmp_path)), str(tmp_path / "run"), **plan)
+
+
+def positions_only(folder: Path) -> Path:
+    """A dataset without times and actions."""
+    dataset = folder / "dataset"
+    dataset.mkdir()
+    events = [(u, (u + n) % 9, n) for u in range(12) for n in range(5)]
+    frame = pd.DataFrame(events, columns=["user_id", "item_id", "position"])
+    frame.to_parquet(dataset / "interactions.parquet")
+    pd.DataFrame({"item_id": range(9)}).to_parquet(dataset / "items.parquet")
+    return dataset

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from genrec.artefacts import check_folder_place
 from genrec.data.tencentgr import write_competition, write_huggingface
-from genrec.data.tencentgr.schema import ITEMS_1M, POOL_1M, USERS_1M, VECTOR_SETS
+from genrec.data.tencentgr.schema import ITEMS_1M, POOL_1M, USERS_1M, VECTOR_SETS, vector_set
 from genrec.data.tencentgr.world import ACTION_SHARES, build_world
 from genrec.errors import ConfigError, DataError
 
@@ -35,7 +35,7 @@ def generate_tencentgr(
     candidates: int | None = None,
     layout: str = "huggingface",
     actions: str = "1M",
-    vectors: Sequence[str] = ("81_32",),
+    vectors: Sequence[str] = ("emb_81_32",),
     max_length: int = 100,
     files: int = 10,
     seed: int = 0,
@@ -50,7 +50,7 @@ def generate_tencentgr(
         candidates: in the pool; by default in the same proportion (.14 an item).
         layout: `huggingface` or `competition`.
         actions: `1M` (exposures and clicks) or `10M` (conversions too).
-        vectors: sets to write, as number and width, `81_32`.
+        vectors: sets to write, as number and width, `emb_81_32`.
         max_length: longest history.
         files: parts of each table of the Hugging Face layout.
         seed: of everything.
@@ -98,10 +98,10 @@ def generate_tencentgr(
 
 
 def _vector_set(name: str) -> tuple[str, int]:
-    parts = name.split("_")
-    if len(parts) != 2 or parts[0] not in VECTOR_SETS or not parts[1].isdigit() or parts[1] == "0":
+    found = vector_set(name)
+    if found is None or found[0] not in VECTOR_SETS or found[1] < 1:
         raise ConfigError(
-            f"vectors={name!r}: expected number and width, such as 81_32; the sets are "
+            f"vectors={name!r}: expected number and width, such as emb_81_32; the sets are "
             f"{', '.join(VECTOR_SETS)}"
         )
-    return parts[0], int(parts[1])
+    return found

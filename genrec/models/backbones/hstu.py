@@ -6,31 +6,22 @@ by position and time, no feed-forward part.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.backbones.base import (
-    Backbone,
-    BackboneSpec,
-    BeamState,
-    ContextState,
-    Rows,
-    at_last,
-)
-from genrec.models.backbones.inputs import ScaledInput, check_counts
-from genrec.models.backbones.packing import Packing
+from genrec.models.backbones.base import BackboneSpec
+from genrec.models.backbones.gated import GatedBackbone, GatedLayer
+from genrec.models.backbones.inputs import check_counts
 from genrec.models.backbones.pointwise import pointwise_attention, shared_pointwise_attention
-from genrec.models.backbones.relative import TIME_BUCKETS, Pairs, check_times, lookup
-from genrec.models.meta import SequenceMeta
+from genrec.models.backbones.relative import Pairs, lookup
+from genrec.models.times import TIME_BUCKETS
 
 EPSILON = 1e-6
 
 
-class HSTU(Backbone):
+class HSTU(GatedBackbone):
     """Gated layers of pointwise attention.
 
     `u, v, q, k = SiLU(norm(x) W)`, `a_ij = SiLU(q_i k_j + position_{i-j} + time_{bucket(i,j)}) / N`
@@ -53,7 +44,8 @@ class HSTU(Backbone):
 
     Parameters of a layer with `heads * dqk = heads * dv = D`: `5 D^2 + D`, and
     `max_length + 129` biases. Cost of a layer for S tokens: `5 S D^2 + S^2 D` multiply-adds;
-    memory is linear in S but for one byte per pair of tokens, shared by the layers.
+    memory is linear in S but for one byte per pair of tokens, shared by the layers. A decoding step
+    costs as much as one more token per beam, and reads the context once per user.
     """
 
     def __init__(
@@ -70,90 +62,38 @@ class HSTU(Backbone):
         scale_input: bool = True,
         concat_ua: bool = False,
     ) -> None:
-        super().__init__()
         check_counts(layers=layers, heads=heads, dqk=dqk, dv=dv)
-        check_times(times)
         if d_model % heads and (dqk is None or dv is None):
             raise ConfigError(
                 f"backbone: heads={heads} does not divide d_model={d_model}; give dqk and dv"
             )
-        self.spec = BackboneSpec(
-            style="stream",
+
+        def build(spec: BackboneSpec) -> list[GatedLayer]:
+            return [
+                _Layer(
+                    spec=spec,
+                    heads=heads,
+                    dqk=dqk or d_model // heads,
+                    dv=dv or d_model // heads,
+                    dropout=dropout,
+                    concat_ua=concat_ua,
+                )
+                for _ in range(layers)
+            ]
+
+        super().__init__(
             d_model=d_model,
             max_length=max_length,
-            uses_time=times != "none",
-            cache="kv",
-        )
-        self.times = times
-        self.input = ScaledInput(
-            d_model=d_model, max_length=max_length, scale=scale_input, dropout=dropout
-        )
-        self.layers = nn.ModuleList(
-            _Layer(
-                spec=self.spec,
-                heads=heads,
-                dqk=dqk or d_model // heads,
-                dv=dv or d_model // heads,
-                dropout=dropout,
-                concat_ua=concat_ua,
-            )
-            for _ in range(layers)
+            times=times,
+            scale_input=scale_input,
+            dropout=dropout,
+            layers=build,
         )
 
-    def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
-        """Map embeddings `[B, S, D]` to hidden states `[B, S, D]`."""
-        return self._full_pass(embeddings, meta)
 
-    def encode(self, embeddings: torch.Tensor, meta: SequenceMeta) -> ContextState:
-        """Read histories `[B, S, D]`; keep keys and values `[B, H, S, width]` of each layer."""
-        kept: Rows = []
-        hidden = self._full_pass(embeddings, meta, kept)
-        return ContextState(hidden=hidden, last=at_last(hidden, meta), meta=meta, cache=kept)
+class _Layer(GatedLayer):
+    kept = 2
 
-    def decode_step(
-        self,
-        tokens: torch.Tensor,
-        meta: SequenceMeta,
-        context: ContextState,
-        beams: BeamState,
-        parent: torch.Tensor,
-    ) -> tuple[torch.Tensor, BeamState]:
-        """See `Backbone.decode_step`; a beam holds its own keys and values `[H, width]`."""
-        grown = beams.grown([], meta)
-        own = meta if grown.meta is None else grown.meta
-        self.check_length(context.hidden.shape[1] + own.mask.shape[1])
-        hidden = self.input(tokens, meta)
-        to_context = Pairs.of_step(meta, context.meta, context.meta, self.times)
-        to_own = Pairs.of_step(meta, own, context.meta, self.times)
-        for index, layer in enumerate(cast("list[_Layer]", list(self.layers))):
-            gate, value, query, key = layer.project(hidden)
-            own_key, own_value = beams.layer(index, parent, key, value)
-            grown.rows.append((own_key, own_value))
-            mixed = shared_pointwise_attention(
-                query.transpose(1, 2),
-                *context.cache[index],
-                normalizer=self.spec.max_length,
-                own_key=own_key,
-                own_value=own_value,
-                bias=layer.bias(to_context),
-                own_bias=layer.bias(to_own),
-            )
-            hidden = layer.finish(hidden, gate, mixed.transpose(1, 2).flatten(2))
-        return hidden, grown
-
-    def _full_pass(
-        self, embeddings: torch.Tensor, meta: SequenceMeta, kept: Rows | None = None
-    ) -> torch.Tensor:
-        """All tokens through all layers, whose keys and values are added to `kept`."""
-        self.check_length(embeddings.shape[1])
-        packing, pairs = Packing.of(meta.mask), Pairs.of(meta, self.times)
-        hidden = packing.pack(self.input(embeddings, meta).flatten(0, 1))
-        for layer in self.layers:
-            hidden = layer(hidden, packing, pairs, kept)
-        return packing.unpack(hidden).view_as(embeddings)
-
-
-class _Layer(nn.Module):
     def __init__(
         self,
         *,
@@ -178,45 +118,55 @@ class _Layer(nn.Module):
         nn.init.zeros_(self.out.bias)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, hidden: torch.Tensor, packing: Packing, pairs: Pairs, kept: Rows | None
-    ) -> torch.Tensor:
-        """Tokens `[M, D]` -> `[M, D]`."""
-        gate, *parts = self.project(hidden)
-        value, query, key = (
-            # Unpacking puts zeros at padding: a value of zero is a key that nobody sees.
-            packing.unpack(one.flatten(1)).view(*packing.shape, *one.shape[1:]).transpose(1, 2)
-            for one in parts
-        )
-        if kept is not None:
-            kept.append((key, value))
-        mixed = pointwise_attention(
+    def project(self, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Gate `[..., H dv]`; value, key and query `[..., H, width]`."""
+        normed = F.layer_norm(hidden, hidden.shape[-1:], eps=EPSILON)
+        gate, *parts = F.silu(normed @ self.uvqk).split(self.widths, dim=-1)
+        value, query, key = (one.unflatten(-1, (self.heads, -1)) for one in parts)
+        return gate, value, key, query
+
+    def mix(self, pairs: Pairs, *rows: torch.Tensor) -> torch.Tensor:
+        """See `GatedLayer.mix`."""
+        value, key, query = rows
+        return pointwise_attention(
             query,
             key,
             value,
             normalizer=self.normalizer,
             bias=lookup(self.position, pairs.distance),
             table=self.time,
-            buckets=pairs.buckets,
+            buckets=pairs.gaps,
         )
-        mixed = packing.pack(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
-        return self.finish(hidden, gate, mixed)
 
-    def project(self, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Gate `[..., H dv]`, value, query and key `[..., H, width]` of tokens `[..., D]`."""
-        normed = F.layer_norm(hidden, hidden.shape[-1:], eps=EPSILON)
-        gate, *parts = F.silu(normed @ self.uvqk).split(self.widths, dim=-1)
-        return gate, *(one.unflatten(-1, (self.heads, -1)) for one in parts)
+    def mix_step(
+        self,
+        rows: tuple[torch.Tensor, ...],
+        cached: tuple[torch.Tensor, ...],
+        own: tuple[torch.Tensor, ...],
+        to_context: Pairs,
+        to_own: Pairs,
+    ) -> torch.Tensor:
+        """See `GatedLayer.mix_step`."""
+        return shared_pointwise_attention(
+            rows[2],
+            cached[1],
+            cached[0],
+            normalizer=self.normalizer,
+            own_key=own[1],
+            own_value=own[0],
+            bias=self.bias(to_context),
+            own_bias=self.bias(to_own),
+        )
 
     def bias(self, pairs: Pairs) -> torch.Tensor:
         """What position and time add to the scores of pairs, float `[B, Q, K]`."""
         by_position = lookup(self.position, pairs.distance)
-        if self.time is None or pairs.buckets is None:
+        if self.time is None or pairs.gaps is None:
             return by_position
-        return by_position + lookup(self.time, pairs.buckets)
+        return by_position + lookup(self.time, pairs.gaps)
 
     def finish(self, hidden: torch.Tensor, gate: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-        """What follows the attention, whose output is `mixed` `[..., H dv]`."""
+        """See `GatedLayer.finish`."""
         mixed = F.layer_norm(mixed, mixed.shape[-1:], eps=EPSILON)
         gated = gate * mixed
         if self.concat_ua:

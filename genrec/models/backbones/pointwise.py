@@ -70,7 +70,7 @@ def shared_pointwise_attention(
     once a user, whatever the number of beams.
 
     Args:
-        query: float `[B, H, W, dqk]`.
+        query: float `[B, W, H, dqk]`.
         key: float `[B, H, S, dqk]` of the context.
         value: float `[B, H, S, dv]`, zero at padding.
         normalizer: the constant N, that of the full pass.
@@ -80,14 +80,14 @@ def shared_pointwise_attention(
         own_bias: float `[B, 1, l]`.
 
     Returns:
-        Float `[B, H, W, dv]`.
+        Float `[B, W, H, dv]`.
     """
-    scores = query @ key.transpose(2, 3)
-    own = torch.einsum("bhwd,bwlhd->bhwl", query, own_key)
+    scores = query.transpose(1, 2) @ key.transpose(2, 3)
+    own = torch.einsum("bwhd,bwlhd->bhwl", query, own_key)
     if bias is not None and own_bias is not None:
         scores, own = scores + bias[:, None], own + own_bias[:, None]
-    mixed = F.silu(scores) @ value + torch.einsum("bhwl,bwlhd->bhwd", F.silu(own), own_value)
-    return mixed / normalizer
+    mixed = (F.silu(scores) @ value).transpose(1, 2)
+    return (mixed + torch.einsum("bhwl,bwlhd->bwhd", F.silu(own), own_value)) / normalizer
 
 
 class _Pointwise(torch.autograd.Function):

@@ -1,12 +1,13 @@
 """Biases of a pair of tokens by distance and by time, as HSTU and FuXi learn them.
 
 Position: one scalar per distance `i - j`. Time: one scalar per bucket of the gap between the time
-asked about at token i and the time of token j, whose bounds grow by a factor of `e^0.301`, about
-1.35. Neither depends on the head; each layer has its own.
+asked about at token i and the time of token j. Neither depends on the head; each layer has its
+own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from genrec.errors import ConfigError
 from genrec.models.meta import SequenceMeta
+from genrec.models.times import gap_buckets
 
-TIME_BUCKETS = 129
-BUCKET_WIDTH = 0.301
 ROWS = 128  # queries whose gaps are computed at once
 TIMES = ("request", "event", "none")
 
@@ -70,7 +70,7 @@ def step_times(meta: SequenceMeta, context: SequenceMeta, times: str) -> torch.T
 
 
 def time_buckets(asked: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
-    """`clamp(floor(ln(max(asked_i - event_j, 1)) / 0.301), 0, 128)` as uint8 `[B, Q, K]`.
+    """The bucket of `asked_i - event_j` as uint8 `[B, Q, K]`; see `gap_buckets`.
 
     Args:
         asked: int64 `[B, Q]` seconds.
@@ -80,9 +80,16 @@ def time_buckets(asked: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
     buckets = torch.empty(shape, dtype=torch.uint8, device=asked.device)
     for low in range(0, asked.shape[1], ROWS):
         rows = slice(low, low + ROWS)
-        gap = (asked[:, rows, None] - event[:, None, :]).clamp_min_(1).float()
-        buckets[:, rows] = gap.log_().div_(BUCKET_WIDTH).clamp_max_(TIME_BUCKETS - 1)
+        buckets[:, rows] = gap_buckets(asked[:, rows, None] - event[:, None, :])
     return buckets
+
+
+def log_gaps(asked: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
+    """`ln(1 + max(asked_i - event_j, 0))` as float32 `[B, Q, K]`; see `time_buckets`."""
+    return (asked[:, :, None] - event[:, None, :]).clamp_min_(0).float().log1p_()
+
+
+Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def distances(meta: SequenceMeta) -> torch.Tensor:
@@ -100,23 +107,29 @@ class Pairs:
 
     Attributes:
         distance: int32 `[Q, K]` or `[B, Q, K]`.
-        buckets: uint8 `[B, Q, K]`, or None without times.
+        gaps: `[B, Q, K]`, the gap between the time asked about and that of the key, measured as
+            `time_buckets` or `log_gaps` do; None without times.
     """
 
     distance: torch.Tensor
-    buckets: torch.Tensor | None
+    gaps: torch.Tensor | None
 
     @classmethod
-    def of(cls, meta: SequenceMeta, times: str) -> Pairs:
+    def of(cls, meta: SequenceMeta, times: str, measure: Measure = time_buckets) -> Pairs:
         """The pairs `[S, S]` of a batch; `times` as for `asked_times`, or `none`."""
-        buckets = None
+        gaps = None
         if times != "none":
-            buckets = time_buckets(asked_times(meta, times), event_times(meta, times))
-        return cls(distance=distances(meta), buckets=buckets)
+            gaps = measure(asked_times(meta, times), event_times(meta, times))
+        return cls(distance=distances(meta), gaps=gaps)
 
     @classmethod
     def of_step(
-        cls, meta: SequenceMeta, seen: SequenceMeta, context: SequenceMeta, times: str
+        cls,
+        meta: SequenceMeta,
+        seen: SequenceMeta,
+        context: SequenceMeta,
+        times: str,
+        measure: Measure = time_buckets,
     ) -> Pairs:
         """The pairs `[B, 1, K]` of a decoded token `[B, 1]` with the tokens `seen`, `[B, K]`.
 
@@ -125,12 +138,13 @@ class Pairs:
             seen: the history's tokens, or those decoded so far.
             context: the history.
             times: as for `of`.
+            measure: as for `of`.
         """
         distance = (meta.position[:, :, None] - seen.position[:, None, :]).clamp_min(0)
-        buckets = None
+        gaps = None
         if times != "none":
-            buckets = time_buckets(step_times(meta, context, times), event_times(seen, times))
-        return cls(distance=distance.to(torch.int32), buckets=buckets)
+            gaps = measure(step_times(meta, context, times), event_times(seen, times))
+        return cls(distance=distance.to(torch.int32), gaps=gaps)
 
 
 def lookup(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from genrec.models.heads.autoregressive import AutoregressiveHead
 from genrec.models.heads.base import Head
 from genrec.models.heads.dense import DenseHead
+from genrec.models.heads.liger import LigerHead
 from genrec.models.heads.parallel import ParallelHead
 from genrec.models.heads.regression import RegressionHead
 from genrec.models.heads.tokens import TokenHead
@@ -10,6 +11,7 @@ from genrec.models.heads.tokens import TokenHead
 HEADS: dict[str, type[Head]] = {
     "autoregressive": AutoregressiveHead,
     "parallel": ParallelHead,
+    "liger": LigerHead,
     "dense": DenseHead,
     "regression": RegressionHead,
     "tokens": TokenHead,
@@ -20,6 +22,7 @@ __all__ = [
     "AutoregressiveHead",
     "DenseHead",
     "Head",
+    "LigerHead",
     "ParallelHead",
     "RegressionHead",
     "TokenHead",

@@ -24,6 +24,8 @@ class Head(nn.Module, ABC):
     Attributes:
         uses_trie: scores codes, so a search needs the prefix trie.
         searches_by_beams: a wider beam can change the list.
+        ranks_items: needs the trie, but ranks items: the leaves of its results are item numbers
+            and not tuples.
         reads_tokens: reads one state per code of the next item, each after the codes before, and
             not one state per item. Such a head has `level_logits(level, hidden)`; see `TokenHead`.
     """
@@ -32,6 +34,7 @@ class Head(nn.Module, ABC):
     encoder: ItemEncoder
     uses_trie: bool
     searches_by_beams = False
+    ranks_items = False
     reads_tokens = False
 
     def __init__(self, *, tables: ItemTables, encoder: ItemEncoder, d_model: int) -> None:

@@ -12,8 +12,10 @@ from genrec.decoding import Filter, PrefixTrie, SearchResult, dense_search
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head
 from genrec.models.heads.dense_softmax import dense_cross_entropy
-from genrec.models.item_encoders import IdEmbedding, ItemEncoder
+from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
 from genrec.models.tables import ItemTables
+
+PAIR_BUDGET = 2**22  # products of states and items held at once
 
 
 class DenseHead(Head):
@@ -24,7 +26,8 @@ class DenseHead(Head):
         encoder: the item encoder.
         d_model: width.
         items: what a state is compared with: `encoder` (the item encoder's own output, as SASRec
-            ties them) or `table` (an embedding of its own).
+            ties them), `table` (an embedding of its own) or `content` (a projection of the items'
+            vectors of its own, which knows items that never occurred in training too).
         similarity: `dot` or `cosine`.
         temperature: logits are divided by it.
         loss: `full` softmax over the catalogue, or `sampled` with `negatives` items drawn per
@@ -55,7 +58,7 @@ class DenseHead(Head):
     ) -> None:
         super().__init__(tables=tables, encoder=encoder, d_model=d_model)
         for name, value, allowed in (
-            ("items", items, ("encoder", "table")),
+            ("items", items, ("encoder", "table", "content")),
             ("similarity", similarity, ("dot", "cosine")),
             ("loss", loss, ("full", "sampled")),
         ):
@@ -70,7 +73,7 @@ class DenseHead(Head):
         if items == "encoder" and encoder.tokens_per_item != 1:
             raise ConfigError(
                 "head 'dense': items='encoder' compares with one vector per item, and this item "
-                "encoder has one per code; use items: table"
+                "encoder has one per code; use items: table or items: content"
             )
         self.similarity, self.temperature, self.label_smoothing = (
             similarity,
@@ -78,7 +81,12 @@ class DenseHead(Head):
             label_smoothing,
         )
         self.kind, self.negatives, self.negative_power = loss, negatives, negative_power
-        self.own = IdEmbedding(tables=tables, d_model=d_model) if items == "table" else None
+        self.own: ItemEncoder | None = None
+        if items == "table":
+            self.own = IdEmbedding(tables=tables, d_model=d_model)
+        elif items == "content":
+            tables.require("vectors", part="head 'dense' with items='content'")
+            self.own = SemanticProjection(tables=tables, d_model=d_model)
         self._catalog: tuple[tuple[Any, ...], torch.Tensor] | None = None
 
     def candidates(self, items: torch.Tensor | None = None) -> torch.Tensor:
@@ -114,6 +122,20 @@ class DenseHead(Head):
         # A cosine rounded to bf16 and divided by a small temperature would be off by a tenth.
         with torch.autocast(hidden.device.type, enabled=False):
             return F.normalize(hidden.float(), dim=-1) @ candidates.float().T / self.temperature
+
+    def pair_scores(self, hidden: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Logits `[M, n]` of states `[M, D]` for items of their own, int64 `[M, n]`.
+
+        A pair's score does not depend on what else is asked, to the last digit; so items of equal
+        vectors tie, whichever list they come from.
+        """
+        catalog = self.catalog().float()
+        query = hidden.float()
+        if self.similarity == "cosine":
+            query = F.normalize(query, dim=-1)
+        columns = max(1, PAIR_BUDGET // max(1, query.numel()))
+        parts = [(query[:, None] * catalog[some]).sum(-1) for some in items.split(columns, dim=1)]
+        return torch.cat(parts, 1) / self.temperature
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of the target items."""

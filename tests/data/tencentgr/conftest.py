@@ -11,7 +11,7 @@ from genrec.data.tencentgr import generate_tencentgr
 def huggingface(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A download of 600 users in Hugging Face's layout."""
     place = tmp_path_factory.mktemp("tencentgr") / "huggingface"
-    return generate_tencentgr(place, users=600, vectors=("81_8", "82_16"), seed=3)
+    return generate_tencentgr(place, users=600, vectors=("emb_81_8", "emb_82_16"), seed=3)
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
         users=120,
         layout="competition",
         actions="10M",
-        vectors=("81_8", "82_16"),
+        vectors=("emb_81_8", "emb_82_16"),
         max_length=40,
         seed=4,
     )

@@ -176,7 +176,13 @@ def test_there_is_something_to_learn():
 
 
 def test_the_same_options_give_the_same_files(tmp_path: Path):
-    options = {"users": 10, "items": 300, "max_length": 20, "candidates": 40, "vectors": ("81_4",)}
+    options = {
+        "users": 10,
+        "items": 300,
+        "max_length": 20,
+        "candidates": 40,
+        "vectors": ("emb_81_4",),
+    }
     made = [generate_tencentgr(tmp_path / str(n), seed=n // 2, **options) for n in range(3)]
     files = [
         {p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file()}
@@ -233,7 +239,7 @@ def test_cold_marks_of_the_competition(competition: Path):
     [
         ({"layout": "csv"}, "layout='csv'"),
         ({"actions": "2M"}, "actions='2M'"),
-        ({"vectors": ("99_32",)}, "vectors='99_32'"),
+        ({"vectors": ("emb_99_32",)}, "vectors='emb_99_32'"),
         ({"users": 0}, "users=0"),
         ({"items": 100}, "items=100"),
         ({"items": 300, "candidates": 400}, "candidates=400"),
