@@ -13,6 +13,7 @@ Items and scores are compared before anything is timed, then the two take turns.
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import statistics
 import time
@@ -42,6 +43,8 @@ class Repeated:
 
     def __init__(self, model: Any, shared: CodeDecoder, cache: Any) -> None:
         self.model, self.shared, self.cache = model, shared, cache
+        known = inspect.signature(type(model).forward).parameters
+        self.given_as = "cache" if "cache" in known else "past_key_values"  # its older name
 
     def first(self) -> tuple[torch.Tensor, None]:
         """Logits of the first code, from the state after the history."""
@@ -63,8 +66,8 @@ class Repeated:
             state.reorder_cache((parent + wide * torch.arange(users)[:, None]).flatten())
         out = self.model(
             inputs_embeds=self.shared.token(code, level - 1).flatten(0, 1)[:, None],
-            cache=state,
             use_cache=True,
+            **{self.given_as: state},
         )
         hidden = out.last_hidden_state.view(users, width, -1)
         return self.shared.head.level_logits(level, hidden), state

@@ -9,6 +9,8 @@ import torch
 
 from genrec.models.backbones import Backbone, BeamState, ContextState
 
+_TOKENS = 2**15  # of all users, fed to the backbone at once
+
 
 class CodeScores(Protocol):
     """A head that reads tokens."""
@@ -63,14 +65,19 @@ class CodeDecoder:
         Returns:
             Logits `[B, W, K_level]` and the new beams.
         """
-        hidden, state = self.backbone.decode_step(
-            self.token(code, level - 1),
-            self.context.meta.next_item(level - 1),
-            self.context,
-            state,
-            parent,
+        meta = self.context.meta.next_item(level - 1)
+        # A search that proves itself may keep as many beams as there are prefixes.
+        some = max(1, _TOKENS // len(parent))
+        steps = [
+            self.backbone.decode_step(
+                self.token(codes, level - 1), meta, self.context, state, parents
+            )
+            for codes, parents in zip(code.split(some, 1), parent.split(some, 1), strict=True)
+        ]
+        hidden = torch.cat([states for states, _ in steps], 1)
+        return self.head.level_logits(level, hidden), BeamState.side_by_side(
+            [beams for _, beams in steps]
         )
-        return self.head.level_logits(level, hidden), state
 
     def select(self, rows: torch.Tensor) -> CodeDecoder:
         """The same decoder for the users `rows`, int64 `[b]`."""

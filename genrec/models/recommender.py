@@ -82,6 +82,9 @@ class RecommenderConfig(PretrainedConfig):
         self.max_history = max_history
         self.item_encoder = with_defaults(ITEM_ENCODERS, item_encoder or {"type": "id"})
         self.backbone = with_defaults(BACKBONES, backbone or {"type": "transformer"})
+        kind = BACKBONES.get(str(self.backbone.get("type")))
+        if kind is not None:
+            self.backbone = kind.resolved(self.backbone)
         self.head = with_defaults(HEADS, head or {"type": "dense"})
         self.input_norm = input_norm
         self.input_dropout = input_dropout

@@ -9,7 +9,7 @@ import torch
 
 from genrec.decoding import Filter, PrefixTrie
 from genrec.errors import ConfigError
-from genrec.models import BACKBONES, Recommender, RecommenderConfig
+from genrec.models import BACKBONES, Recommender, RecommenderConfig, code_decoder
 
 ITEMS, SIZES, WIDTH = 30, (4, 3, 5), 16
 VARIANTS = [(name, {}) for name in BACKBONES] + [("transformer", {"positions": "rotary"})]
@@ -87,6 +87,16 @@ def test_the_search_is_brute_force(model: Recommender, batch: dict[str, torch.Te
         best = sorted(range(ITEMS), key=lambda i: (-round(scores[i], 4), ties[i]))
         assert [round(scores[i], 3) for i in found] == [round(scores[i], 3) for i in best]
         assert narrow.items[row].tolist() == found[:5]
+
+
+def test_beams_may_be_fed_in_parts(
+    model: Recommender, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trie = trie_of(model)
+    once = model.search(batch, k=ITEMS, trie=trie, beam_width=ITEMS)
+    monkeypatch.setattr(code_decoder, "_TOKENS", 12)
+    parts = model.search(batch, k=ITEMS, trie=trie, beam_width=ITEMS)
+    torch.testing.assert_close(once.scores, parts.scores, atol=1e-5, rtol=1e-5)
 
 
 def test_exclusions_and_filters(model: Recommender, batch: dict[str, torch.Tensor]) -> None:

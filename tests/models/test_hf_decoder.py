@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+import shutil
 import sys
 from pathlib import Path
 
@@ -37,16 +39,16 @@ def test_decodes_as_transformers_with_a_cache_per_beam(architecture: str) -> Non
     meta = SequenceMeta.from_mask(torch.ones(users, length, dtype=torch.bool))
     context = ours.encode(history, meta)
     cache = DynamicCache(config=theirs.config)
-    out = theirs(inputs_embeds=history, past_key_values=cache, use_cache=True)
+    known = inspect.signature(type(theirs).forward).parameters
+    kept = {"cache" if "cache" in known else "past_key_values": cache, "use_cache": True}
+    out = theirs(inputs_embeds=history, **kept)
     torch.testing.assert_close(context.hidden, out.last_hidden_state, atol=1e-5, rtol=1e-5)
     cache.batch_repeat_interleave(width)
     beams, parent = BeamState(), torch.zeros(users, width, dtype=torch.int64)
     for level in range(3):
         tokens = torch.randn(users, width, WIDTH)
         hidden, beams = ours.decode_step(tokens, meta.next_item(level), context, beams, parent)
-        out = theirs(
-            inputs_embeds=tokens.flatten(0, 1)[:, None], past_key_values=cache, use_cache=True
-        )
+        out = theirs(inputs_embeds=tokens.flatten(0, 1)[:, None], **kept)
         torch.testing.assert_close(
             hidden.flatten(0, 1), out.last_hidden_state[:, 0], atol=1e-5, rtol=1e-5
         )
@@ -84,6 +86,9 @@ def test_the_configuration_reaches_the_model() -> None:
         ({"heads": 3}, "give config: {head_dim"),
         ({"heads": 4, "kv_heads": 3}, "kv_heads=3 does not divide"),
         ({"layers": 0}, "layers=0"),
+        ({"config": {"head_dim": "wide"}}, "backbone 'hf': 'qwen3': .*head_dim"),
+        ({"architecture": "bert"}, "'bert' is not a causal decoder"),
+        ({"architecture": "mamba"}, "'mamba' is not a causal decoder"),
     ],
 )
 def test_bad_options(options: dict, message: str) -> None:
@@ -140,3 +145,66 @@ def test_lora_options_are_checked() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             HuggingFaceDecoder(d_model=WIDTH, max_length=8, lora=lora)
+
+
+def folder_of(path: Path, architecture: str = "qwen3") -> Path:
+    """A model as transformers saves it, with a vocabulary of words."""
+    shape = {"hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 4}
+    more = {} if architecture == "gpt2" else {"num_key_value_heads": 2, "intermediate_size": 20}
+    if architecture == "qwen3":
+        more["head_dim"] = 6
+    config = AutoConfig.for_model(architecture, vocab_size=50, **shape, **more)
+    AutoModel.from_config(config).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama", "gpt2"])
+def test_weights_come_from_a_folder_and_then_from_the_recommender(
+    architecture: str, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path / "words", architecture)
+    config = RecommenderConfig(
+        num_items=12,
+        codebook_sizes=(4, 3),
+        d_model=WIDTH,
+        max_history=5,
+        item_encoder={"type": "sid-tokens"},
+        backbone={"type": "hf", "pretrained": str(folder)},
+        head={"type": "tokens"},
+    )
+    assert config.backbone["layers"] == 3 and config.backbone["architecture"] == architecture
+    model = Recommender(config).eval()
+    words = AutoModel.from_pretrained(folder).eval()
+    x = torch.randn(2, 5, WIDTH)
+    meta = SequenceMeta.from_mask(torch.ones(2, 5, dtype=torch.bool))
+    with torch.no_grad():
+        expected = words(inputs_embeds=x).last_hidden_state
+        torch.testing.assert_close(model.backbone(x, meta), expected, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path / "saved")
+    shutil.rmtree(folder)
+    again = Recommender.from_pretrained(tmp_path / "saved").eval()
+    assert again.config.backbone == config.backbone
+    with torch.no_grad():
+        torch.testing.assert_close(again.backbone(x, meta), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_pretrained_model_gives_the_shape(tmp_path: Path) -> None:
+    folder = str(folder_of(tmp_path / "words"))
+    for options, message in (
+        ({"pretrained": folder, "layers": 3}, "layers=3: pretrained=.* leave layers out"),
+        ({"pretrained": str(tmp_path / "none")}, "is no model of transformers"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            HuggingFaceDecoder(d_model=WIDTH, max_length=8, **options)
+    with pytest.raises(ConfigError, match="set d_model: 16"):
+        HuggingFaceDecoder(d_model=32, max_length=8, pretrained=folder)
+    (tmp_path / "words" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"pretrained=.*words.*model\.safetensors"):
+        HuggingFaceDecoder(d_model=WIDTH, max_length=8, pretrained=folder)
+
+
+def test_a_pretrained_model_of_short_texts_is_named(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("gpt2", n_embd=WIDTH, n_layer=1, n_head=2, n_positions=6)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="reads 6 tokens, not 7"):
+        HuggingFaceDecoder(d_model=WIDTH, max_length=7, pretrained=str(tmp_path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AttentionInterface, AutoConfig, AutoModel
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from genrec.errors import ConfigError, expected_one_of
+from genrec.errors import ConfigError
 from genrec.models.backbones.base import (
     Backbone,
     BackboneSpec,
@@ -24,6 +22,7 @@ from genrec.models.backbones.base import (
     Rows,
     at_last,
 )
+from genrec.models.backbones.hf_models import add_lora, configured, read_shape, read_weights
 from genrec.models.backbones.lengths import alike
 from genrec.models.backbones.shared_attention import shared_attention
 from genrec.models.meta import SequenceMeta
@@ -40,13 +39,16 @@ class HuggingFaceDecoder(Backbone):
 
     Args:
         d_model: width.
-        architecture: a `model_type` of transformers: `qwen3`, `llama`, `mistral`, `gpt2`, ...
-        layers: number of blocks.
-        heads: attention heads.
+        architecture: a `model_type` of transformers: `qwen3` (default), `llama`, `mistral`,
+            `gpt2`, ...
+        layers: number of blocks, 2 by default.
+        heads: attention heads, 2 by default.
         kv_heads: heads of keys and values (grouped queries), as many as `heads` by default.
         ffn: hidden width of the feed-forward part, `4 * d_model` by default.
         config: further keys of the architecture's configuration (`head_dim`, `attention_dropout`,
             `rope_parameters`, ...).
+        pretrained: folder or hub name of a model whose weights are the start; it gives the shape,
+            and `d_model` must be its width. A saved recommender does not need it any more.
         lora: if given, only low-rank additions are trained (Hu et al. 2022), through peft: options
             of its `LoraConfig` such as `r`, `lora_alpha`, `target_modules`.
         max_length: longest sequence.
@@ -57,22 +59,39 @@ class HuggingFaceDecoder(Backbone):
         *,
         d_model: int,
         max_length: int,
-        architecture: str = "qwen3",
-        layers: int = 2,
-        heads: int = 2,
+        architecture: str | None = None,
+        layers: int | None = None,
+        heads: int | None = None,
         kv_heads: int | None = None,
         ffn: int | None = None,
         config: Mapping[str, Any] | None = None,
+        pretrained: str | None = None,
         lora: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("layers", layers), ("heads", heads), ("ffn", ffn)):
-            if value is not None and value < 1:
-                raise ConfigError(f"backbone 'hf': {name}={value}; expected at least 1")
-        groups = heads if kv_heads is None else kv_heads
-        if groups < 1 or heads % groups:
-            raise ConfigError(f"backbone 'hf': kv_heads={kv_heads} does not divide heads={heads}")
-        own = dict(config or {})
+        options: dict[str, Any] = {
+            "architecture": architecture,
+            "layers": layers,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "ffn": ffn,
+            "config": config,
+        }
+        for name in ("layers", "heads", "kv_heads", "ffn"):
+            if options[name] is not None and options[name] < 1:
+                raise ConfigError(f"backbone 'hf': {name}={options[name]}; expected at least 1")
+        if pretrained is not None:
+            options = read_shape(pretrained, options)
+        own = dict(options["config"] or {})
+        width = own.get("hidden_size", d_model)
+        if width != d_model:
+            raise ConfigError(
+                f"backbone 'hf': the width is {width}, but d_model={d_model}; set d_model: {width}"
+            )
+        heads = options["heads"] or 2
+        groups = options["kv_heads"] or heads
+        if heads % groups:
+            raise ConfigError(f"backbone 'hf': kv_heads={groups} does not divide heads={heads}")
         if d_model % heads and "head_dim" not in own:
             raise ConfigError(
                 f"backbone 'hf': heads={heads} does not divide d_model={d_model}; give "
@@ -80,7 +99,7 @@ class HuggingFaceDecoder(Backbone):
             )
         shape = {
             "hidden_size": d_model,
-            "num_hidden_layers": layers,
+            "num_hidden_layers": options["layers"] or 2,
             "num_attention_heads": heads,
             "num_key_value_heads": groups,
             "head_dim": d_model // heads,
@@ -88,12 +107,25 @@ class HuggingFaceDecoder(Backbone):
             "max_position_embeddings": max_length,
         }
         self.spec = BackboneSpec(style="stream", d_model=d_model, max_length=max_length, cache="kv")
-        self.model: Any = AutoModel.from_config(
-            _configuration(architecture, shape, own), attn_implementation=_ATTENTION
+        self.model: Any = configured(
+            options["architecture"] or "qwen3", shape, own, attention=_ATTENTION
         )
-        self.model.set_input_embeddings(nn.Identity())  # embeddings are given
+        if pretrained is not None:
+            longest = self.model.config.max_position_embeddings
+            if max_length > longest:
+                raise ConfigError(
+                    f"backbone 'hf': {pretrained!r} reads {longest} tokens, not {max_length}; set "
+                    "a smaller max_history"
+                )
+            read_weights(self.model, pretrained)
         if lora is not None:
-            _add_lora(self.model, lora)
+            add_lora(self.model, lora)
+
+    @classmethod
+    def resolved(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options with the shape of a pretrained model filled in."""
+        pretrained = options.get("pretrained")
+        return dict(options) if pretrained is None else read_shape(pretrained, options)
 
     def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
         """Map embeddings `[B, S, D]` to hidden states `[B, S, D]`."""
@@ -148,12 +180,13 @@ class HuggingFaceDecoder(Backbone):
         self.check_length(embeddings.shape[1])
         if len(embeddings) == 0:  # which reshapes inside the model refuse
             return embeddings
-        whole = bool(meta.mask.all())
+        # The causal mask keeps padding on the right out, and positions are columns. If they were
+        # given, transformers would take the padding for sequences of their own.
+        causal = meta.right_padded
         return self.model(
             inputs_embeds=embeddings,
-            # Padding on the right is kept out by the causal mask.
-            attention_mask=None if whole or meta.right_padded else meta.mask.long(),
-            position_ids=meta.position,
+            attention_mask=None if causal else meta.mask.long(),
+            position_ids=None if causal else meta.position,
             use_cache=False,
             kept=kept,
         ).last_hidden_state
@@ -244,46 +277,3 @@ def _attention(
 
 AttentionInterface.register(_ATTENTION, _attention)
 AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
-
-
-def _configuration(architecture: str, shape: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    """The configuration of an architecture, whose keys are checked."""
-    if architecture not in CONFIG_MAPPING:
-        raise ConfigError(
-            f"backbone 'hf': architecture={architecture!r}; "
-            f"{expected_one_of(architecture, sorted(CONFIG_MAPPING))}"
-        )
-    default = AutoConfig.for_model(architecture)
-    known = {*default.to_dict(), *default.attribute_map}
-    for key in own:
-        if key not in known or key in ("vocab_size", "is_decoder", "use_cache"):
-            raise ConfigError(
-                f"backbone 'hf': config of {architecture!r} has no key {key!r} to set; "
-                f"{expected_one_of(key, sorted(known))}"
-            )
-    # An architecture without grouped queries, say, does not know their number.
-    given = {key: value for key, value in shape.items() if key in known}
-    made = AutoConfig.for_model(architecture, **{**given, **own, "vocab_size": 1})
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(made, name, None)  # there are no tokens
-    return made
-
-
-def _add_lora(model: nn.Module, options: Mapping[str, Any]) -> None:
-    """Freeze the model and add low-rank matrices to some of its layers."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ConfigError(
-            "backbone 'hf': lora needs peft; run: pip install \"genrec[lora]\""
-        ) from error
-    known = list(inspect.signature(LoraConfig).parameters)
-    for key in options:
-        if key not in known:
-            raise ConfigError(
-                f"backbone 'hf': lora: unknown key {key!r}; {expected_one_of(key, known)}"
-            )
-    try:
-        inject_adapter_in_model(LoraConfig(**options), model)
-    except (TypeError, ValueError) as error:  # names modules that do not exist, ranks below 1
-        raise ConfigError(f"backbone 'hf': lora: {error}") from error
