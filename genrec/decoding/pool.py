@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec.decoding.codes import default_tie_order
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys
-from genrec.decoding.trie import default_tie_order
 from genrec.errors import ConfigError, GenrecError
 
 _GROUP = 32
