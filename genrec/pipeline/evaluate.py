@@ -100,7 +100,8 @@ def evaluate(
         beam_users: measure it on a sample of so many users; 0 means all.
         examples: users whose history and lists are shown.
         candidates: rank only the items of this file, for all users: a table with `item_id`, or a
-            .txt file with one id a line. Targets outside count as misses.
+            .txt file with one id a line. Targets outside count as misses. By default the whole
+            catalogue, or the pool that belongs to the split (`last-click`).
         request_action: tell models that read the next action (`next-action`) that of the target.
             Report both: a service knows it only where it asks for a kind of event.
         batch_size: users per batch.
@@ -152,7 +153,9 @@ def evaluate(
     data, parts = first.data
     questions = getattr(parts, split)
     counts = parts.train_counts(data.histories, len(data.catalog))
-    pool = None if candidates is None else read_items(candidates, data.catalog, "--candidates")
+    pool = parts.candidates
+    if candidates is not None:
+        pool = read_items(candidates, data.catalog, "--candidates")
     if examples and progress:
         note_missing_titles(data.catalog, title_column)
     rankers: dict[str, ModelRanker | PopularityRanker] = {
@@ -207,7 +210,7 @@ def evaluate(
                 progress=progress,
             )
         run = opened.get(name)
-        own = run is not None and split == "test" and pool is None
+        own = run is not None and split == "test" and candidates is None
         place = run.folder if run is not None and own else folder / name
         about[name] = _tie_record(first) if run is None else _training_record(run, counts)
         ndcg = headline_metric(evaluations[name])

@@ -41,19 +41,14 @@ def _names(part: Mapping[str, Any], key: str) -> list[str]:
     return [str(name) for name in ([given] if isinstance(given, (str, int)) else given)]
 
 
-def named_as_text(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with all names of columns as text."""
-    options = dict(encoder)
-    for key in ("columns", "vectors"):
-        if options.get("type") in ("features", "user") and options.get(key) is not None:
-            options[key] = _names(options, key)
-    nested = options.get("parts")
-    if isinstance(nested, Mapping):
-        options["parts"] = {
-            name: named_as_text(part) if isinstance(part, Mapping) else part
-            for name, part in nested.items()
-        }
-    return options
+def assumed_features(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `RecommenderConfig` with which an item encoder is checked without a dataset."""
+    asked = asked_columns(encoder)
+    return {
+        "feature_columns": [(name, 2, 1) for name in asked["features"]],
+        "feature_vectors": [(name, 1) for name in asked["vectors"]],
+        "user_columns": [(name, 2, 1) for name in asked["user"]],
+    }
 
 
 def feature_tables(

@@ -34,7 +34,7 @@ from genrec.models import (
 )
 from genrec.models.registry import with_defaults
 from genrec.pipeline.checks import check_part
-from genrec.pipeline.features import feature_tables, named_as_text
+from genrec.pipeline.features import feature_tables
 from genrec.pipeline.notes import note, plural
 from genrec.pipeline.runs import (
     OF_THE_MODEL,
@@ -133,7 +133,6 @@ def train(
     # The order that `quantize` stores by default, so that runs with and without SIDs compare.
     tie_order = sids.tie_order if sids is not None else make_tie_order(ids)
 
-    item_encoder = named_as_text(item_encoder)
     features, of_features = feature_tables(data, item_encoder)
     config = RecommenderConfig(
         num_items=num_items,
@@ -231,6 +230,7 @@ def train(
             max_length=max_history,
             masks=(mask,),
             bootstrap=0,
+            candidates=parts.candidates,
         )
         return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}
 

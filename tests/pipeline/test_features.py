@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
 from genrec.artefacts import read_json
 from genrec.data import Catalog, Dataset, Histories
 from genrec.data.sources import prepare
 from genrec.data.tencentgr import generate_tencentgr
+from genrec.data.tencentgr.protocol import candidates
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.tencentgr import evaluation_scores
 from genrec.pipeline import evaluate, recommend, train
-from genrec.pipeline.features import feature_tables, named_as_text, sparse_matrix
+from genrec.pipeline.features import feature_tables, sparse_matrix
+from genrec.pipeline.recipe import Recipe
 from genrec.pipeline.settings import SplitConfig
 from genrec.training import TrainingConfig
 
@@ -69,12 +72,10 @@ def test_a_model_of_all_features_is_trained_and_used(ads: Path, tmp_path: Path):
     assert made.model.tables.features.shape == (len(Dataset.load(dataset).catalog), 4)
     losses = [entry["loss"] for entry in read_json(Path(out, "log.json")) if "loss" in entry]
     assert losses[-1] < losses[0]
-    pool = str(ads / "dataset" / "candidates.parquet")
     found = {
         told: evaluate(
             out,
             str(tmp_path / f"report-{told}"),
-            candidates=pool,
             request_action=told,
             ks=[10],
             bootstrap=10,
@@ -86,10 +87,11 @@ def test_a_model_of_all_features_is_trained_and_used(ads: Path, tmp_path: Path):
     for told, evaluations in found.items():
         facts = evaluations["run"].facts
         assert facts["request_action"] is told and facts["targets_outside_candidates"] == 0
+        assert facts["candidates"] == 66
         scores = evaluation_scores(evaluations["run"])
         assert 0 <= scores["masked"]["literal"].score <= 1
     users = Dataset.load(dataset).histories.user_ids[:3].to_pylist()
-    lists = recommend(out, users=users, k=5, allow=pool)
+    lists = recommend(out, users=users, k=5, allow=str(ads / "dataset" / "candidates.parquet"))
     assert len(lists) == 15 and lists["score"].notna().all()
 
 
@@ -147,8 +149,22 @@ def test_parts_of_a_sum_are_found_wherever_they_are():
     assert feature_tables(small(), {"type": "id"}) == ({}, {})
 
 
-def test_numbers_as_names_of_columns():
-    given = {"type": "sum", "parts": {"a": {"type": "features", "columns": [101], "vectors": "v"}}}
-    text = named_as_text(given)
-    assert text["parts"]["a"] == {"type": "features", "columns": ["101"], "vectors": ["v"]}
-    assert given["parts"]["a"]["columns"] == [101]
+def test_a_recipe_is_checked_without_the_data(tmp_path: Path):
+    recipe = {
+        "name": "ads",
+        "prepare": {"source": "tencentgr", "path": "downloads"},
+        "split": {"type": "last-click"},
+        "runs": {"a": {"item_encoder": {"type": "sum", "parts": PARTS}, "head": {"type": "dense"}}},
+    }
+    path = tmp_path / "ads.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    assert Recipe.load(path).name == "ads"
+    recipe["runs"]["a"]["item_encoder"]["parts"]["item"]["widht"] = 3
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ConfigError, match="did you mean 'width'"):
+        Recipe.load(path)
+
+
+def test_the_pool_of_the_split_is_what_is_ranked(ads: Path):
+    data, split = SplitConfig(type="last-click").apply(Dataset.load(ads / "dataset"))
+    np.testing.assert_array_equal(split.candidates, np.sort(candidates(data)))

@@ -117,7 +117,8 @@ class FeatureEncoder(ItemEncoder):
     Args:
         tables: item tables with features.
         d_model: width of the output.
-        columns: sparse features to read, as the items have them.
+        columns: sparse features to read, as the items have them; YAML reads the name of a numbered
+            one as a number.
         vectors: vectors to read, likewise.
         width: of each feature's embedding and of each projected vector; `d_model` by default.
         max_rows: features of more values are hashed, see `SparseFeatures`.
@@ -130,7 +131,7 @@ class FeatureEncoder(ItemEncoder):
         *,
         tables: ItemTables,
         d_model: int,
-        columns: Sequence[str] = (),
+        columns: Sequence[str | int] = (),
         vectors: Sequence[str] = (),
         width: int | None = None,
         max_rows: int = 200_000,
@@ -138,7 +139,7 @@ class FeatureEncoder(ItemEncoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(tables=tables, d_model=d_model)
-        names, of_vectors = list(columns), list(vectors)
+        names, of_vectors = [str(name) for name in columns], list(vectors)
         check_columns("features", names, tables.feature_columns)
         for name in of_vectors:
             if name not in tables.feature_vectors:
@@ -215,13 +216,13 @@ class UserFeatures(EventFeature):
         *,
         tables: ItemTables,
         d_model: int,
-        columns: Sequence[str] = (),
+        columns: Sequence[str | int] = (),
         width: int | None = None,
         max_rows: int = 200_000,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(tables=tables, d_model=d_model)
-        names = list(columns)
+        names = [str(name) for name in columns]
         check_columns("user", names, tables.user_columns)
         if not names:
             raise ConfigError("item encoder 'user': reads nothing; name columns of the users")
