@@ -180,12 +180,13 @@ class HuggingFaceDecoder(Backbone):
         self.check_length(embeddings.shape[1])
         if len(embeddings) == 0:  # which reshapes inside the model refuse
             return embeddings
-        whole = bool(meta.mask.all())
+        # The causal mask keeps padding on the right out, and positions are columns. If they were
+        # given, transformers would take the padding for sequences of their own.
+        causal = meta.right_padded
         return self.model(
             inputs_embeds=embeddings,
-            # Padding on the right is kept out by the causal mask.
-            attention_mask=None if whole or meta.right_padded else meta.mask.long(),
-            position_ids=meta.position,
+            attention_mask=None if causal else meta.mask.long(),
+            position_ids=None if causal else meta.position,
             use_cache=False,
             kept=kept,
         ).last_hidden_state
