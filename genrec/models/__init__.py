@@ -12,6 +12,7 @@ from genrec.models.backbones import (
     FuXiAlpha,
     FuXiBeta,
     HuggingFaceDecoder,
+    NextItNet,
     TokenFormer,
 )
 from genrec.models.code_decoder import CodeDecoder
@@ -66,6 +67,7 @@ __all__ = [
     "ItemEncoder",
     "ItemTables",
     "LigerHead",
+    "NextItNet",
     "ParallelHead",
     "PrefixEmbedding",
     "Recommender",

@@ -91,8 +91,8 @@ def train(
         vectors: item vectors folder, for models that read them.
         item_encoder: `type` (sid, sid-tokens, prefix, semantic, id, sum; in a sum also time-gap,
             action) and its options.
-        backbone: `type` (transformer, hstu, fuxi-alpha, fuxi-beta, tokenformer, t5, hf) and its
-            options.
+        backbone: `type` (transformer, hstu, fuxi-alpha, fuxi-beta, tokenformer, nextitnet, t5,
+            hf) and its options.
         head: `type` (autoregressive, parallel, dense, regression, tokens, liger) and its options.
         d_model: width.
         max_history: longest history in items; longer ones keep their latest events.

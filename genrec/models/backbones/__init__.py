@@ -4,6 +4,7 @@ from genrec.models.backbones.base import Backbone, BackboneSpec, BeamState, Cont
 from genrec.models.backbones.fuxi import FuXiAlpha, FuXiBeta
 from genrec.models.backbones.hstu import HSTU
 from genrec.models.backbones.huggingface import HuggingFaceDecoder
+from genrec.models.backbones.nextitnet import NextItNet
 from genrec.models.backbones.t5 import T5
 from genrec.models.backbones.tokenformer import TokenFormer
 from genrec.models.backbones.transformer import CausalTransformer
@@ -16,6 +17,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "fuxi-alpha": FuXiAlpha,
     "fuxi-beta": FuXiBeta,
     "tokenformer": TokenFormer,
+    "nextitnet": NextItNet,
 }
 
 __all__ = [
@@ -30,5 +32,6 @@ __all__ = [
     "FuXiAlpha",
     "FuXiBeta",
     "HuggingFaceDecoder",
+    "NextItNet",
     "TokenFormer",
 ]
