@@ -38,13 +38,15 @@ class Candidates(ABC):
         self.given = given
         self.branch = branch
         self.count = given.nodes.shape[1] * branch
-        self.alive = given.nodes >= 0
-        self.nodes = given.nodes.clamp_min(0)
-        self.weight = given.scores.exp() * self.alive
-        self.base = given.scores.masked_fill(~self.alive, -_FAR)[:, :, None]
+        nodes, scores = given.nodes.numpy(), given.scores.numpy()
+        self.alive = nodes >= 0
+        self.nodes = np.maximum(nodes, 0)
+        self.weight = np.exp(scores) * self.alive
+        base = np.where(self.alive, scores, np.float32(-_FAR))
+        self.base = torch.from_numpy(base)[:, :, None]
 
     @abstractmethod
-    def scored(self, part: slice) -> tuple[Tensor, Tensor]:
+    def scored(self, part: slice) -> tuple[Tensor, np.ndarray]:
         """Scores float32 ``[b, count]`` of some users, and the probability ``[b]`` that they lose.
 
         Scores of what does not exist are below `ABSENT`.
@@ -68,12 +70,16 @@ class Candidates(ABC):
 
     def impossible(self) -> bool:
         """Whether any candidate may score -inf."""
-        parts = (self.given.log_probs, self.given.scores.masked_fill(~self.alive, 0.0))
-        return any(part.numel() and float(part.amin()) == -math.inf for part in parts)
+        if self.count == 0 or len(self.nodes) == 0:
+            return False
+        beams = np.where(self.alive, self.given.scores.numpy(), 0.0)
+        return bool(self.given.log_probs.amin() == -math.inf) or bool(beams.min() == -math.inf)
 
-    def lost(self, mass: Tensor, part: slice) -> Tensor:
+    def lost(self, mass: Tensor, part: slice) -> np.ndarray:
         """The probability ``[b]`` that is missing to 1 in each beam, weighted by the beams'."""
-        return ((1.0 - mass).clamp_min(0.0) * self.weight[part]).sum(dim=1)
+        missing = np.maximum(np.float32(1.0) - mass.numpy(), 0.0)  # NaN passes
+        found: np.ndarray = (missing * self.weight[part]).sum(axis=1)
+        return found
 
 
 def candidates_of(given: Expansion) -> Candidates:
@@ -99,7 +105,7 @@ class _AllCodes(Candidates):
         super().__init__(given, given.trie.codebook_sizes[given.level])
         self.table = table
 
-    def scored(self, part: slice) -> tuple[Tensor, Tensor]:
+    def scored(self, part: slice) -> tuple[Tensor, np.ndarray]:
         """See `Candidates`."""
         given = self.given
         logits = given.log_probs[part].float()
@@ -107,7 +113,8 @@ class _AllCodes(Candidates):
         missing = None
         if self.table is not None:
             nodes = self.nodes[part]
-            rows = self.table.index_select(0, nodes.flatten()).view(*nodes.shape, self.branch)
+            rows = self.table.index_select(0, torch.from_numpy(nodes.reshape(-1)))
+            rows = rows.view(*nodes.shape, self.branch)
             missing = rows.float().clamp_max_(0.0)  # -1 where there is no child, else 0
         if given.renormalize:
             gains = gains if missing is None else gains.add(missing, alpha=_FAR)
@@ -133,7 +140,7 @@ class _AllCodes(Candidates):
     def find(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Candidates`."""
         beam = cells // self.branch
-        node = self.nodes.numpy().reshape(-1).take(beam)
+        node = self.nodes.reshape(-1).take(beam)
         cell = cells + (node - beam) * self.branch
         if self.table is None:
             return beam, cell
@@ -142,9 +149,9 @@ class _AllCodes(Candidates):
 
     def exists(self, cells: np.ndarray, beam: np.ndarray, child: np.ndarray) -> np.ndarray:
         """See `Candidates`."""
-        there: np.ndarray = self.alive.numpy().reshape(-1).take(beam)
+        there: np.ndarray = self.alive.reshape(-1).take(beam)
         if self.table is not None:
-            node = self.nodes.numpy().reshape(-1).take(beam)
+            node = self.nodes.reshape(-1).take(beam)
             cell = cells + (node - beam) * self.branch
             there = there & (self.table.numpy().reshape(-1).take(cell) >= 0)
         return there
@@ -155,26 +162,28 @@ class _Children(Candidates):
 
     def __init__(self, given: Expansion) -> None:
         trie, level = given.trie, given.level
-        pointer, nodes = trie.pointers[level], given.nodes.clamp_min(0)
-        self.low = pointer[nodes].to(torch.int64)
-        self.sizes = (pointer[nodes + 1] - self.low) * (given.nodes >= 0)
-        branch = max(1, int(self.sizes.max())) if nodes.numel() else 1
+        pointer, nodes = trie.pointers[level].numpy(), np.maximum(given.nodes.numpy(), 0)
+        self.low = pointer.take(nodes).astype(np.int64)
+        self.sizes = (pointer.take(nodes + 1) - self.low) * (given.nodes.numpy() >= 0)
+        branch = max(1, int(self.sizes.max(initial=1)))
         super().__init__(given, branch)
         self.slots = torch.arange(branch)
         self.live = trie.live_nodes(level + 1)
 
-    def scored(self, part: slice) -> tuple[Tensor, Tensor]:
+    def scored(self, part: slice) -> tuple[Tensor, np.ndarray]:
         """See `Candidates`."""
         given = self.given
         trie, level = given.trie, given.level
         log_probs = given.log_probs[part]
         if given.logits:
             log_probs = log_probs.float().log_softmax(dim=2)
-        children = (self.low[part][:, :, None] + self.slots).clamp_max_(
+        children = (torch.from_numpy(self.low[part])[:, :, None] + self.slots).clamp_max_(
             trie.num_nodes[level + 1] - 1
         )
         # -1 where there is no child, else 0
-        missing = (self.sizes[part].float()[:, :, None] - (self.slots + 1)).clamp_(-1.0, 0.0)
+        missing = (
+            torch.from_numpy(self.sizes[part].astype(np.float32))[:, :, None] - (self.slots + 1)
+        ).clamp_(-1.0, 0.0)
         if self.live is not None:
             missing = torch.minimum(missing, self.live[children].float() - 1.0)
         gains = log_probs.gather(2, trie.node_codes(level, children)).to(torch.float32)
@@ -190,14 +199,14 @@ class _Children(Candidates):
     def find(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Candidates`."""
         beam = cells // self.branch
-        child = self.low.numpy().reshape(-1).take(beam) + (cells - beam * self.branch)
+        child = self.low.reshape(-1).take(beam) + (cells - beam * self.branch)
         last = self.given.trie.num_nodes[self.given.level + 1] - 1
         return beam, np.minimum(child, last)
 
     def exists(self, cells: np.ndarray, beam: np.ndarray, child: np.ndarray) -> np.ndarray:
         """See `Candidates`."""
         slot = cells - beam * self.branch
-        there: np.ndarray = slot < self.sizes.numpy().reshape(-1).take(beam)
+        there: np.ndarray = slot < self.sizes.reshape(-1).take(beam)
         return there if self.live is None else there & self.live.numpy().take(child)
 
 

@@ -18,7 +18,7 @@ from genrec.decoding.candidates import ABSENT, Candidates, candidates_of
 from genrec.decoding.expansion import Expansion, Step
 from genrec.decoding.ranking import DEAD
 
-_CACHED = 2**18  # candidates scored at once
+_CACHED = 2**20  # candidates scored at once
 _GROUPS = 4  # groups per candidate wanted: then a sixth too many are taken
 _MARGIN = 1.3  # how many more candidates than needed are taken beside a filter
 _MIX = np.int64(0x9E3779B1)  # of `genrec.decoding.ranking.node_ties`
@@ -41,7 +41,7 @@ class _Taken:
     values: np.ndarray
     real: np.ndarray
     least: np.ndarray
-    leaked: Tensor
+    leaked: np.ndarray
     everything: bool
 
 
@@ -54,60 +54,56 @@ def cpu_step(given: Expansion) -> Step:
     if not given.excluded.empty:
         dead = given.excluded.dead_nodes(given.level + 1).sort(dim=1).values
     wanted = _wanted(given)
-    rows = np.arange(batch)[:, None]
     while True:
         taken = _taken(candidates, given, wanted)
         beam, child = candidates.find(taken.cells)
         keys = _keys(given, candidates, taken, beam, child, dead)
-        place = torch.topk(torch.from_numpy(keys), min(keep + 1, keys.shape[1]), dim=1).indices
-        flat = place.numpy() + rows * keys.shape[1]
-        best = keys.take(flat)
-        scores = np.where(best == DEAD, np.float32(-np.inf), taken.values.take(flat))
-        if floor is None:
-            reach = np.full(batch, min(keep, best.shape[1]))
+        count = keys.shape[1]
+        place = torch.topk(torch.from_numpy(keys), min(keep + 1, count), dim=1).indices.numpy()
+        place += np.arange(0, batch * count, count)[:, None]
+        best, scores = keys.take(place), taken.values.take(place)
+        if floor is not None:
+            reach = ((scores >= floor.numpy()[:, None]) & (best != DEAD)).sum(axis=1)
+            reach = reach.clip(max=keep)[:, None]
+            width = best.shape[1] + 1
+            best, scores = _wide(best, width, DEAD), _wide(scores, width, -np.inf)
+            dropped, last = (np.take_along_axis(of, reach, axis=1)[:, 0] for of in (best, scores))
+        elif count > keep:
+            dropped, last = best[:, keep], scores[:, keep]
         else:
-            over = (scores >= floor.numpy()[:, None]) & (best != DEAD)
-            reach = over.sum(axis=1).clip(max=keep)
-        edge = np.minimum(reach, best.shape[1] - 1)[:, None] + rows * best.shape[1]
-        inside = reach < best.shape[1]
-        last = np.where(inside, scores.take(edge)[:, 0], -np.inf)
+            dropped, last = np.full(batch, DEAD), np.full(batch, -np.inf, dtype=np.float32)
         if taken.everything or _enough(candidates, last, taken.least):
             break
         more = floor is None and bool((taken.least > ABSENT).all())
         wanted = 4 * wanted if more else candidates.count
-    dropped = np.where(inside, best.take(edge)[:, 0], DEAD)
     if floor is not None:  # each user as if alone: what lies below the floor is dropped as well
-        best[np.arange(best.shape[1]) >= reach[:, None]] = DEAD
         keep = max(1, int(reach.max()))
-    width = min(keep, best.shape[1])
-    flat, alive = flat[:, :width], best[:, :width] != DEAD
-    found, above = np.where(alive, scores[:, :width], np.float32(-np.inf)), beam.take(flat)
+        below = np.arange(best.shape[1]) >= reach
+        best[below], scores[below] = DEAD, -np.inf
+    place, alive, scores = place[:, :keep], best[:, :keep] != DEAD, scores[:, :keep]
+    above, nodes = beam.take(place), child.take(place)
     # a score above its parent's has a log-probability above 0
-    rising = (found > given.scores.numpy().reshape(-1).take(above)).any(axis=1)
-    nodes = child.take(flat)
-    columns = (
-        np.where(alive, nodes, -1),
-        np.where(alive, above - rows * beams, 0),
-        trie.node_codes(given.level, torch.from_numpy(nodes)).numpy(),
-    )
-    fills = (-1, 0, 0)
-    wide = [_wide(column, keep, fill) for column, fill in zip(columns, fills, strict=True)]
+    rising = (scores > given.scores.numpy().reshape(-1).take(above)).any(axis=1)
+    parent = (above - np.arange(0, batch * beams, beams)[:, None]) * alive
+    code = trie.node_codes(given.level, torch.from_numpy(nodes)).numpy()
+    columns = (np.where(alive, nodes, -1), scores, parent, code)
+    wide = [_wide(of, keep, fill) for of, fill in zip(columns, (-1, -np.inf, 0, 0), strict=True)]
+    made = [torch.from_numpy(column) for column in wide]
     return Step(
-        nodes=wide[0],
-        scores=_wide(found, keep, -np.inf),
-        parent=wide[1],
-        code=wide[2],
-        dropped=torch.from_numpy(dropped),
-        leaked=taken.leaked,
-        sound=torch.from_numpy(~rising) & ~taken.leaked.isnan(),
+        nodes=made[0],
+        scores=made[1],
+        parent=made[2],
+        code=made[3],
+        dropped=torch.from_numpy(dropped.copy()),
+        leaked=torch.from_numpy(taken.leaked),
+        sound=torch.from_numpy(~(rising | np.isnan(taken.leaked))),
     )
 
 
-def _wide(values: np.ndarray, keep: int, fill: float) -> Tensor:
-    """``values`` with ``keep`` columns."""
-    if values.shape[1] < keep:
-        values = np.pad(values, ((0, 0), (0, keep - values.shape[1])), constant_values=fill)
-    return torch.from_numpy(values)
+def _wide(values: np.ndarray, width: int, fill: float) -> np.ndarray:
+    """``values`` with ``width`` columns at least."""
+    missing = width - values.shape[1]
+    return values if missing <= 0 else np.pad(values, ((0, 0), (0, missing)), constant_values=fill)
 
 
 def _wanted(given: Expansion) -> int:
@@ -142,7 +138,7 @@ def _taken(candidates: Candidates, given: Expansion, wanted: int) -> _Taken:
         values.append(array.reshape(-1)[flat])
         picked.append(flat + start * count)
         least.append(limit)
-    lost = leaked[0] if len(leaked) == 1 else torch.cat(leaked)
+    lost = np.concatenate(leaked)
     if everything:
         cells = np.arange(batch * count).reshape(batch, count)
         real = np.ones(cells.shape, dtype=bool)
@@ -198,7 +194,10 @@ def _keys(
     child: np.ndarray,
     dead: Tensor | None,
 ) -> np.ndarray:
-    """`genrec.decoding.ranking.rank_keys` of the candidates taken, int64 ``[B, m]``."""
+    """`genrec.decoding.ranking.rank_keys` of the candidates taken, int64 ``[B, m]``.
+
+    Those that may not be shown, or do not exist, are dead, and their scores -inf.
+    """
     filter = given.excluded.filter
     bits = (taken.values + np.float32(0.0)).view(np.int32)
     order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
@@ -213,4 +212,5 @@ def _keys(
         place = torch.searchsorted(dead, nodes).clamp_max_(dead.shape[1] - 1)
         gone |= (dead.gather(1, place) == nodes).numpy()
     keys[gone] = DEAD
+    taken.values[gone] = -np.inf
     return keys

@@ -167,6 +167,17 @@ class Recommender(PreTrainedModel):
         self._checked_trie: PrefixTrie | None = None
         self.post_init()
 
+    @property
+    def asks_when(self) -> bool:
+        """Whether a part reads when the item to be predicted is consumed."""
+        known = getattr(self.backbone, "times", "none") == "request"
+        return known or "query_time" in self.item_encoder.reads
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether a part reads the time of events."""
+        return self.backbone.spec.uses_time or "event_time" in self.item_encoder.reads
+
     def _init_weights(self, module: nn.Module) -> None:
         """Each part initialises itself; nothing is drawn again here."""
 

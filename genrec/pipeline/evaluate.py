@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -64,6 +65,7 @@ def evaluate(
     beam_width: int = 50,
     exact: bool = False,
     renormalize: bool = False,
+    request_time: bool = True,
     beams: list[int] = [10, 20, 50, 100],  # noqa: B006
     beam_users: int = 0,
     examples: int = 3,
@@ -96,6 +98,8 @@ def evaluate(
         exact: prove every list.
         renormalize: of heads that search by beams: score by the probabilities among the codes that
             exist; by default the model's own, which codes that do not exist have a part of.
+        request_time: models that know when they are asked (`times: request`) are told the time of
+            the target; otherwise that of the last event before it.
         beams: widths whose loss against exact search is measured; empty skips it.
         beam_users: measure it on a sample of so many users; 0 means all.
         examples: users whose history and lists are shown.
@@ -152,6 +156,8 @@ def evaluate(
         _note_tie_orders(opened)
     data, parts = first.data
     questions = getattr(parts, split)
+    if not request_time:
+        questions = dataclasses.replace(questions, times=None)
     counts = parts.train_counts(data.histories, len(data.catalog))
     pool = parts.candidates
     if candidates is not None:

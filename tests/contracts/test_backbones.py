@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from genrec.errors import ConfigError
 from genrec.models import BACKBONES, Backbone, BeamState, SequenceMeta
@@ -370,6 +371,38 @@ def test_the_time_of_an_item_waits_for_its_last_code(backbone: Backbone) -> None
             step = context.meta.next_item(0)
             states.append(backbone.decode_step(width, step, context, BeamState(), users)[0])
     torch.testing.assert_close(*states)
+
+
+class Largest(TorchDispatchMode):
+    """Watches how many numbers the largest tensor holds that is made while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(one, torch.Tensor):
+                size = one.untyped_storage().nbytes() // one.element_size()
+                self.numbers = max(self.numbers, size)
+        return made
+
+
+def test_a_cache_is_never_copied_for_each_beam(backbone: Backbone) -> None:
+    embeddings, meta = code_tokens([3], columns=9)
+    width = 64
+    copies = width * embeddings[0].numel()
+    with torch.no_grad():
+        context = backbone.encode(embeddings, meta)
+        beams, parent = BeamState(), torch.zeros(1, width, dtype=torch.int64)
+        tokens = torch.randn(2, 1, width, WIDTH)
+        with Largest() as seen:
+            for level in range(2):
+                step = meta.next_item(level)
+                _, beams = backbone.decode_step(tokens[level], step, context, beams, parent)
+                parent = torch.randint(0, width, (1, width))
+    assert (seen.numbers < copies) == (backbone.spec.cache == "kv")
 
 
 def test_too_many_steps_are_refused(backbone: Backbone) -> None:

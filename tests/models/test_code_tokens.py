@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from genrec.decoding import Filter, PrefixTrie
 from genrec.errors import ConfigError
@@ -69,7 +71,8 @@ def score(model: Recommender, history: dict[str, torch.Tensor], item: int) -> fl
     """Log-probability of an item after one history, from the loss of a plain forward pass."""
     labels = torch.full_like(history["items"], -100)
     labels[0, -1] = item
-    return -len(SIZES) * float(model(**history, labels=labels).loss)
+    levels = len(model.tables.codebook_sizes)
+    return -levels * float(model(**history, labels=labels).loss)
 
 
 def test_the_search_is_brute_force(model: Recommender, batch: dict[str, torch.Tensor]) -> None:
@@ -87,6 +90,62 @@ def test_the_search_is_brute_force(model: Recommender, batch: dict[str, torch.Te
         best = sorted(range(ITEMS), key=lambda i: (-round(scores[i], 4), ties[i]))
         assert [round(scores[i], 3) for i in found] == [round(scores[i], 3) for i in best]
         assert narrow.items[row].tolist() == found[:5]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_catalog_is_searched_exactly(data: st.DataObject) -> None:
+    """Collisions, levels of one code, empty lists, users alone: the best of brute force, always."""
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=4), label="sizes")
+    items = data.draw(st.integers(1, 12), label="items")
+    users = data.draw(st.integers(1, 3), label="users")
+    k = data.draw(st.integers(1, 8), label="k")
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 999), label="seed"))
+    torch.manual_seed(0)
+    config = RecommenderConfig(
+        num_items=items,
+        codebook_sizes=sizes,
+        d_model=8,
+        max_history=3,
+        item_encoder={"type": "sid-tokens"},
+        backbone={"type": "transformer", "layers": 1},
+        head={"type": "tokens"},
+    )
+    codes = torch.stack([torch.randint(0, n, (items,), generator=generator) for n in sizes], 1)
+    model = Recommender(config, tables={"codes": codes.int()}).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+    history = torch.randint(0, items, (users, 3), generator=generator)
+    mask = torch.arange(3) < torch.randint(1, 4, (users, 1), generator=generator)
+    seen = torch.randint(-1, items, (users, 2), generator=generator)
+    allowed = torch.rand(users, items, generator=generator) < 0.7
+    trie = PrefixTrie.from_codes(codes, sizes)
+    found = model.search(
+        {"items": history, "mask": mask},
+        k=k,
+        trie=trie,
+        exclude=seen,
+        filter=Filter.from_mask(trie, allowed),
+        beam_width=data.draw(st.integers(1, 4), label="beam"),
+        exact=True,
+    )
+    assert found.certified.all()
+    for row in range(users):
+        length = int(mask[row].sum())
+        own = {"items": history[row : row + 1, :length], "mask": mask[row : row + 1, :length]}
+        left = [i for i in range(items) if allowed[row, i] and i not in seen[row].tolist()]
+        scores = {i: score(model, own, i) for i in left}
+        best = sorted(scores.values(), reverse=True)[:k]
+        lists = found.items[row, : len(best)].tolist()
+        assert len(set(lists)) == len(lists) and set(lists) <= set(left)
+        assert (found.items[row, len(best) :] == -1).all()
+        given_scores = [scores[item] for item in lists]
+        torch.testing.assert_close(
+            torch.tensor(given_scores), torch.tensor(best), atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(
+            found.scores[row, : len(best)], torch.tensor(best), atol=1e-4, rtol=0
+        )
 
 
 def test_beams_may_be_fed_in_parts(

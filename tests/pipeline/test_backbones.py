@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from genrec.errors import ConfigError
-from genrec.pipeline import evaluate, train
+from genrec.pipeline import evaluate, recommend, train
 from genrec.training import TrainingConfig
 
 PLAN: dict[str, Any] = {
@@ -28,9 +28,25 @@ def test_times_reach_the_backbone(name: str, shop: Path, tmp_path: Path) -> None
     parts = run.model.backbone.state_dict()
     (table,) = [value for key, value in parts.items() if key == "layers.0.time"]
     assert table.std() > 0
-    report = tmp_path / "report"
-    evaluate(str(tmp_path / "run"), str(report), examples=0)
-    assert (tmp_path / "run" / "metrics.json").is_file()
+    facts = []
+    for known in (True, False):
+        options = {"examples": 0, "popularity": False, "request_time": known}
+        (found,) = evaluate(str(tmp_path / "run"), str(tmp_path / f"{known}"), **options).values()
+        facts.append(found.facts["request_time"])
+    assert facts == [True, False]
+
+    asked = {"users": ["U00004", "U00007"], "k": 150, "repeat": True}
+    lists = {
+        moment: recommend(str(tmp_path / "run"), request_time=moment, **asked)
+        for moment in (None, "2020-01-01", 1_577_836_800, "now")
+    }
+    scores = {moment: found["score"].tolist() for moment, found in lists.items()}
+    assert scores["2020-01-01"] == scores[1_577_836_800]
+    assert scores[None] != scores["2020-01-01"] != scores["now"]
+    with pytest.raises(ConfigError, match="request_time: 'soon' is no moment"):
+        recommend(str(tmp_path / "run"), request_time="soon", **asked)
+    with pytest.raises(ConfigError, match="reads the time of every event"):
+        recommend(str(tmp_path / "run"), items="G00001")
 
 
 @pytest.mark.parametrize("name", ["hstu"])
