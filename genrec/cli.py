@@ -66,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    given = list(sys.argv[1:] if args is None else args)
+    given = [_spelled_out(arg) for arg in (sys.argv[1:] if args is None else args)]
     console = Console(stderr=True, soft_wrap=True)
     try:
         result = auto_cli(
@@ -94,6 +94,11 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("interrupted; run the same command again to go on")
         sys.exit(130)
+
+
+def _spelled_out(arg: str) -> str:
+    """`--from`, which is no name that Python gives to an argument, as the `--path` it means."""
+    return "--path" + arg.removeprefix("--from") if arg.split("=")[0] == "--from" else arg
 
 
 def _prepared(made: Any) -> str:
@@ -140,6 +145,7 @@ class _Parser(ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", _Formatter)
+        kwargs.setdefault("allow_abbrev", False)  # an option added later must not change a script
         super().__init__(*args, **kwargs)
 
     def add_function_arguments(

@@ -36,7 +36,7 @@ def function(verb: str, source: str = ""):
 
 
 GROUPS = {
-    "prepare": ("amazon", "generated", "movielens", "tables"),
+    "prepare": ("amazon", "generated", "movielens", "tables", "tencentgr"),
     "bench": ("decode", "quantize"),
 }
 COMMANDS = [(verb, part) for verb in cli.VERBS for part in GROUPS.get(verb, ("",))]
@@ -124,6 +124,7 @@ def test_version(genrec):
         (["prepare"], "subcommand"),
         (["prepare", "excel", "a", "b"], "invalid choice: 'excel'"),
         (["train", "a", "b", "--training.epocs", "3"], "epocs"),
+        (["train", "a", "b", "--vocab", "c"], "--vocab"),
         (["train", "a", "b", "--training.epochs", "many"], "training.epochs"),
         (["train", "a", "b", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["quantize", "a", "b", "--collisions", "alow"], "collisions"),

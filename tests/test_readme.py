@@ -19,7 +19,7 @@ import torch
 
 from genrec import cli
 from genrec.data.sources import SOURCES
-from genrec.models import BACKBONES, HEADS
+from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS
 from genrec.pipeline import Recipe
 from genrec.quantization import QUANTIZERS
 
@@ -77,7 +77,13 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Forget what the snippets register."""
-    everything: tuple[dict[str, Any], ...] = (SOURCES, BACKBONES, HEADS, QUANTIZERS)
+    everything: tuple[dict[str, Any], ...] = (
+        SOURCES,
+        BACKBONES,
+        HEADS,
+        ITEM_ENCODERS,
+        QUANTIZERS,
+    )
     before = [dict(registry) for registry in everything]
     yield
     for registry, known in zip(everything, before, strict=True):

@@ -28,6 +28,8 @@ def batch(
     max_length: int,
     targets: np.ndarray | None = None,
     query_time: np.ndarray | None = None,
+    query_action: np.ndarray | None = None,
+    users: np.ndarray | None = None,
 ) -> Batch:
     """Slices of the flat events as one padded batch.
 
@@ -39,6 +41,9 @@ def batch(
         targets: int64 [B], item numbers of the answers, passed through.
         query_time: int64 [B], Unix seconds at which the item after each slice is asked for; the
             time of the slice's last event by default.
+        query_action: int64 [B], the action asked for, as a code of `Histories`; 0, unknown, by
+            default.
+        users: int64 [B], user of each slice, passed through for what is known of users.
 
     Returns:
         items: int64 [B, S], 0 at padding, which stands on the right; S is the longest slice of the
@@ -47,6 +52,8 @@ def batch(
         event_time: int64 [B, S], Unix seconds, 0 at padding (if there are timestamps).
         query_time: int64 [B, S], time of the event that follows each event (ditto).
         action: int64 [B, S], 0 at padding and where unknown (if there are actions).
+        query_action: int64 [B, S], action of the event that follows each event (ditto).
+        user: int64 [B, S], the user at every position (if given).
         targets: int64 [B] (if given).
     """
     if max_length < 1:
@@ -71,6 +78,15 @@ def batch(
         result["query_time"] = torch.from_numpy(after)
     if histories.actions is not None:
         result["action"] = _gather(histories.actions, index, mask)
+        following = np.zeros(mask.shape, dtype=np.int64)
+        following[:, :-1] = result["action"].numpy()[:, 1:]
+        if query_action is not None:
+            following[np.arange(len(end)), np.maximum(lengths - 1, 0)] = query_action
+            following[~mask] = 0
+        result["query_action"] = torch.from_numpy(following)
+    if users is not None:
+        rows = np.asarray(users, dtype=np.int64)
+        result["user"] = torch.from_numpy(rows)[:, None].expand(mask.shape)
     if targets is not None:
         result["targets"] = torch.from_numpy(np.asarray(targets, dtype=np.int64))
     return result
@@ -138,6 +154,8 @@ def training_batch(
         last,
         max_length=max_length,
         query_time=None if times is None else times[last],
+        query_action=None if histories.actions is None else histories.actions[last],
+        users=np.searchsorted(histories.offsets, last, side="right") - 1,
     )
     begin = np.maximum(start, last - max_length)
     mask = result["mask"].numpy()
@@ -149,6 +167,7 @@ def training_batch(
         result["items"] = _gather(histories.items, moved[:, :-1], mask)
         if histories.actions is not None:
             result["action"] = _gather(histories.actions, moved[:, :-1], mask)
+            result["query_action"] = _gather(histories.actions, index, mask)
     result["labels"] = _gather(histories.items, index, mask, IGNORED)
     return result
 
@@ -188,6 +207,8 @@ def evaluation_batches(
                 max_length=max_length,
                 targets=part.targets,
                 query_time=part.times,
+                query_action=part.actions,
+                users=part.users,
             ),
         )
 

@@ -2,6 +2,7 @@
 
     items.parquet          item_id, any text columns, any fixed-size vector columns
     interactions.parquet   user_id, item_id, timestamp, optional action, position and others
+    users.parquet          optional: user_id and any columns about each user
     dataset.json           name, source, licence, counts, order ("file" or "shuffled-day")
     index/                 the same as memory-mapped Arrow, made when it is not there
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genrec.artefacts import (
@@ -29,15 +31,17 @@ from genrec.artefacts import (
     write_json,
 )
 from genrec.data.catalog import Catalog, catalog_of_ids
-from genrec.data.columns import as_table, id_column, like_ids, require_columns
+from genrec.data.columns import as_table, find_ids, id_column, like_ids, require_columns
 from genrec.data.events import Events, describe, interactions_in_order, read_events
 from genrec.data.fingerprints import dataset_fingerprint
 from genrec.data.histories import Histories
 from genrec.data.index import (
     INDEX,
     TABLES,
+    USERS,
     is_current,
     open_index,
+    open_users,
     try_write_index,
     untouched,
     write_index,
@@ -63,9 +67,12 @@ class Dataset:
         *,
         fingerprint: str | None = None,
         folder: Path | None = None,
+        users: pa.Table | None = None,
     ) -> None:
         self.catalog = catalog
         self.histories = histories
+        #: What is known of each user, a row each in the order of `histories`; None if nothing is.
+        self.users = users
         self.info: dict[str, Any] = {"order": "file", **(info or {})}
         self.folder = folder
         self._fingerprint = fingerprint
@@ -89,7 +96,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """What the tables say, as 16 hexadecimal digits; equal data have equal fingerprints."""
         if self._fingerprint is None:
-            self._fingerprint = dataset_fingerprint(self.catalog, self.histories)
+            self._fingerprint = dataset_fingerprint(self.catalog, self.histories, self.users)
         return self._fingerprint
 
     @classmethod
@@ -119,7 +126,14 @@ class Dataset:
                 return cls._load_tables(folder)
         catalog, histories, fingerprint = open_index(folder)
         info = _read_info(folder)
-        return cls(catalog, histories, info, fingerprint=fingerprint, folder=folder)
+        return cls(
+            catalog,
+            histories,
+            info,
+            fingerprint=fingerprint,
+            folder=folder,
+            users=open_users(folder),
+        )
 
     @classmethod
     def _load_tables(cls, folder: Path) -> Dataset:
@@ -128,15 +142,22 @@ class Dataset:
         catalog = Catalog(items, name=str(folder / TABLES[0]))
         events = read_events(interactions, catalog, name=str(folder / TABLES[1]))
         info = _read_info(folder)
-        if try_write_index(folder, catalog, events.histories):
+        users = None
+        if (folder / USERS).is_file():
+            about = _read_parquet(folder / USERS)
+            users = align_users(about, events.histories, name=str(folder / USERS))
+        if try_write_index(folder, catalog, events.histories, users):
             catalog, histories, fingerprint = open_index(folder)
-            return cls(catalog, histories, info, fingerprint=fingerprint, folder=folder)
-        return cls(catalog, events.histories, info, folder=folder)
+            users = open_users(folder)
+            return cls(
+                catalog, histories, info, fingerprint=fingerprint, folder=folder, users=users
+            )
+        return cls(catalog, events.histories, info, folder=folder, users=users)
 
     def save(self, folder: str | os.PathLike[str]) -> Dataset:
         """Write the dataset as a folder and return it as loaded from there."""
         events = self.histories.interactions(self.catalog.item_ids)
-        return write_dataset(folder, self.catalog.table, events, self.info)
+        return write_dataset(folder, self.catalog.table, events, self.info, users=self.users)
 
     def shuffled_within_day(self, seed: int) -> Dataset:
         """The same dataset with every user's events of one UTC day in a seeded random order.
@@ -148,6 +169,7 @@ class Dataset:
             shuffle_within_day(self.histories, seed),
             {**self.info, "order": "shuffled-day", "order_seed": seed},
             folder=self.folder,
+            users=self.users,
         )
 
 
@@ -157,6 +179,7 @@ def write_dataset(
     interactions: Any,
     info: Mapping[str, Any] | None = None,
     *,
+    users: Any = None,
     drop_unknown: bool = False,
     timestamp_unit: str = "auto",
     items_name: str = "items",
@@ -172,6 +195,8 @@ def write_dataset(
             or ISO strings; null where unknown) or `position` or both, optional `action`, and any
             other columns, which are kept in the parquet file.
         info: goes into `dataset.json`: name, source, licence ...; counts are added.
+        users: Arrow table or pandas frame with `user_id` and any columns about users; who is not in
+            it has nulls, and who has no event is left out.
         drop_unknown: leave out events of items that are not in `items` instead of raising.
         timestamp_unit: `auto`, `s`, `ms`, `us` or `ns` for numeric timestamps.
         items_name: what errors call the items table, for example the file it came from.
@@ -202,11 +227,36 @@ def write_dataset(
     full = {"name": Path(folder).name, "order": "file", **(info or {}), "counts": counts}
     if events.histories.action_names:
         full["actions"] = events.histories.action_names
+    if users is not None:
+        users = align_users(as_table(users, "users"), events.histories)
     with atomic_folder(folder, kind=KIND) as temporary:
         _write_tables(temporary, catalog, event_table, events)
+        if users is not None:
+            pq.write_table(users, temporary / USERS)
         write_json(temporary / "dataset.json", full)
-        write_index(temporary, catalog, events.histories)
+        write_index(temporary, catalog, events.histories, users)
     return Dataset.load(folder)
+
+
+def align_users(users: pa.Table, histories: Histories, *, name: str = "users") -> pa.Table:
+    """The rows of a table about users in the order of their histories; null where it has none.
+
+    Raises:
+        DataError: if `user_id` is missing, null, or holds an id twice.
+    """
+    require_columns(users, ["user_id"], name)
+    ids, known = like_ids(id_column(users, "user_id", name), histories.user_ids)
+    rows = find_ids(ids, known)
+    counts = pc.value_counts(ids)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        raise DataError(
+            f"{name}: column 'user_id' has {twice[0]['values'].as_py()!r} more than once; keep one "
+            "row per user"
+        )
+    others = [column for column in users.column_names if column != "user_id"]
+    found = users.select(others).take(pa.array(rows, mask=rows < 0))
+    return pa.table({"user_id": histories.user_ids, **{n: found.column(n) for n in others}})
 
 
 def _write_tables(folder: Path, catalog: Catalog, table: pa.Table, events: Events) -> None:

@@ -15,8 +15,16 @@ from genrec.data.columns import one_array
 from genrec.data.histories import Histories
 
 
-def dataset_fingerprint(catalog: Catalog, histories: Histories) -> str:
-    """SHA-256 over ids, item content and events, 16 hexadecimal digits (about 1 s per GB)."""
+def dataset_fingerprint(
+    catalog: Catalog, histories: Histories, users: pa.Table | None = None
+) -> str:
+    """SHA-256 over ids, content and events, 16 hexadecimal digits (about 1 s per GB).
+
+    Args:
+        catalog: the items.
+        histories: the events.
+        users: what is known of each user; without columns of its own it changes nothing.
+    """
 
     def parts() -> Iterator[Any]:
         for name in sorted(catalog.columns):
@@ -30,6 +38,10 @@ def dataset_fingerprint(catalog: Catalog, histories: Histories) -> str:
         yield None if histories.timestamps is None else histories.timestamps
         yield None if histories.actions is None else histories.actions
         yield histories.action_names
+        if users is not None:
+            for name in sorted(set(users.column_names) - {"user_id"}):
+                yield name
+                yield from _column(users.column(name))
 
     return fingerprint(parts())
 

@@ -1,7 +1,7 @@
 """The `index/` folder: a dataset's tables as Arrow files that are memory-mapped, never read whole.
 
     index/items.arrow      the items table
-    index/users.arrow      user_id [U]
+    index/users.arrow      user_id [U], and the columns of users.parquet
     index/offsets.arrow    offset [U+1]
     index/events.arrow     item, timestamp, action [T]
     index/index.json       fingerprint, action names; size, time and digest of these files and of
@@ -31,12 +31,21 @@ from genrec.errors import DataError
 
 INDEX = "index"
 TABLES = ("items.parquet", "interactions.parquet")
+USERS = "users.parquet"  # what is known of each user; a folder may be without it
 _FILES = ("items", "users", "offsets", "events")
 _FORMAT = 2
 
 
-def write_index(folder: Path, catalog: Catalog, histories: Histories) -> None:
+def write_index(
+    folder: Path, catalog: Catalog, histories: Histories, users: pa.Table | None = None
+) -> None:
     """Write `folder`/index for the tables that stand in `folder`; whole or not at all.
+
+    Args:
+        folder: of the dataset.
+        catalog: its items.
+        histories: its events.
+        users: `user_id` and other columns, a row for each user in their order.
 
     Raises:
         DataError: if a column of the items has a type that cannot be memory-mapped.
@@ -51,16 +60,17 @@ def write_index(folder: Path, catalog: Catalog, histories: Histories) -> None:
         if histories.actions is not None:
             events["action"] = pa.array(histories.actions)
         _write_arrow(temporary / "items.arrow", _mappable(catalog))
-        _write_arrow(temporary / "users.arrow", pa.table({"user_id": histories.user_ids}))
+        of_users = pa.table({"user_id": histories.user_ids}) if users is None else users
+        _write_arrow(temporary / "users.arrow", of_users)
         _write_arrow(temporary / "offsets.arrow", pa.table({"offset": pa.array(histories.offsets)}))
         _write_arrow(temporary / "events.arrow", pa.table(events))
         write_json(
             temporary / "index.json",
             {
                 "format": _FORMAT,
-                "fingerprint": dataset_fingerprint(catalog, histories),
+                "fingerprint": dataset_fingerprint(catalog, histories, users),
                 "action_names": histories.action_names,
-                "tables": {name: _stamp(folder / name) for name in TABLES},
+                "tables": {name: _stamp(folder / name) for name in tables_of(folder)},
                 "files": {f"{n}.arrow": _stamp(temporary / f"{n}.arrow") for n in _FILES},
             },
         )
@@ -73,6 +83,17 @@ def write_index(folder: Path, catalog: Catalog, histories: Histories) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def tables_of(folder: Path) -> list[str]:
+    """Names of the tables that a dataset folder has."""
+    return [name for name in (*TABLES, USERS) if name in TABLES or (folder / name).is_file()]
+
+
+def open_users(folder: Path) -> pa.Table | None:
+    """Memory-map what is known of each user; None if that is nothing."""
+    table = _map_arrow(folder / INDEX / "users.arrow")
+    return table if table.num_columns > 1 else None
 
 
 def open_index(folder: Path) -> tuple[Catalog, Histories, str]:
@@ -126,7 +147,7 @@ def is_current(folder: Path) -> bool:
     if not path.is_file():
         return False
     about = read_json(path)
-    if about.get("format") != _FORMAT:
+    if about.get("format") != _FORMAT or set(about["tables"]) != set(tables_of(folder)):
         return False
     for name, stamp in about["tables"].items():
         if _size(folder / name) != stamp["size"]:
@@ -148,10 +169,12 @@ def untouched(folder: Path, name: str) -> bool:
     return bool(stat.st_size == stamp["size"] and stat.st_mtime_ns == stamp["mtime_ns"])
 
 
-def try_write_index(folder: Path, catalog: Catalog, histories: Histories) -> bool:
+def try_write_index(
+    folder: Path, catalog: Catalog, histories: Histories, users: pa.Table | None = None
+) -> bool:
     """Write the index of a user's folder if the folder may be written; warn otherwise."""
     try:
-        write_index(folder, catalog, histories)
+        write_index(folder, catalog, histories, users)
     except OSError as error:
         warnings.warn(
             f"{folder}: the index cannot be written ({error.strerror or error}), so it is built "

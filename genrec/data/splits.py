@@ -27,6 +27,8 @@ class EvalSet:
         end: int64 [n], one past the last flat event of the input.
         targets: int64 [n], item number of the answer.
         times: int64 [n], Unix seconds of the answer's event; None if unknown.
+        actions: int64 [n], code of the answer's action as in `Histories`, 0 unknown; None without
+            actions.
     """
 
     users: np.ndarray
@@ -34,6 +36,7 @@ class EvalSet:
     end: np.ndarray
     targets: np.ndarray
     times: np.ndarray | None = None
+    actions: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of questions."""
@@ -41,9 +44,9 @@ class EvalSet:
 
     def take(self, rows: np.ndarray) -> EvalSet:
         """The questions of `rows` (indices or booleans)."""
-        times = None if self.times is None else self.times[rows]
+        times, actions = (None if a is None else a[rows] for a in (self.times, self.actions))
         return EvalSet(
-            self.users[rows], self.start[rows], self.end[rows], self.targets[rows], times
+            self.users[rows], self.start[rows], self.end[rows], self.targets[rows], times, actions
         )
 
     def sample(self, n: int, seed: int) -> EvalSet:
@@ -59,12 +62,13 @@ class Split:
     """What trains, what validates, what tests.
 
     Attributes:
-        name: `leave-one-out` or `temporal`.
+        name: `leave-one-out`, `temporal` or that of another protocol.
         train_start: int64 [U], first flat training event of each user.
         train_end: int64 [U], one past the last flat training event of each user.
         validation: questions that choose a model.
         test: questions that are asked once.
         info: counts and settings, JSON-able.
+        candidates: int64 [n], the items that the protocol ranks; None is the whole catalogue.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Split:
     validation: EvalSet
     test: EvalSet
     info: dict[str, Any] = field(default_factory=dict)
+    candidates: np.ndarray | None = None
 
     def train_counts(self, histories: Histories, num_items: int) -> np.ndarray:
         """How often each item occurs in training events, int64 [num_items]."""
@@ -200,6 +205,7 @@ def _questions(histories: Histories, users: np.ndarray, at: np.ndarray) -> EvalS
         at.astype(np.int64),
         histories.items[at].astype(np.int64),
         None if histories.timestamps is None else histories.timestamps[at],
+        None if histories.actions is None else histories.actions[at].astype(np.int64),
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from genrec.decoding.beam import StepDecoder, beam_search, default_beam_width
-from genrec.decoding.dense import dense_search
+from genrec.decoding.codes import default_tie_order
+from genrec.decoding.dense import dense_search, rank_candidates
 from genrec.decoding.export import TransitionTables, transition_tables
 from genrec.decoding.filters import Filter
 from genrec.decoding.parallel import exact_parallel_search
 from genrec.decoding.result import SearchResult
 from genrec.decoding.step import Backend, Step, expand_beams
 from genrec.decoding.storage import load_trie, save_trie
-from genrec.decoding.trie import PrefixTrie, default_tie_order
+from genrec.decoding.trie import PrefixTrie
 
 __all__ = [
     "Backend",
@@ -27,6 +28,7 @@ __all__ = [
     "exact_parallel_search",
     "expand_beams",
     "load_trie",
+    "rank_candidates",
     "save_trie",
     "transition_tables",
 ]

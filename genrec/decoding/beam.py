@@ -102,9 +102,10 @@ def beam_search(
             decoder's log-probabilities.
         max_width: most prefixes per level that ``exact`` may keep, by default all; users who need
             more stay without a certificate.
-        backend: ``"torch"``, ``"compiled"`` (CPU only, needs numba), or ``"auto"``: the compiled
-            one where it can run. Both rank alike, ties included; renormalised scores and those of
-            a decoder that returns logits may differ in the last digits.
+        backend: ``"torch"``, ``"compiled"`` (CPU only, needs numba), ``"triton"`` (CUDA), or
+            ``"auto"``: a compiled one where it can run. All rank alike, ties included;
+            renormalised scores and those of a decoder that returns logits may differ in the last
+            digits.
 
     Raises:
         ConfigError: for a ``k`` or width below 1, malformed exclusions, a filter of another trie

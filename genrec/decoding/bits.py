@@ -7,6 +7,9 @@ bytes a position and row (Jacobson, "Space-efficient static trees and graphs", 1
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,6 +44,11 @@ class BitRank:
     def from_mask(cls, mask: Tensor) -> BitRank:
         """The positions where ``mask``, bool ``[R, size]``, is true."""
         size = mask.shape[1]
+        if mask.device.type == "cpu" and sys.byteorder == "little":  # numpy has it ready made
+            parts = np.packbits(mask.numpy(), axis=1, bitorder="little")
+            words = np.zeros((len(mask), (size // _WORD + 1) * _BYTE), dtype=np.uint8)
+            words[:, : parts.shape[1]] = parts
+            return cls(torch.from_numpy(words.view(np.int64)), size)
         padded = F.pad(mask.to(torch.uint8), (0, _WORD - size % _WORD))
         packed = _joined(padded.unflatten(1, (-1, _BYTE)), 1)
         return cls(_joined(packed.to(torch.int64).unflatten(1, (-1, _BYTE)), _BYTE), size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,19 +17,26 @@ _WORD = 2**62  # several codes are packed into one int64 sort key as long as the
 
 def default_tie_order(num_items: int) -> np.ndarray:
     """A fixed pseudo-random permutation, int64 ``[num_items]`` (SplitMix64 of the index)."""
+    rank = np.empty(num_items, dtype=np.int64)
+    rank[default_items_by_tie(num_items)] = np.arange(num_items)
+    return rank
+
+
+def default_items_by_tie(num_items: int) -> np.ndarray:
+    """The items in the order of `default_tie_order`, int64 ``[num_items]``."""
     mixed = _mixed(0, num_items)
     # sorted with the index in the low bits, which numpy does much faster than an argsort
     low = np.uint64((1 << max(1, num_items - 1).bit_length()) - 1)
-    packed = (mixed & ~low) | np.arange(num_items, dtype=np.uint64)
+    packed = mixed & ~low
+    packed |= np.arange(num_items, dtype=np.uint64)
     packed.sort()
     order = (packed & low).astype(np.int64)
-    same = (packed[1:] & ~low) == (packed[:-1] & ~low)
+    packed &= ~low
+    same = packed[1:] == packed[:-1]
     if same.any():  # those few whose order lies in the low bits
         some = np.flatnonzero(np.append(same, False) | np.append(False, same))
         order[some] = order[some][np.argsort(mixed[order[some]])]
-    rank = np.empty(num_items, dtype=np.int64)
-    rank[order] = np.arange(num_items)
-    return rank
+    return order
 
 
 def default_tie_ranks(num_items: int, added: int) -> np.ndarray:
@@ -76,38 +82,6 @@ def sort_keys(codes: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
     return keys
 
 
-def sorted_items(
-    codes: np.ndarray, sizes: tuple[int, ...], tie: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Items by (codes, tie rank).
-
-    Args:
-        codes: integers ``[N, L]``, checked.
-        sizes: codes per level.
-        tie: int64 ``[N]``, a permutation.
-
-    Returns:
-        The items int64 ``[N]`` in sorted order, their tie ranks, and per level their codes.
-    """
-    keys = sort_keys(codes, sizes)
-    bits = len(tie).bit_length()
-    if len(keys) > 1 or math.prod(sizes) << bits >= 2**63:
-        order = np.lexsort((tie, *reversed(keys)))
-        return order, tie[order], [codes[order, level] for level in range(len(sizes))]
-    # codes and tie rank fit into one number: sorting it needs no indirection
-    packed = (keys[0].astype(np.int64) << bits) | tie
-    packed.sort()
-    ranks = packed & ((1 << bits) - 1)
-    by_rank = np.empty(len(tie), dtype=np.int64)
-    by_rank[tie] = np.arange(len(tie))
-    rest, columns = packed >> bits, []
-    for size in reversed(sizes):
-        above = rest // size
-        columns.append(rest - above * size)
-        rest = above
-    return by_rank[ranks], ranks, columns[::-1]
-
-
 def as_integers(values: Any, what: str) -> np.ndarray:
     """``values`` as a numpy array of integers, or a `DataError` that names ``what``."""
     if isinstance(values, Tensor):
@@ -146,8 +120,9 @@ def checked_codes(codes: Any, sizes: tuple[int, ...]) -> np.ndarray:
         )
     if table.shape[0] >= 2**31:
         raise DataError(f"{table.shape[0]} items: a trie holds fewer than {2**31}")
-    outside = (table < 0) | (table >= np.asarray(sizes))
-    if outside.any():
+    columns = list(zip(table.T, sizes, strict=True))
+    if any(column.min() < 0 or column.max() >= size for column, size in columns):
+        outside = (table < 0) | (table >= np.asarray(sizes))
         row, level = (int(i) for i in np.argwhere(outside)[0])
         raise DataError(
             f"codes, row {row}, level {level}: code {table[row, level]} is outside "

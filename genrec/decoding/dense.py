@@ -85,6 +85,40 @@ def dense_search(
     return _result(best, torch.argsort(ties), k)
 
 
+def rank_candidates(
+    items: Tensor, scores: Tensor, *, k: int, tie_order: Tensor | np.ndarray
+) -> SearchResult:
+    """The best ``k`` of each user's own candidates, ranked as `dense_search` ranks the catalog.
+
+    The result is certified: of these candidates it is the exact order. Whether they are all that
+    matters only the caller knows.
+
+    Args:
+        items: int64 ``[B, n]``, no item twice in a row, padded with -1.
+        scores: ``[B, n]``, theirs; what stands at padding is not read.
+        k: items wanted per user.
+        tie_order: int64 ``[N]`` permutation; of items with equal scores the smaller rank wins.
+
+    Raises:
+        ConfigError: for a ``k`` below 1 or scores of another shape than the items.
+        GenrecError: for NaN scores.
+    """
+    if k < 1 or items.ndim != 2 or items.shape != scores.shape:
+        raise ConfigError(
+            f"k={k}, items of shape {tuple(items.shape)}, scores of shape {tuple(scores.shape)}: "
+            "expected k of at least 1 and one score per candidate, [B, n]"
+        )
+    ties = torch.as_tensor(tie_order).to(items.device, torch.int64)
+    real = items >= 0
+    scores = scores.to(torch.float32).masked_fill(~real, 0.0)
+    if bool(scores.isnan().any()):
+        row = int(scores.isnan().any(dim=1).nonzero()[0])
+        raise GenrecError(f"the scores hold NaN for row {row} of the batch")
+    keys = rank_keys(scores, ties[items.clamp_min(0)]).masked_fill_(~real, DEAD)
+    best = torch.topk(keys, min(k, keys.shape[1]), dim=1).values
+    return _result(best, torch.argsort(ties), k)
+
+
 def _kill(keys: Tensor, columns: Tensor) -> None:
     """Mark ``keys[b, columns[b, e]]`` as dead, in place, for all columns inside ``keys``."""
     inside = (columns >= 0) & (columns < keys.shape[1])

@@ -30,6 +30,7 @@ class Exclusions:
     Attributes:
         members: positions of the items that the filter lets through, or that are not removed; None
             if these are all.
+        ranks: int64 ``[B, E]``, how many members stand before each excluded one, ascending.
     """
 
     def __init__(self, trie: PrefixTrie, positions: Tensor, filter: Filter | None = None) -> None:
@@ -39,10 +40,10 @@ class Exclusions:
         self.members: BitRank | None = trie.live if filter is None else filter.members
         count = positions.shape[1]
         real = positions < trie.num_positions
-        self._ranks = self._rank(positions)
+        self.ranks = self._rank(positions)
         # allowed ranks before each excluded one: what maps an allowed rank to its position
         steps = torch.arange(count, device=positions.device)
-        self._allowed_before = torch.where(real, self._ranks - steps, _NEVER)
+        self._allowed_before = torch.where(real, self.ranks - steps, _NEVER)
         everything = trie.num_positions if self.members is None else self.members.totals
         self.num_allowed = everything - real.sum(dim=1)
 
@@ -83,7 +84,7 @@ class Exclusions:
         """Whether no user excludes anything; a filter may leave items out all the same."""
         return self.positions.shape[1] == 0
 
-    def select(self, rows: Tensor) -> Exclusions:
+    def select(self, rows: Tensor | slice) -> Exclusions:
         """The exclusions and filters of some of the users."""
         filter = None if self.filter is None else self.filter.select(rows)
         return Exclusions(self.trie, self.positions[rows], filter)
@@ -108,7 +109,7 @@ class Exclusions:
         Ranks beyond a leaf's allowed items give some item: the caller masks them.
         """
         low, _ = self._bounds(-1, leaves)
-        wanted = low - torch.searchsorted(self._ranks, low) + ranks
+        wanted = low - torch.searchsorted(self.ranks, low) + ranks
         wanted += torch.searchsorted(self._allowed_before, wanted, right=True)
         last = self.trie.num_positions - 1
         if self.members is not None:
@@ -126,8 +127,8 @@ class Exclusions:
 
     def _excluded(self, low: Tensor, high: Tensor) -> Tensor:
         """Excluded items at the ranks ``low .. high - 1``, all ``[B, n]``."""
-        before_high = torch.searchsorted(self._ranks, high.contiguous())
-        return before_high - torch.searchsorted(self._ranks, low.contiguous())
+        before_high = torch.searchsorted(self.ranks, high.contiguous())
+        return before_high - torch.searchsorted(self.ranks, low.contiguous())
 
 
 def items_of_leaves(

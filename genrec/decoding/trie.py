@@ -19,15 +19,8 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.bits import BitRank
-from genrec.decoding.codes import (
-    as_integers,
-    checked_codes,
-    checked_ranks,
-    checked_sizes,
-    default_tie_order,
-    pack_tokens,
-    sorted_items,
-)
+from genrec.decoding.build import built
+from genrec.decoding.codes import as_integers, checked_codes, checked_ranks, checked_sizes
 from genrec.decoding.updates import compacted, merged, renumbered
 from genrec.errors import DataError
 
@@ -103,7 +96,7 @@ class PrefixTrie:
         self._leaf_bags: tuple[Tensor, Tensor] | None = None
         self._bag_ties = leaf_tie
         self._live_nodes: dict[int, Tensor] = {}
-        self.level_arrays: dict[int, tuple[np.ndarray, ...]] = {}  # the compiled kernel's
+        self.derived: dict[str, Any] = {}  # what back ends make of it once
 
     @classmethod
     def from_codes(
@@ -126,44 +119,10 @@ class PrefixTrie:
         """
         sizes = checked_sizes(codebook_sizes)
         table = checked_codes(codes, sizes)
-        num_items, levels = table.shape
-        tie = default_tie_order(num_items) if tie_order is None else tie_order
-        tie = checked_ranks(tie, num_items, num_items, "tie_order")
-
-        order, ranks, ranked = sorted_items(table, sizes, tie)
-        starts = [np.zeros(1, dtype=np.int64)]
-        new = np.zeros(num_items, dtype=bool)
-        new[0] = True
-        for level in range(levels):
-            new[1:] |= ranked[level][1:] != ranked[level][:-1]
-            starts.append(np.flatnonzero(new))
-        tokens, pointers, branch = [], [], []
-        for level in range(levels):
-            below = starts[level + 1]
-            pointer = np.append(np.searchsorted(below, starts[level]), below.size)
-            branch.append(int(np.diff(pointer).max()))
-            pointers.append(torch.from_numpy(pointer.astype(np.int32)))
-            tokens.append(torch.from_numpy(pack_tokens(ranked[level][below], sizes[level])))
-
-        first = starts[-1]
-        position = np.empty(num_items, dtype=np.int32)
-        position[order] = np.arange(num_items, dtype=np.int32)
-        leaf = np.empty(num_items, dtype=np.int32)
-        leaf[order] = np.cumsum(new, dtype=np.int32) - 1
-        return cls(
-            codebook_sizes=sizes,
-            max_branch=tuple(branch),
-            tokens=tokens,
-            pointers=pointers,
-            item_starts=[
-                torch.from_numpy(np.append(start, num_items).astype(np.int32)) for start in starts
-            ],
-            leaf_items=torch.from_numpy(order.astype(np.int32)),
-            item_position=torch.from_numpy(position),
-            item_leaf=torch.from_numpy(leaf),
-            leaf_tie=torch.from_numpy(ranks[first].astype(np.int32)),
-            tie_order=torch.from_numpy(tie),
-        )
+        tie = None
+        if tie_order is not None:
+            tie = checked_ranks(tie_order, len(table), len(table), "tie_order")
+        return cls(**built(table, sizes, tie))
 
     def add(
         self,

@@ -20,6 +20,7 @@ from genrec.decoding.exclusions import Exclusions, items_of_leaves
 from genrec.errors import ConfigError
 from genrec.evaluation.metrics import IntArray
 from genrec.models import Recommender
+from genrec.models.recommender import META_KEYS
 
 
 @runtime_checkable
@@ -39,13 +40,13 @@ class Ranker(Protocol):
         """What a `Filter` for this ranker is made of: its trie, or the number of items."""
         ...
 
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
         """What all searches of a batch share, done once (a model encodes the histories)."""
         ...
 
     def search(
         self,
-        batch: dict[str, Tensor],
+        batch: dict[str, Any],
         *,
         k: int,
         exclude: Tensor | None = None,
@@ -109,13 +110,13 @@ class PopularityRanker:
         """Nothing was trained and nothing is pruned."""
         return {"exact": True, "parameters": 0}
 
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Nothing to share."""
         return batch
 
     def search(
         self,
-        batch: dict[str, Tensor],
+        batch: dict[str, Any],
         *,
         k: int,
         exclude: Tensor | None = None,
@@ -158,6 +159,7 @@ class ModelRanker:
         trie: the prefix trie of its SID vocabulary, for heads that score codes.
         beam_width: tuples kept per step, for heads that search by beams; None is `max(50, 2 k)`.
         exact: widen the search of each user until it is certified.
+        renormalize: for heads that search by beams: score by log-softmax over the codes that exist.
         name: shown in reports.
 
     Raises:
@@ -172,24 +174,26 @@ class ModelRanker:
         *,
         beam_width: int | None = 50,
         exact: bool = False,
+        renormalize: bool = False,
         name: str = "model",
     ) -> None:
         self.model = model
         self.trie = trie if model.head.uses_trie else None
         self.beam_width = beam_width
         self.exact = exact
+        self.renormalize = renormalize
         self.name = name
-        self.has_tuples = model.head.uses_trie
-        if self.has_tuples and trie is None:
+        self.has_tuples = model.head.uses_trie and not model.head.ranks_items
+        if model.head.uses_trie and trie is None:
             raise ConfigError(f"{name}: this head scores codes; give the vocabulary's prefix trie")
         if self.trie is not None:
             model.check_trie(self.trie)
 
     def replace(self, **changes: Any) -> ModelRanker:
-        """The same model decoded otherwise: `beam_width`, `exact`, `name`."""
+        """The same model decoded otherwise: `beam_width`, `exact`, `renormalize`, `name`."""
         other = copy.copy(self)
         for key, value in changes.items():
-            if key not in ("beam_width", "exact", "name"):
+            if key not in ("beam_width", "exact", "renormalize", "name"):
                 raise TypeError(f"{key!r} is not a decoding setting")
             setattr(other, key, value)
         return other
@@ -203,56 +207,66 @@ class ModelRanker:
         return self.trie
 
     def leaf_of(self, items: Tensor) -> Tensor:
-        """The item's semantic ID as a leaf of the trie; for heads that score items, the item."""
-        if self.trie is None:
+        """The item's semantic ID as a leaf of the trie; for heads that rank items, the item."""
+        if self.trie is None or not self.has_tuples:
             return items
         leaves = self.trie.item_leaf
         return leaves[items.to(leaves.device)].to(torch.int64)
 
     def settings(self) -> dict[str, Any]:
-        """Beam width (None for heads that score everything), exactness, device, parameters."""
+        """Beam width (None for heads that score everything), exactness, scores, device, size."""
         beams = self.model.head.searches_by_beams
         return {
             "beam_width": self.beam_width if beams else None,
             "exact": self.exact or not beams,
+            **({"scores": "renormalized" if self.renormalize else "masked"} if beams else {}),
             "device": self.model.device.type,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
         }
 
     @torch.inference_mode()
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Encode the histories: `{"hidden": float [B, D]}` on the model's device."""
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Encode the histories.
+
+        Returns:
+            `hidden`, float [B, D], the states from which the next items are predicted; `encoded`,
+            what the head's search reads. Both on the model's device.
+        """
         device = self.model.device
         inputs = {
             name: batch[name].to(device, non_blocking=True)
-            for name in ("items", "mask", "event_time", "query_time", "action")
+            for name in ("items", "mask", *META_KEYS)
             if name in batch
         }
         with _evaluating(self.model):
-            return {"hidden": self.model.encode_users(**inputs)}
+            encoded = self.model.encode(**inputs)
+        hidden = encoded if isinstance(encoded, Tensor) else encoded.context.last
+        return {"hidden": hidden, "encoded": encoded}
 
     @torch.inference_mode()
     def search(
         self,
-        batch: dict[str, Tensor],
+        batch: dict[str, Any],
         *,
         k: int,
         exclude: Tensor | None = None,
         filter: Filter | None = None,
     ) -> SearchResult:
         """See `Ranker.search`; takes a batch or what `prepare` made of it."""
-        hidden = batch["hidden"] if "hidden" in batch else self.prepare(batch)["hidden"]
+        encoded = batch["encoded"] if "encoded" in batch else self.prepare(batch)["encoded"]
+        device = self.model.device
         if self.trie is not None:
-            self.trie = self.trie.to(hidden.device)
+            self.trie = self.trie.to(device)
         with _evaluating(self.model):
             return self.model.head.search(
-                hidden,
+                encoded,
                 k=k,
                 trie=self.trie,
-                exclude=None if exclude is None else exclude.to(hidden.device),
+                exclude=None if exclude is None else exclude.to(device),
                 filter=filter,
                 beam_width=self.beam_width or default_beam_width(k),
                 exact=self.exact,
+                renormalize=self.renormalize,
             )
 
 

@@ -23,6 +23,9 @@ class SequenceMeta:
         query_time: int64 `[B, S]` seconds, when the item predicted from the token is consumed
             (request time at the last token).
         action: int64 `[B, S]`, type of the event.
+        query_action: int64 `[B, S]`, type of the event at which the item predicted from the token
+            is consumed, 0 where nobody knows it.
+        user: int64 `[B, S]`, row of the user's features, the same in a row.
         right_padded: every row holds its real tokens first. Then a causal mask alone keeps
             padding out of the real tokens' outputs.
     """
@@ -34,6 +37,8 @@ class SequenceMeta:
     event_time: torch.Tensor | None = None
     query_time: torch.Tensor | None = None
     action: torch.Tensor | None = None
+    query_action: torch.Tensor | None = None
+    user: torch.Tensor | None = None
     right_padded: bool = True
 
     @classmethod
@@ -44,6 +49,32 @@ class SequenceMeta:
         return cls(
             mask=mask, position=position, item_index=position, right_padded=right_padded, **others
         )
+
+    def per_code(self, levels: int) -> SequenceMeta:
+        """Metadata `[B, S * levels]` of the codes of items whose metadata this is.
+
+        An item's inner codes predict the item itself: they are told the time at which it was
+        consumed as the time that is asked for, and not the action, which is known only after it
+        (0; the last code is told).
+        """
+        code = torch.arange(levels, device=self.mask.device)
+        last = code == levels - 1
+
+        def spread(name: str, value: torch.Tensor) -> torch.Tensor:
+            wide = value.unsqueeze(-1).expand(*value.shape, levels)
+            if name == "position":
+                wide = wide * levels + code
+            elif name == "query_time" and self.event_time is not None:
+                wide = torch.where(last, wide, self.event_time.unsqueeze(-1))
+            elif name == "query_action" and self.action is not None:
+                wide = torch.where(last, wide, self.action.unsqueeze(-1))
+            elif name == "action":
+                wide = wide * last
+            return wide.flatten(1)
+
+        made = self.map(spread)
+        made.level = code.expand(*self.mask.shape, levels).flatten(1)
+        return made
 
     def map(self, change: Callable[[str, torch.Tensor], torch.Tensor]) -> SequenceMeta:
         """The metadata with `change(name, value)` in place of each value that is known."""
@@ -58,6 +89,10 @@ class SequenceMeta:
     def select(self, rows: torch.Tensor) -> SequenceMeta:
         """The metadata of some rows, int64 `[b]`."""
         return self.map(lambda _, value: value[rows])
+
+    def until(self, end: int) -> SequenceMeta:
+        """The metadata of the columns before `end`."""
+        return self.map(lambda _, value: value[:, :end])
 
     def last(self) -> torch.Tensor:
         """The column of the last real token of each row, int64 `[B]`; 0 in an empty row."""
@@ -82,6 +117,8 @@ class SequenceMeta:
             event_time=time,
             query_time=time,
             action=None if self.action is None else torch.zeros_like(last),
+            query_action=at_last.query_action,
+            user=at_last.user,
         )
 
     def join(self, others: SequenceMeta) -> SequenceMeta:

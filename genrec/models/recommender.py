@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,14 +13,15 @@ from transformers.utils import ModelOutput
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult, default_beam_width
 from genrec.errors import ArtefactError, ConfigError
-from genrec.models.backbones import BACKBONES, Backbone
+from genrec.models.backbones import BACKBONES, Backbone, ContextState
+from genrec.models.code_decoder import CodeDecoder, CodeScores
 from genrec.models.heads import HEADS, Head
 from genrec.models.item_encoders import ITEM_ENCODERS, ItemEncoder
 from genrec.models.meta import SequenceMeta
 from genrec.models.registry import build_part, with_defaults
 from genrec.models.tables import ItemTables
 
-META_KEYS = ("event_time", "query_time", "action")
+META_KEYS = ("event_time", "query_time", "action", "query_action", "user")
 
 
 class RecommenderConfig(PretrainedConfig):
@@ -33,6 +34,11 @@ class RecommenderConfig(PretrainedConfig):
         num_items: N.
         codebook_sizes: codes per level of the SID vocabulary, empty without one.
         vector_dim: width of the item vectors, 0 without any.
+        feature_columns: sparse features of items: name, rows (largest value + 1) and values per
+            item of each, in the order of the matrix.
+        feature_vectors: further vectors of items: name and width of each, likewise.
+        user_columns: sparse features of users, likewise.
+        num_users: users whose features the model holds.
         d_model: width of item vectors, hidden states and tables.
         max_history: longest history in items.
         item_encoder: `type` and keyword arguments of an item encoder.
@@ -50,6 +56,10 @@ class RecommenderConfig(PretrainedConfig):
         num_items: int = 1,
         codebook_sizes: Sequence[int] = (),
         vector_dim: int = 0,
+        feature_columns: Sequence[tuple[str, int, int]] = (),
+        feature_vectors: Sequence[tuple[str, int]] = (),
+        user_columns: Sequence[tuple[str, int, int]] = (),
+        num_users: int = 0,
         d_model: int = 64,
         max_history: int = 50,
         item_encoder: Mapping[str, Any] | None = None,
@@ -63,10 +73,18 @@ class RecommenderConfig(PretrainedConfig):
         self.num_items = num_items
         self.codebook_sizes = list(codebook_sizes)
         self.vector_dim = vector_dim
+        # Lists, because the keys of an object are sorted when a configuration is saved.
+        self.feature_columns = [list(column) for column in feature_columns]
+        self.feature_vectors = [list(vector) for vector in feature_vectors]
+        self.user_columns = [list(column) for column in user_columns]
+        self.num_users = num_users
         self.d_model = d_model
         self.max_history = max_history
         self.item_encoder = with_defaults(ITEM_ENCODERS, item_encoder or {"type": "id"})
         self.backbone = with_defaults(BACKBONES, backbone or {"type": "transformer"})
+        kind = BACKBONES.get(str(self.backbone.get("type")))
+        if kind is not None:
+            self.backbone = kind.resolved(self.backbone)
         self.head = with_defaults(HEADS, head or {"type": "dense"})
         self.input_norm = input_norm
         self.input_dropout = input_dropout
@@ -80,7 +98,8 @@ class RecommenderOutput(ModelOutput):
 
     Attributes:
         loss: scalar, mean over the labelled positions; None without labels.
-        hidden: float `[B, S, D]`.
+        hidden: float `[B, S, D]`, the state of each item; None where the loss is of a head that
+            reads tokens, which asks the backbone for states of codes.
     """
 
     loss: torch.Tensor | None = None
@@ -115,6 +134,10 @@ class Recommender(PreTrainedModel):
             num_items=config.num_items,
             codebook_sizes=config.codebook_sizes,
             vector_dim=config.vector_dim,
+            feature_columns=config.feature_columns,
+            feature_vectors=config.feature_vectors,
+            user_columns=config.user_columns,
+            num_users=config.num_users,
         )
         if tables:
             self.tables.fill(**tables)
@@ -124,8 +147,14 @@ class Recommender(PreTrainedModel):
         )
         self.input_norm = nn.LayerNorm(width) if config.input_norm else nn.Identity()
         self.input_dropout = nn.Dropout(config.input_dropout)
+        tokens = self.item_encoder.tokens_per_item
         self.backbone: Backbone = build_part(
-            "backbone", BACKBONES, config.backbone, d_model=width, max_length=config.max_history
+            "backbone",
+            BACKBONES,
+            config.backbone,
+            d_model=width,
+            # The history, and the codes of the next item but its last, which nothing is read from.
+            max_length=config.max_history * tokens + tokens - 1,
         )
         self.head: Head = build_part(
             "head",
@@ -138,6 +167,17 @@ class Recommender(PreTrainedModel):
         self._checked_trie: PrefixTrie | None = None
         self.post_init()
 
+    @property
+    def asks_when(self) -> bool:
+        """Whether a part reads when the item to be predicted is consumed."""
+        known = getattr(self.backbone, "times", "none") == "request"
+        return known or "query_time" in self.item_encoder.reads
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether a part reads the time of events."""
+        return self.backbone.spec.uses_time or "event_time" in self.item_encoder.reads
+
     def _init_weights(self, module: nn.Module) -> None:
         """Each part initialises itself; nothing is drawn again here."""
 
@@ -149,6 +189,8 @@ class Recommender(PreTrainedModel):
         event_time: torch.Tensor | None = None,
         query_time: torch.Tensor | None = None,
         action: torch.Tensor | None = None,
+        query_action: torch.Tensor | None = None,
+        user: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> RecommenderOutput:
         """Encode histories, and score the labelled positions.
@@ -160,36 +202,124 @@ class Recommender(PreTrainedModel):
             event_time: int64 `[B, S]` seconds.
             query_time: int64 `[B, S]` seconds, time of the next event.
             action: int64 `[B, S]`.
+            query_action: int64 `[B, S]`, action of the next event, 0 where it is not known.
+            user: int64 `[B, S]`, row of the user's features.
             return_dict: always a `RecommenderOutput`; accepted because trainers pass it.
         """
         meta = SequenceMeta.from_mask(
-            mask, event_time=event_time, query_time=query_time, action=action
+            mask,
+            event_time=event_time,
+            query_time=query_time,
+            action=action,
+            query_action=query_action,
+            user=user,
         )
-        real = self.input_dropout(self.input_norm(self.item_encoder(items[mask])))
-        embeddings = real.new_zeros(*items.shape, self.config.d_model)
-        hidden = self.backbone(embeddings.index_put((mask,), real), meta)
+        if labels is not None and self.head.reads_tokens:
+            return RecommenderOutput(loss=self._token_loss(items, meta, labels))
+        hidden = self.backbone(*self._embed(items, meta))
+        # An item's state is that of its last token.
+        hidden = hidden.unflatten(1, (items.shape[1], -1))[:, :, -1]
         loss = None
         if labels is not None:
             known = labels >= 0
             loss = self.head.loss(hidden[known], labels[known])
         return RecommenderOutput(loss=loss, hidden=hidden)
 
-    def encode_users(self, items: torch.Tensor, mask: torch.Tensor, **meta: Any) -> torch.Tensor:
-        """Hidden state `[B, D]` of the last real item of each history.
+    def _embed(self, items: torch.Tensor, meta: SequenceMeta) -> tuple[torch.Tensor, SequenceMeta]:
+        """What the backbone reads of items `[B, S]`: tokens `[B, S * t, D]` and their metadata."""
+        vectors = self.item_encoder(items[meta.mask])
+        events = self.item_encoder.events(meta)
+        if events is not None:
+            # What is known of an event joins its item's last token: before, the item is still
+            # being predicted.
+            each = self.item_encoder.tokens_per_item
+            whole = vectors.view(len(vectors), each, self.config.d_model)
+            complete = whole[:, -1:] + events[meta.mask].unsqueeze(1)
+            vectors = torch.cat([whole[:, :-1], complete], 1).view_as(vectors)
+        real = self.input_dropout(self.input_norm(vectors))
+        embeddings = real.new_zeros(*items.shape, *real.shape[1:]).index_put((meta.mask,), real)
+        tokens = self.item_encoder.tokens_per_item
+        if tokens == 1:
+            return embeddings, meta
+        return embeddings.flatten(1, 2), meta.per_code(tokens)
 
-        Raises:
-            ConfigError: for an empty history, naming its row.
+    def _token(self, code: torch.Tensor, level: int) -> torch.Tensor:
+        """What the backbone reads of codes `[B, W]` of one level, `[B, W, D]`."""
+        return self.input_dropout(self.input_norm(self.item_encoder.token(code, level)))
+
+    def _token_loss(
+        self, items: torch.Tensor, meta: SequenceMeta, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """The loss of every code of every labelled item, given all tokens before it.
+
+        The last label of a row is not among its items; its codes are appended to them.
         """
+        known = labels >= 0
+        other = known[:, :-1] & meta.mask[:, 1:] & (labels[:, :-1] != items[:, 1:])
+        if bool(other.any()):
+            row, column = other.nonzero()[0].tolist()
+            raise ConfigError(
+                f"row {row} of the batch: the label at position {column} is item "
+                f"{int(labels[row, column])}, but item {int(items[row, column + 1])} follows; a "
+                "model over code tokens is trained on the items of the row itself"
+            )
+        last = meta.last().unsqueeze(1)
+        newest = meta.next_item(0)
+        newest.mask = known.gather(1, last)
+        longer = torch.cat([items, items[:, :1]], 1).scatter(
+            1, last + 1, labels.gather(1, last).clamp_min(0)
+        )
+        embeddings, tokens = self._embed(longer, meta.insert(newest))
+        levels = self.item_encoder.tokens_per_item
+        used = embeddings.shape[1] - 1  # nothing is predicted from a last code
+        row, column = known.nonzero().unbind(1)
+        states = self.backbone.block_states(
+            embeddings[:, :used],
+            tokens.until(used),
+            row=row,
+            start=(column + 1) * levels,
+            length=levels,
+        )
+        return self.head.loss(states, labels[known])
+
+    def _context(self, items: torch.Tensor, mask: torch.Tensor, **meta: Any) -> ContextState:
+        """Histories as the backbone reads them once."""
         length = mask.sum(1)
         if bool((length == 0).any()):
             row = int((length == 0).nonzero()[0])
             raise ConfigError(
                 f"history {row} of the batch is empty; a recommender needs at least one item"
             )
-        hidden = self(items=items, mask=mask, **meta).hidden
-        positions = torch.arange(mask.shape[1], device=mask.device)
-        last = (positions * mask).argmax(1)
-        return hidden[torch.arange(len(items), device=items.device), last]
+        return self.backbone.encode(*self._embed(items, SequenceMeta.from_mask(mask, **meta)))
+
+    def encode_users(self, items: torch.Tensor, mask: torch.Tensor, **meta: Any) -> torch.Tensor:
+        """The state `[B, D]` of each history from which its next item is predicted.
+
+        Raises:
+            ConfigError: for an empty history, naming its row.
+        """
+        return self._context(items, mask, **meta).last
+
+    def encode(
+        self, items: torch.Tensor, mask: torch.Tensor, **meta: Any
+    ) -> torch.Tensor | CodeDecoder:
+        """What the head's search reads of the histories, computed once for any number of searches.
+
+        Returns:
+            States `[B, D]`, or for a head that reads tokens the decoder of the users.
+
+        Raises:
+            ConfigError: for an empty history, naming its row.
+        """
+        context = self._context(items, mask, **meta)
+        if not self.head.reads_tokens:
+            return context.last
+        return CodeDecoder(
+            backbone=self.backbone,
+            head=cast(CodeScores, self.head),
+            token=self._token,
+            context=context,
+        )
 
     @torch.inference_mode()
     def search(
@@ -202,6 +332,7 @@ class Recommender(PreTrainedModel):
         filter: Filter | None = None,
         beam_width: int | None = None,
         exact: bool = False,
+        renormalize: bool = False,
     ) -> SearchResult:
         """The best `k` next items of each history, best first.
 
@@ -210,7 +341,8 @@ class Recommender(PreTrainedModel):
 
         Args:
             batch: `items` int64 `[B, S]`, `mask` bool `[B, S]`, and where the data has them
-                `event_time`, `query_time`, `action`; other keys are left alone.
+                `event_time`, `query_time`, `action`, `query_action`, `user`; other keys are left
+                alone.
             k: number of items.
             trie: the vocabulary's prefix trie, for heads that score codes.
             exclude: int64 `[B, E]` items never returned, padded with -1.
@@ -218,6 +350,8 @@ class Recommender(PreTrainedModel):
                 or for `config.num_items` where the head needs no trie.
             beam_width: for heads that search by beams; `max(50, 2 k)` by default.
             exact: widen the search until the result is proven exact.
+            renormalize: for heads that search by beams: give no probability to codes that do not
+                exist, see `genrec.decoding.beam_search`.
 
         Raises:
             ArtefactError: if the trie is of another vocabulary.
@@ -227,13 +361,14 @@ class Recommender(PreTrainedModel):
             self.check_trie(trie)
         meta = {key: batch[key] for key in META_KEYS if key in batch}
         return self.head.search(
-            self.encode_users(batch["items"], batch["mask"], **meta),
+            self.encode(batch["items"], batch["mask"], **meta),
             k=k,
             trie=trie,
             exclude=exclude,
             filter=filter,
             beam_width=beam_width or default_beam_width(k),
             exact=exact,
+            renormalize=renormalize,
         )
 
     def check_vocabulary(self, fingerprint: str) -> None:

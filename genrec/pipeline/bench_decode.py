@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ _MATCHES = 2**28  # prefix comparisons of a step beyond which brute force takes 
 _FILTER_BITS = 2**29  # items times users of the largest filter per user
 _SLOW = 1.0  # seconds of one run beyond which it is not repeated
 _TOLERANCE = 1e-4
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def bench_decode(
@@ -49,6 +50,7 @@ def bench_decode(
     full: bool = False,
     repeats: int = 9,
     threads: int = 1,
+    clock: Literal["wall", "cpu"] = "wall",
     seed: int = 0,
     out: str | None = None,
 ) -> dict[str, Any]:
@@ -72,6 +74,8 @@ def bench_decode(
             and 500; takes half an hour and 10 GB.
         repeats: runs of each method in a cell.
         threads: of torch and of the compiled kernel.
+        clock: what is measured: time, or processor time of the process, which other processes do
+            not add to.
         seed: of tuples and logits.
         out: folder for `decode.json`, `decode.md` and `decode.svg`.
 
@@ -86,6 +90,8 @@ def bench_decode(
             f"items={items}, levels={levels}, batch={batch}, beam={beam}, repeats={repeats}, "
             f"threads={threads}: expected at least 1, and 2 levels"
         )
+    if clock not in CLOCKS:
+        raise ConfigError(f"clock={clock!r}: expected one of {', '.join(CLOCKS)}")
     unknown = set(methods or ()) - set(NAMES)
     if unknown:
         raise ConfigError(f"methods {sorted(unknown)}: expected some of {', '.join(NAMES)}")
@@ -96,17 +102,23 @@ def bench_decode(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     console = Console()
-    result: dict[str, Any] = {"machine": _machine(threads), "seed": seed, "tries": [], "cells": []}
+    result: dict[str, Any] = {
+        "machine": _machine(threads, clock),
+        "seed": seed,
+        "tries": [],
+        "cells": [],
+    }
     console.print(
         f"{threads} of {os.cpu_count()} threads, load average {result['machine']['load']}, "
-        f"torch {torch.__version__}; milliseconds, medians of up to {repeats} runs in turn"
+        f"torch {torch.__version__}; milliseconds of {clock} time, medians of up to {repeats} runs "
+        "in turn"
     )
     try:
         for count, depth in itertools.product(items, levels):
-            trie, row, ways = _trie(count, depth, seed, wanted)
+            trie, row, ways = _trie(count, depth, seed, wanted, CLOCKS[clock])
             result["tries"].append(row)
             for users, width in itertools.product(batch, beam):
-                cell = _cell(trie, ways, users, width, repeats, seed)
+                cell = _cell(trie, ways, users, width, repeats, seed, CLOCKS[clock])
                 result["cells"].append({"items": count, "levels": depth, **cell})
                 print_line(console, result["cells"][-1])
     finally:
@@ -123,10 +135,11 @@ def bench_decode(
     return result
 
 
-def _machine(threads: int) -> dict[str, Any]:
+def _machine(threads: int, clock: str) -> dict[str, Any]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
     return {
         "threads": threads,
+        "clock": clock,
         "cpus": os.cpu_count(),
         "load": round(load, 1),
         "torch": torch.__version__,
@@ -136,20 +149,21 @@ def _machine(threads: int) -> dict[str, Any]:
 
 
 def _trie(
-    count: int, depth: int, seed: int, wanted: list[str]
+    count: int, depth: int, seed: int, wanted: list[str], clock: Callable[[], float]
 ) -> tuple[PrefixTrie, dict[str, Any], dict[str, Any]]:
     """A trie of random tuples, what it and the other structures cost, and the methods over it."""
     codes = np.random.default_rng(seed).integers(0, CODES, (count, depth))
     sizes = [CODES] * depth
-    seconds, trie = _timed(lambda: PrefixTrie.from_codes(codes, sizes))
+    seconds, trie = _timed(lambda: PrefixTrie.from_codes(codes, sizes), clock)
     mask = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.5
-    filter_seconds, shared = _timed(lambda: Filter.from_mask(trie, mask))
+    filter_seconds, shared = _timed(lambda: Filter.from_mask(trie, mask), clock)
     row = {
         "items": count,
         "levels": depth,
         "build_s": seconds,
         "bytes_per_item": trie.index_nbytes / count,
-        "filter_ms": 1e3 * min(filter_seconds, _timed(lambda: Filter.from_mask(trie, mask))[0]),
+        "filter_ms": 1e3
+        * min(filter_seconds, _timed(lambda: Filter.from_mask(trie, mask), clock)[0]),
     }
     ways: dict[str, Any] = {"unconstrained": Unconstrained()}
     for backend in ("torch", "compiled"):
@@ -157,17 +171,23 @@ def _trie(
         ways[f"{backend}+shared"] = Ours(trie, backend, shared)
         ways[f"{backend}+users"] = Ours(trie, backend)
     if "static" in wanted:
-        row["static_build_s"], ways["static"] = _timed(lambda: Static(trie))
+        row["static_build_s"], ways["static"] = _timed(lambda: Static(trie), clock)
         row["static_bytes_per_item"] = ways["static"].nbytes / count
     if "hf" in wanted:
-        row["hf_build_s"], ways["hf"] = _timed(lambda: HuggingFace(trie))
+        row["hf_build_s"], ways["hf"] = _timed(lambda: HuggingFace(trie), clock)
     if "brute" in wanted:
         ways["brute"] = BruteForce(trie)
     return trie, row, {name: ways[name] for name in wanted}
 
 
 def _cell(
-    trie: PrefixTrie, ways: dict[str, Any], users: int, width: int, repeats: int, seed: int
+    trie: PrefixTrie,
+    ways: dict[str, Any],
+    users: int,
+    width: int,
+    repeats: int,
+    seed: int,
+    clock: Callable[[], float],
 ) -> dict[str, Any]:
     """The median milliseconds of every method, for the steps after the first together."""
     situations = _situations(trie, users, width, seed)
@@ -184,14 +204,14 @@ def _cell(
         if name.endswith("+users"):
             way.filter = _filter_per_user(trie, users, seed)
         runs[name] = [(way, situation, way.prepare(situation)) for situation in situations]
-    spent = {name: [seconds] for name, seconds in _checked(runs).items()}
+    spent = {name: [seconds] for name, seconds in _checked(runs, clock).items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, steps in runs.items():
             if spent[name][0] > _SLOW:
                 times[name] = spent[name]
             else:
-                times[name].append(_timed(partial(_run, steps))[0])
+                times[name].append(_timed(partial(_run, steps), clock)[0])
     return {
         "batch": users,
         "beam": width,
@@ -204,13 +224,15 @@ def _run(steps: list[tuple[Any, Situation, Any]]) -> list[torch.Tensor]:
     return [way.step(situation, state) for way, situation, state in steps]
 
 
-def _checked(runs: dict[str, list[tuple[Any, Situation, Any]]]) -> dict[str, float]:
+def _checked(
+    runs: dict[str, list[tuple[Any, Situation, Any]]], clock: Callable[[], float]
+) -> dict[str, float]:
     """Run every method once and compare its scores with those of torch; the seconds it took."""
     spent, found = {}, {}
     for name, steps in runs.items():
-        spent[name], found[name] = _timed(partial(_run, steps))
+        spent[name], found[name] = _timed(partial(_run, steps), clock)
         if name.startswith("compiled"):  # the first run may have compiled it
-            spent[name], _ = _timed(partial(_run, steps))
+            spent[name], _ = _timed(partial(_run, steps), clock)
     for name, scores in found.items():
         kind = name.partition("+")[2]
         reference = next(
@@ -261,7 +283,7 @@ def _filter_per_user(trie: PrefixTrie, users: int, seed: int) -> Filter:
     return Filter(BitRank(words, size), trie.num_items, trie)
 
 
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
+def _timed(work: Callable[[], Any], clock: Callable[[], float]) -> tuple[float, Any]:
+    start = clock()
     result = work()
-    return time.perf_counter() - start, result
+    return clock() - start, result

@@ -20,6 +20,7 @@ from rich.table import Table
 from genrec.artefacts import check_folder_place, write_json
 from genrec.errors import ConfigError, DataError
 from genrec.quantization import RQKMeans
+from genrec.quantization.nearest import has_bfloat16
 from genrec.quantization.vectors import Vectors
 
 CLUSTERS = 8_000
@@ -41,7 +42,7 @@ def bench_quantize(
     seed: int = 0,
     out: str | None = None,
 ) -> dict[str, Any]:
-    """Time RQ-k-means beside one faiss k-means per level on the residuals.
+    """Time plain RQ-k-means beside one faiss k-means per level on the residuals.
 
     Both train on samples of one size with the same limit of iterations, encode every vector, and
     take turns. Seconds are of the processor (all threads), which other work on the machine does
@@ -80,7 +81,7 @@ def bench_quantize(
         "iterations": iterations,
         "samples_per_code": samples_per_code,
     }
-    RQKMeans(**options)
+    RQKMeans(**options, balanced=False)
     folder = None if out is None else check_folder_place(out)
     before = torch.get_num_threads(), faiss.omp_get_max_threads()
     torch.set_num_threads(threads)
@@ -109,7 +110,8 @@ def bench_quantize(
             "threads": threads,
             "processors": os.cpu_count(),
             "torch": torch.__version__,
-            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "instructions": torch.backends.cpu.get_cpu_capability()
+            + (", bf16" if has_bfloat16() else ""),
             "faiss": faiss.__version__,
         },
         "items": count,
@@ -178,7 +180,7 @@ Fitted = tuple[Callable[[np.ndarray], np.ndarray], list[np.ndarray]]
 
 
 def _genrec(matrix: np.ndarray, options: dict[str, Any]) -> Fitted:
-    quantizer = RQKMeans(**options).fit(matrix)
+    quantizer = RQKMeans(**options, balanced=False).fit(matrix)
     return quantizer.encode, quantizer.codebooks()
 
 

@@ -112,7 +112,8 @@ def markdown(result: dict[str, Any]) -> str:
         "\n\n".join(
             [
                 f"{machine['threads']} of {machine['cpus']} threads, {machine['capability']}, load "
-                f"average {machine['load']} at the start, torch {machine['torch']}, seed "
+                f"average {machine['load']} at the start, {machine['clock']} time, torch "
+                f"{machine['torch']}, seed "
                 f"{result['seed']}, {machine['date']}.",
                 "## Ratios of times over all cells",
                 _rows(["ratio", "median", "least", "most"], ratios),

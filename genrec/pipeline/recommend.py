@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from genrec.data.columns import as_table, require_columns
 from genrec.data.events import read_events
 from genrec.data.sources.readers import read_table
 from genrec.data.sources.tables import OPTIONS, rename_columns
+from genrec.data.splits import parse_moment
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation import ModelRanker, history_matrix
 from genrec.pipeline.lists import ItemList, Lists
@@ -47,6 +49,8 @@ def recommend(
     deny_per_user: str | None = None,
     beam_width: int | None = None,
     exact: bool = False,
+    renormalize: bool = False,
+    request_time: str | int | None = None,
     out: str | None = None,
     title_column: str = "title",
     batch_size: int = 512,
@@ -78,6 +82,10 @@ def recommend(
         deny_per_user: likewise: never recommend these to the user.
         beam_width: of the search, at least 50 by default and more for long lists.
         exact: prove every list.
+        renormalize: of heads that search by beams: score by the probabilities among the codes that
+            exist; by default the model's own, which codes that do not exist have a part of.
+        request_time: for models that know when they are asked (`times: request`): an ISO date,
+            Unix seconds or `now`; by default the time of each history's last event.
         out: file to write (.csv, .parquet or .jsonl); printed otherwise.
         title_column: column of the catalog shown beside the ids.
         batch_size: users per batch.
@@ -91,8 +99,9 @@ def recommend(
         nothing else), `certified`.
 
     Raises:
-        ConfigError: unless exactly one of items, users and histories is given, or for a list per
-            user with items, which are nobody's.
+        ConfigError: unless exactly one of items, users and histories is given, for a list per
+            user with items, which are nobody's, for a request time that is none, or if the model
+            reads times and the histories have none.
         DataError: if no history has an item the catalog knows, or an allow-list has none; other
             unknown items are reported and skipped.
         ArtefactError: if the run, its dataset or its vocabulary is not whole, or the file cannot
@@ -112,6 +121,7 @@ def recommend(
             )
     if out and check_place(out).suffix not in WRITERS:
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(WRITERS)}")
+    asked_at = None if request_time is None else _moment(request_time)
     place_of_model = choose_device(device)
     opened = Run.open(run, dataset=dataset, vocabulary=vocabulary)
     data, _ = opened.data
@@ -153,11 +163,30 @@ def recommend(
     note_missing_titles(data.catalog, title_column)
     trie = opened.vocabulary.trie() if opened.vocabulary is not None else None
     model = opened.model_on(place_of_model)
-    ranker = ModelRanker(model, trie, beam_width=beam_width, exact=exact, name=opened.name)
+    if model.reads_times and flat.timestamps is None:
+        raise ConfigError(
+            f"recommend: {opened.name} reads the time of every event, which the histories do not "
+            "have; give --users, or --histories with a timestamp"
+        )
+    if asked_at is None and model.asks_when:
+        note(
+            f"{opened.name} knows when it is asked: answered as at the last event of each history; "
+            "--request_time says otherwise",
+            "yellow",
+        )
+    ranker = ModelRanker(
+        model, trie, beam_width=beam_width, exact=exact, renormalize=renormalize, name=opened.name
+    )
     frames, lengths = [], []
     for first in range(0, len(shown), batch_size):
         part = slice(first, first + batch_size)
-        inputs = batch(flat, start[part], end[part], max_length=opened.model.config.max_history)
+        inputs = batch(
+            flat,
+            start[part],
+            end[part],
+            max_length=opened.model.config.max_history,
+            query_time=None if asked_at is None else np.full(len(shown[part]), asked_at),
+        )
         seen = None if repeat else history_matrix(flat.items, start[part], end[part])
         found = ranker.search(
             ranker.prepare(inputs),
@@ -175,6 +204,16 @@ def recommend(
     else:
         _print(result)
     return result
+
+
+def _moment(value: str | int) -> int:
+    """Unix seconds of `now`, an ISO date or a number."""
+    if value == "now":
+        return int(time.time())
+    try:
+        return parse_moment(value)
+    except ConfigError as error:
+        raise ConfigError(f"recommend: request_time: {error}") from error
 
 
 def _note_short(lengths: np.ndarray, k: int, users: list[str]) -> None:

@@ -11,11 +11,12 @@ import torch
 
 from genrec.data import Dataset, Split, leave_one_out, temporal_split
 from genrec.data.splits import parse_moment
+from genrec.data.tencentgr.protocol import SEED, last_click_split
 from genrec.errors import ArtefactError, ConfigError, DataError
 from genrec.quantization.base import check_device
 
 ORDERS = ("file", "shuffled-day")
-TYPES = ("leave-one-out", "temporal")
+TYPES = ("leave-one-out", "temporal", "last-click")
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,13 @@ class SplitConfig:
     """Which events train, validate and test.
 
     Attributes:
-        type: `leave-one-out` or `temporal`.
+        type: `leave-one-out`, `temporal`, or `last-click` (the reference hold-out for TencentGR).
         order: `file` keeps the dataset's order among events of one day; `shuffled-day` shuffles
             them with `seed`. File order decides many test items and may leak: results say which.
         seed: of the shuffle.
         validation_from: temporal only, ISO date or Unix seconds where validation starts.
         test_from: temporal only, where the test starts.
+        draw: last-click only, seed of the draw of users; 2025 by default.
     """
 
     type: str = "leave-one-out"
@@ -36,6 +38,7 @@ class SplitConfig:
     seed: int = 0
     validation_from: str | int | None = None
     test_from: str | int | None = None
+    draw: int | None = None
 
     def __post_init__(self) -> None:
         """Raise ConfigError for the first value that is unknown, out of range, missing or idle."""
@@ -50,6 +53,11 @@ class SplitConfig:
                     f"split: type={self.type!r} "
                     + (f"does not take {name}" if given else f"needs {name}, an ISO date")
                 )
+        if self.draw is not None and (self.type != "last-click" or self.draw < 0):
+            raise ConfigError(
+                f"split: draw={self.draw} with type={self.type!r}; expected 0 or more, and only "
+                "with last-click"
+            )
         if self.seed < 0:
             raise ConfigError(f"split: seed={self.seed}; expected 0 or more")
         if self.validation_from is None or self.test_from is None:
@@ -75,6 +83,9 @@ class SplitConfig:
         with naming(dataset.folder or dataset.name):
             if self.order == "shuffled-day":
                 dataset = dataset.shuffled_within_day(self.seed)
+            if self.type == "last-click":
+                seed = SEED if self.draw is None else self.draw
+                return dataset, last_click_split(dataset, seed=seed)
             if self.validation_from is None or self.test_from is None:
                 return dataset, leave_one_out(dataset.histories)
             parts = temporal_split(dataset.histories, self.validation_from, self.test_from)

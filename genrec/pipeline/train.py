@@ -25,9 +25,16 @@ from genrec.data import Dataset, TrainingSequences
 from genrec.embedding import ItemVectors
 from genrec.errors import ArtefactError, ConfigError
 from genrec.evaluation import ModelRanker, evaluate, machine, peak_memory
-from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS, Recommender, RecommenderConfig
+from genrec.models import (
+    BACKBONES,
+    HEADS,
+    ITEM_ENCODERS,
+    Recommender,
+    RecommenderConfig,
+)
 from genrec.models.registry import with_defaults
 from genrec.pipeline.checks import check_part
+from genrec.pipeline.features import feature_tables
 from genrec.pipeline.notes import note, plural
 from genrec.pipeline.runs import (
     OF_THE_MODEL,
@@ -83,9 +90,11 @@ def train(
         out: run folder to write.
         vocabulary: SID vocabulary folder, for models that read or write codes.
         vectors: item vectors folder, for models that read them.
-        item_encoder: `type` (sid, semantic, id, sum) and its options.
-        backbone: `type` (transformer) and its options.
-        head: `type` (autoregressive, parallel, dense, regression) and its options.
+        item_encoder: `type` (sid, sid-tokens, prefix, semantic, id, features, sum; in a sum also
+            user, time-gap, calendar, action, next-action) and its options.
+        backbone: `type` (transformer, hstu, fuxi-alpha, fuxi-beta, tokenformer, nextitnet, t5,
+            hf) and its options.
+        head: `type` (autoregressive, parallel, dense, regression, tokens, liger) and its options.
         d_model: width.
         max_history: longest history in items; longer ones keep their latest events.
         input_norm: layer norm on item vectors before the backbone.
@@ -124,8 +133,10 @@ def train(
     # The order that `quantize` stores by default, so that runs with and without SIDs compare.
     tie_order = sids.tie_order if sids is not None else make_tie_order(ids)
 
+    features, of_features = feature_tables(data, item_encoder)
     config = RecommenderConfig(
         num_items=num_items,
+        **features,
         codebook_sizes=sids.codebook_sizes if sids is not None else (),
         vector_dim=content.dim if content is not None else 0,
         d_model=d_model,
@@ -137,13 +148,13 @@ def train(
         input_dropout=input_dropout,
         vocabulary_fingerprint=sids.fingerprint if sids is not None else "",
     )
-    tables: dict[str, Any] = {"counts": counts, "tie_order": tie_order}
+    tables: dict[str, Any] = {"counts": counts, "tie_order": tie_order, **of_features}
     if sids is not None:
         tables["codes"] = sids.codes
     if content is not None:
         tables["vectors"] = content.vectors
 
-    check_parts(config)
+    check_fields(check_parts(config), data, dataset)
     with naming(dataset):
         sequences = TrainingSequences(
             data.histories,
@@ -223,6 +234,7 @@ def train(
             max_length=max_history,
             masks=(mask,),
             bootstrap=0,
+            candidates=parts.candidates,
         )
         return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}
 
@@ -272,8 +284,11 @@ def fitted_without_training(sids: SidVocabulary | None, counts: np.ndarray) -> i
     return int((sids.fitted & (counts == 0)).sum())
 
 
-def check_parts(config: RecommenderConfig) -> None:
+def check_parts(config: RecommenderConfig) -> Recommender:
     """Build the parts without memory, so that a misspelt key is found before anything is written.
+
+    Returns:
+        The model, without values.
 
     Raises:
         ConfigError: for unknown types and keys, values that make no sense, and parts that need
@@ -288,7 +303,24 @@ def check_parts(config: RecommenderConfig) -> None:
     if not 0 <= config.input_dropout < 1:
         raise ConfigError(f"train: input_dropout={config.input_dropout}; expected from 0 to 1")
     with torch.device("meta"):
-        Recommender(config)
+        return Recommender(config)
+
+
+def check_fields(model: Recommender, data: Dataset, dataset: str) -> None:
+    """Raise ConfigError if the model reads times or actions that the dataset does not have."""
+    histories = data.histories
+    backbone, encoder = model.config.backbone["type"], model.config.item_encoder["type"]
+    if histories.timestamps is None and model.backbone.spec.uses_time:
+        raise ConfigError(
+            f"train: the backbone {backbone!r} reads the time of every event, which {dataset} does "
+            "not have; set --backbone.times none or choose another backbone"
+        )
+    for field, known in (("time", histories.timestamps), ("action", histories.actions)):
+        if known is None and any(field in name for name in model.item_encoder.reads):
+            raise ConfigError(
+                f"train: the item encoder {encoder!r} reads the {field} of every event, which "
+                f"{dataset} does not have; leave that part out"
+            )
 
 
 def _check_out(out: str) -> Path:

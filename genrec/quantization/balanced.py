@@ -65,21 +65,28 @@ def capped_assign(x: Tensor, centroids: Tensor, cap: int, prices: Tensor) -> tup
     fresh = prices + _STEP * scale * (counts.double() / cap - 1).clamp(max=1)
     fresh -= fresh.min()
     # A row moves to an open code only, and a full code never opens again: every round fills a
-    # code or is the last.
+    # code or is the last. A row keeps its target until that one is full.
+    cost = own + prices[codes]
+    target, target_cost = torch.full_like(codes, -1), torch.empty_like(cost)
     while bool((counts > cap).any()):
         rows = (counts > cap)[codes].nonzero()[:, 0]
-        free = (counts < cap).nonzero()[:, 0]
-        target = free[_assign_priced(x[rows], centroids[free], prices[free])]
-        added = _distances(x, centroids, rows, target) + prices[target]
-        added -= _distances(x, centroids, rows, codes[rows]) + prices[codes[rows]]
+        open_codes = counts < cap
+        lost = rows[(target[rows] < 0) | ~open_codes[target[rows]]]
+        if len(lost):
+            free = open_codes.nonzero()[:, 0]
+            found = free[_assign_priced(x[lost], centroids[free], prices[free])]
+            target[lost] = found
+            target_cost[lost] = _distances(x, centroids, lost, found) + prices[found]
+        added = target_cost[rows] - cost[rows]
         # Within each code the rows that lose least come first; so many as are too many move.
         order = torch.sort(added, stable=True).indices
         order = order[torch.sort(codes[rows][order], stable=True).indices]
         grouped = codes[rows][order]
         place = torch.arange(len(rows), device=x.device)
         start = torch.full_like(counts, len(rows)).scatter_reduce_(0, grouped, place, "amin")
-        moving = order[place - start[grouped] < counts[grouped] - cap]
-        codes[rows[moving]] = target[moving]
+        moving = rows[order[place - start[grouped] < counts[grouped] - cap]]
+        codes[moving], cost[moving] = target[moving], target_cost[moving]
+        target[moving] = -1
         counts = torch.bincount(codes, minlength=len(centroids))
     return codes, fresh
 

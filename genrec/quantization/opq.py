@@ -1,9 +1,10 @@
-"""OPQ: an orthogonal rotation, then one k-means in each of M subspaces (faiss)."""
+"""OPQ and PQ: one k-means in each of M subspaces, OPQ after an orthogonal rotation (faiss)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,14 @@ class OPQ(Quantizer):
         num_subspaces: number of levels M.
         codebook_size: number of codes of each level, a power of two.
         iterations: alternations between rotation and codebooks.
+        rotate: without it, subspaces are columns as they come: product quantization (PQ).
         whiten: scale the principal components to unit variance first, so that each direction
             weighs the same.
         samples_per_code: at most this many rows per code are trained on.
         seed: of the sample and the starting centroids.
 
-    Reference: Ge, He, Ke and Sun, "Optimized product quantization", TPAMI 2014.
+    Reference: Ge, He, Ke and Sun, "Optimized product quantization", TPAMI 2014; Jegou, Douze and
+    Schmid, "Product quantization for nearest neighbor search", TPAMI 2011.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class OPQ(Quantizer):
         codebook_size: int = 256,
         *,
         iterations: int = 50,
+        rotate: bool = True,
         whiten: bool = False,
         samples_per_code: int = 256,
         seed: int = 0,
@@ -53,6 +57,7 @@ class OPQ(Quantizer):
                 f"{2 ** (codebook_size.bit_length() - 1)}"
             )
         self.iterations = check_number("iterations", iterations, low=1)
+        self.rotate = rotate
         self.whiten = whiten
         self.samples_per_code = check_number("samples_per_code", samples_per_code, low=1)
         self.seed = seed
@@ -78,7 +83,6 @@ class OPQ(Quantizer):
         forward, backward = self._linear(x - mean)
         z = ((x - mean) @ forward).astype(np.float32)
         width = z.shape[1]
-        rotation = faiss.OPQMatrix(width, self.num_subspaces)
         bits = self.codebook_size.bit_length() - 1
         trial = faiss.ProductQuantizer(width, self.num_subspaces, bits)
         final = faiss.ProductQuantizer(width, self.num_subspaces, bits)
@@ -86,16 +90,11 @@ class OPQ(Quantizer):
             product.cp.seed = int(rng.integers(2**31))
             product.cp.min_points_per_centroid = 1
             product.cp.max_points_per_centroid = self.samples_per_code
-        rotation.pq = trial
-        rotation.niter = self.iterations
-        # faiss 1.15 writes past its buffer when there are fewer rows than columns; repeating all
-        # rows leaves the problem the same.
-        enough = np.tile(z, (-(-width // len(z)), 1))
-        rotation.max_train_points = len(enough)
+        turn = np.eye(width)
         with _one_thread():
-            rotation.train(enough)
-            final.train(rotation.apply(z))
-        turn = faiss.vector_to_array(rotation.A).reshape(width, width).astype(np.float64)
+            if self.rotate:
+                turn, z = self._rotation(z, trial)
+            final.train(z)
         shape = (self.num_subspaces, self.codebook_size, width // self.num_subspaces)
         self._use(
             {
@@ -105,6 +104,22 @@ class OPQ(Quantizer):
                 "codebooks": faiss.vector_to_array(final.centroids).reshape(shape).copy(),
             }
         )
+
+    def _rotation(self, z: np.ndarray, product: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The orthogonal matrix [d', d'] for a faiss product quantizer, and z turned by it."""
+        import faiss
+
+        width = z.shape[1]
+        rotation = faiss.OPQMatrix(width, self.num_subspaces)
+        rotation.pq = product
+        rotation.niter = self.iterations
+        # faiss 1.15 writes past its buffer when there are fewer rows than columns; repeating all
+        # rows leaves the problem the same.
+        enough = np.tile(z, (-(-width // len(z)), 1))
+        rotation.max_train_points = len(enough)
+        rotation.train(enough)
+        turn = faiss.vector_to_array(rotation.A).reshape(width, width).astype(np.float64)
+        return turn, rotation.apply(z)
 
     def _linear(self, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The map [d, d'] before the rotation and its way back [d', d], d' a multiple of M."""

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from genrec.errors import ConfigError
 from genrec.models import BACKBONES, Backbone, BeamState, SequenceMeta
 
 WIDTH, LENGTH = 16, 12
 LEVELS = 3  # codes of an item: two of them are fed when the third is predicted
-VARIANTS = [(name, {}) for name in BACKBONES] + [("transformer", {"positions": "rotary"})]
+VARIANTS = [
+    *((name, {}) for name in BACKBONES),
+    ("transformer", {"positions": "rotary"}),
+    ("hf", {"architecture": "llama", "heads": 4, "kv_heads": 2}),
+    ("hf", {"architecture": "mistral", "config": {"sliding_window": 4}}),
+    ("hf", {"architecture": "gpt2"}),
+    ("hstu", {"times": "event", "concat_ua": True}),
+    ("hstu", {"times": "none", "dqk": 3, "dv": 5}),
+    ("fuxi-alpha", {"times": "event", "ffn": 24}),
+    ("fuxi-alpha", {"times": "none", "scale_input": False}),
+    ("fuxi-beta", {"times": "event"}),
+    ("fuxi-beta", {"times": "none"}),
+    ("tokenformer", {"windows": [2, 1], "layers": 3, "projection": True}),
+]
+# Times of four users' events, in seconds from minutes to years apart; the last is of a request.
+GAPS = 10 ** (1.5 + 6.5 * torch.rand(4, LENGTH + 2, generator=torch.Generator().manual_seed(5)))
+TIMES = 1_300_000_000 + GAPS.long().cumsum(1)
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda v: f"{v[0]}{v[1] or ''}")
@@ -20,8 +40,17 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     return BACKBONES[name](d_model=WIDTH, max_length=LENGTH, **options).eval()
 
 
-def full(batch: int, length: int) -> SequenceMeta:
-    return SequenceMeta.from_mask(torch.ones(batch, length, dtype=torch.bool))
+def timed(mask: torch.Tensor, users: Sequence[int] = range(4)) -> SequenceMeta:
+    """The n-th real token of a row has the n-th time of its user, wherever padding stands."""
+    place = (mask.long().cumsum(1) - 1).clamp_min(0)
+    own = TIMES[list(users)[: len(mask)]]
+    return SequenceMeta.from_mask(
+        mask, event_time=own.gather(1, place), query_time=own.gather(1, place + 1)
+    )
+
+
+def full(batch: int, length: int, users: Sequence[int] = range(4)) -> SequenceMeta:
+    return timed(torch.ones(batch, length, dtype=torch.bool), users)
 
 
 def test_spec_names_width_and_length(backbone: Backbone) -> None:
@@ -47,6 +76,43 @@ def test_earlier_tokens_matter(backbone: Backbone) -> None:
     assert not torch.allclose(backbone(x, full(1, 6))[0, -1], backbone(y, full(1, 6))[0, -1])
 
 
+def asks(backbone: Backbone) -> bool:
+    """Whether the backbone knows when the item to be predicted is consumed."""
+    return getattr(backbone, "times", "none") == "request"
+
+
+def test_times_matter_to_those_that_say_so(backbone: Backbone) -> None:
+    x, meta = torch.randn(2, 6, WIDTH), full(2, 6)
+    before = backbone(x, meta)
+    event, query = meta.event_time.clone(), meta.query_time.clone()
+    event[:, 0] -= 10**7
+    query[:, -1] += 10**7
+    for changed, read in (
+        (replace(meta, event_time=event), backbone.spec.uses_time),
+        (replace(meta, query_time=query), asks(backbone)),
+    ):
+        assert torch.equal(backbone(x, changed)[:, -1], before[:, -1]) == (not read)
+
+
+def test_later_times_never_change_earlier_outputs(backbone: Backbone) -> None:
+    x, meta = torch.randn(2, 7, WIDTH), full(2, 7)
+    before = backbone(x, meta)
+    event, query = meta.event_time.clone(), meta.query_time.clone()
+    event[:, 4:] += 10**7
+    query[:, 4:] += 10**7
+    after = backbone(x, replace(meta, event_time=event, query_time=query))
+    torch.testing.assert_close(after[:, :4], before[:, :4])
+
+
+def test_missing_times_are_named(backbone: Backbone) -> None:
+    meta = SequenceMeta.from_mask(torch.ones(1, 3, dtype=torch.bool))
+    if not backbone.spec.uses_time:
+        assert backbone(torch.randn(1, 3, WIDTH), meta).shape == (1, 3, WIDTH)
+        return
+    with pytest.raises(ConfigError, match="timestamps"):
+        backbone(torch.randn(1, 3, WIDTH), meta)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_nothing(backbone: Backbone, side: str) -> None:
     x = torch.randn(2, 5, WIDTH)
@@ -55,10 +121,10 @@ def test_padding_changes_nothing(backbone: Backbone, side: str) -> None:
     mask = torch.ones(2, 9, dtype=torch.bool)
     if side == "right":
         mask[:, 5:] = False
-        padded = backbone(torch.cat([x, padding], 1), SequenceMeta.from_mask(mask))[:, :5]
+        padded = backbone(torch.cat([x, padding], 1), timed(mask))[:, :5]
     else:
         mask[:, :4] = False
-        padded = backbone(torch.cat([padding, x], 1), SequenceMeta.from_mask(mask))[:, 4:]
+        padded = backbone(torch.cat([padding, x], 1), timed(mask))[:, 4:]
     torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-4)
 
 
@@ -66,8 +132,14 @@ def test_other_rows_of_the_batch_change_nothing(backbone: Backbone) -> None:
     x = torch.randn(4, 6, WIDTH)
     together = backbone(x, full(4, 6))
     for row in range(4):
-        alone = backbone(x[row : row + 1], full(1, 6))
+        alone = backbone(x[row : row + 1], full(1, 6, users=[row]))
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_of_nobody_is_empty(backbone: Backbone) -> None:
+    embeddings, meta = code_tokens([1], columns=3)
+    nobody = meta.select(torch.tensor([], dtype=torch.int64))
+    assert backbone(embeddings[:0], nobody).shape == (0, 3, WIDTH)
 
 
 def test_every_parameter_gets_a_gradient(backbone: Backbone) -> None:
@@ -276,6 +348,61 @@ def test_blocks_are_predicted_from_what_stands_before_them(backbone: Backbone) -
     torch.testing.assert_close(after[:2], before[:2], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(after[2, :2], before[2, :2], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(after[2, 2], before[2, 2], atol=1e-4)
+
+
+def test_the_time_of_an_item_waits_for_its_last_code(backbone: Backbone) -> None:
+    """Who does not know the request time must not learn it from the codes of the item predicted."""
+    if asks(backbone):
+        pytest.skip("it knows the request time")
+    embeddings, meta = code_tokens([4, 4], columns=12)
+    before = backbone(embeddings, meta)
+    moved = 10**7 * (meta.item_index >= 2)
+    later = replace(meta, event_time=meta.event_time + moved, query_time=meta.query_time + 10**7)
+    after = backbone(embeddings, later)
+    last = 3 * LEVELS - 1  # the last code of the item whose time has changed
+    torch.testing.assert_close(after[:, :last], before[:, :last])
+    same = torch.allclose(after[:, last], before[:, last], atol=1e-6)
+    assert same == (not backbone.spec.uses_time)
+    users, width = torch.zeros(2, 1, dtype=torch.int64), torch.randn(2, 1, WIDTH)
+    with torch.no_grad():
+        states = []
+        for seen in (meta, replace(meta, query_time=meta.query_time + 10**7)):
+            context = backbone.encode(embeddings[:, :9], seen.map(lambda _, value: value[:, :9]))
+            step = context.meta.next_item(0)
+            states.append(backbone.decode_step(width, step, context, BeamState(), users)[0])
+    torch.testing.assert_close(*states)
+
+
+class Largest(TorchDispatchMode):
+    """Watches how many numbers the largest tensor holds that is made while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(one, torch.Tensor):
+                size = one.untyped_storage().nbytes() // one.element_size()
+                self.numbers = max(self.numbers, size)
+        return made
+
+
+def test_a_cache_is_never_copied_for_each_beam(backbone: Backbone) -> None:
+    embeddings, meta = code_tokens([3], columns=9)
+    width = 64
+    copies = width * embeddings[0].numel()
+    with torch.no_grad():
+        context = backbone.encode(embeddings, meta)
+        beams, parent = BeamState(), torch.zeros(1, width, dtype=torch.int64)
+        tokens = torch.randn(2, 1, width, WIDTH)
+        with Largest() as seen:
+            for level in range(2):
+                step = meta.next_item(level)
+                _, beams = backbone.decode_step(tokens[level], step, context, beams, parent)
+                parent = torch.randint(0, width, (1, width))
+    assert (seen.numbers < copies) == (backbone.spec.cache == "kv")
 
 
 def test_too_many_steps_are_refused(backbone: Backbone) -> None:

@@ -39,7 +39,8 @@ QUICKER = {
 VARIANTS: dict[str, tuple[str, dict]] = {
     "mhq, one subspace": ("mhq", {"num_subspaces": 1}),
     "mhq, penalty": ("mhq", {"orthogonality": "penalty"}),
-    "rq-kmeans, balanced": ("rq-kmeans", {"balanced": True}),
+    "opq, no rotation": ("opq", {"rotate": False}),
+    "rq-kmeans, plain": ("rq-kmeans", {"balanced": False}),
     "rq-vae, further terms": ("rq-vae", {"update": "ste", "diversity": 1e-3, "sinkhorn": 0.01}),
 }
 NAMES = sorted(QUANTIZERS)

@@ -16,6 +16,7 @@ import pytest
 from genrec.artefacts import check_folder
 from genrec.data import Dataset
 from genrec.data.sources import SOURCES, prepare
+from genrec.data.tencentgr import generate_tencentgr
 from genrec.errors import GenrecError
 
 
@@ -60,6 +61,12 @@ def movielens(place: Path) -> tuple[Path, dict[str, Any]]:
     return place, {}
 
 
+def tencentgr(place: Path) -> tuple[Path, dict[str, Any]]:
+    return generate_tencentgr(
+        place / "files", users=20, items=240, max_length=20, vectors=("emb_81_4",)
+    ), {}
+
+
 # Lays out a small input in an empty folder; returns `path` (None if nothing is read) and options.
 Layout = Callable[[Path], tuple["Path | None", dict[str, Any]]]
 LAYOUTS: dict[str, Layout] = {
@@ -67,6 +74,7 @@ LAYOUTS: dict[str, Layout] = {
     "generated": generated,
     "movielens": movielens,
     "tables": tables,
+    "tencentgr": tencentgr,
 }
 
 
@@ -113,8 +121,8 @@ def test_the_parquet_files_alone_give_the_same_dataset(made: Dataset, tmp_path: 
     assert made.folder is not None
     copy = tmp_path / "copy"
     copy.mkdir()
-    for name in ("items.parquet", "interactions.parquet"):
-        (copy / name).write_bytes((made.folder / name).read_bytes())
+    for table in made.folder.glob("*.parquet"):
+        (copy / table.name).write_bytes(table.read_bytes())
     assert Dataset.load(copy).fingerprint == made.fingerprint
     assert Dataset.load(made.folder).fingerprint == made.fingerprint
 
@@ -150,7 +158,7 @@ def test_the_output_is_checked_before_anything_is_read(
     place.mkdir()
     path, options = LAYOUTS[name](place)
     module = sys.modules[SOURCES[name].__module__]
-    for reader in ("fetch", "read_amazon", "read_movielens", "read_table", "generate"):
+    for reader in ("fetch", "read_amazon", "read_movielens", "read_table", "generate", "_root"):
         monkeypatch.setattr(module, reader, None, raising=False)
     with pytest.raises(GenrecError, match="out: the folder exists and was not written by genrec"):
         prepare(name, out, path, **options)

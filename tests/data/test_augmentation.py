@@ -97,7 +97,8 @@ def histories() -> Histories:
     generator = np.random.default_rng(0)
     rows = [generator.permutation(100)[: generator.integers(4, 20)] for _ in range(40)]
     times = [np.sort(generator.integers(1, 999, len(row))) for row in rows]
-    return Histories.from_lists([r.tolist() for r in rows], [t.tolist() for t in times])
+    actions = [(row % 4).tolist() for row in rows]
+    return Histories.from_lists([r.tolist() for r in rows], [t.tolist() for t in times], actions)
 
 
 def sequences(histories: Histories, **options: float) -> TrainingSequences:
@@ -136,6 +137,8 @@ def test_shuffled_events_keep_the_times_in_order(histories: Histories) -> None:
         assert mixed["labels"][0].tolist() == items[1:]
         for name in ("event_time", "query_time", "mask"):
             assert mixed[name].tolist() == full[name].tolist()
+        assert mixed["action"][0].tolist() == [item % 4 for item in items[:-1]]
+        assert mixed["query_action"][0].tolist() == [item % 4 for item in items[1:]]
         moved += items != history
     assert moved > len(made) // 2
 

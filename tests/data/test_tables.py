@@ -206,6 +206,17 @@ def test_a_column_that_was_named_must_exist(tmp_path: Path) -> None:
             prepare_tables(tmp_path / "out", tmp_path, **given)
 
 
+def test_errors_name_the_columns_of_the_file(tmp_path: Path) -> None:
+    named = {"user_column": "customer", "time_column": "bought_at"}
+    (tmp_path / "interactions.csv").write_text("customer,item_id,bought_at\nu,a,1\nu,b,soon\n")
+    with pytest.raises(DataError, match=r"row 2 is 'soon'.*'timestamp' is its column 'bought_at'"):
+        prepare_tables(tmp_path / "out", tmp_path, **named)
+    (tmp_path / "interactions.csv").write_text("customer,item_id,bought_at\nu,,1\nu,b,2\n")
+    with pytest.raises(DataError, match=r"column 'item_id' has no id in 1 rows") as caught:
+        prepare_tables(tmp_path / "out", tmp_path, **named)
+    assert "its column" not in str(caught.value)
+
+
 def test_drop_unknown(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(EVENTS)
     (tmp_path / "items.csv").write_text("item_id\n007\n12\n")

@@ -46,6 +46,15 @@ class TableDecoder:
         return float(total)
 
 
+class LogitDecoder(TableDecoder):
+    """Logits whose log-softmax are the tables of another decoder."""
+
+    returns_logits = True
+
+    def select(self, rows):
+        return LogitDecoder([table[rows] for table in self.tables])
+
+
 def tables(rng, batch, sizes, *, grain=None, missing=0.0):
     """Random log-probability tables; with ``grain`` multiples of it, so that ties are exact."""
     out, prefixes = [], 1
@@ -215,3 +224,12 @@ def check_consistent(case: Case, trie: PrefixTrie, result: SearchResult) -> None
             scores += [score] * len(allowed)
         assert items == behind[: case.k]
         assert result.scores[user].tolist()[: len(items)] == scores[: len(items)]
+
+
+def same_results(slow, fast, *, tolerance=0.0) -> None:
+    """Two back ends agree: lists and ties bit by bit, scores up to rounding."""
+    for name in ("items", "leaves", "leaf_sizes", "certified", "evaluations"):
+        assert torch.equal(getattr(slow, name), getattr(fast, name)), name
+    for name in ("scores", "leaf_scores", "best_dropped", "leaked"):
+        atol = max(tolerance, 1e-5 if name == "leaked" else 0.0)
+        torch.testing.assert_close(getattr(fast, name), getattr(slow, name), atol=atol, rtol=0)

@@ -11,10 +11,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.decoding import Filter, PrefixTrie, beam_search, expand_beams, step
+from genrec.decoding import Filter, PrefixTrie, beam_search, compiled_step, expand_beams, step
+from genrec.decoding.cpu_step import cpu_step
+from genrec.decoding.exclusions import Exclusions
+from genrec.decoding.expansion import Expansion
 from genrec.decoding.step import chosen_backend
+from genrec.decoding.torch_step import torch_step
 from genrec.errors import ConfigError
-from tests.decoding.cases import FULL, TableDecoder, brute_force, cases, expect
+from tests.decoding.cases import (
+    FULL,
+    LogitDecoder,
+    TableDecoder,
+    brute_force,
+    cases,
+    expect,
+    same_results,
+)
 
 
 def random_step(seed, *, batch=5, width=60, codes=300, share=0.3, wide=False):
@@ -53,11 +65,51 @@ def test_wide_steps_are_the_same(share, wide, keep):
     assert torch.equal(slow.best_dropped, fast.best_dropped)
 
 
+@pytest.mark.parametrize("options", [{}, {"logits": True}, {"renormalize": True}])
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+@pytest.mark.parametrize("keep", [1, 7, 100])
+def test_the_cpu_ranks_a_few_as_other_devices_rank_all(options, share, keep):
+    """A shared filter and one per user, exclusions, removed items, and logits that are -inf."""
+    trie, values, nodes, scores = random_step(3, share=share)
+    values = values if options else values.log_softmax(-1).mul(8).round().div(8).clamp_max(0)
+    values[1, ::2] = -torch.inf
+    values[1, ::2, :9] = 0.0 if options else -0.125
+    rng = np.random.default_rng(0)
+    few = rng.random((5, trie.num_items)) < np.array([0.5, 0.9, 0.1, 0.001, 0.0])[:, None]
+    exclude = torch.from_numpy(rng.integers(-1, trie.num_items, (5, 40)))
+    for source in (trie, trie.remove(range(0, 40, 3))):
+        for filter in (None, Filter.from_mask(source, few), Filter.from_mask(source, few[1])):
+            excluded = Exclusions.from_items(source, exclude, 5, filter)
+            expansion = Expansion(
+                source,
+                1,
+                values,
+                nodes,
+                scores,
+                excluded,
+                min(keep, source.num_nodes[2]),
+                None,
+                options.get("renormalize", False),
+                options.get("logits", False),
+            )
+            slow, fast = torch_step(expansion), cpu_step(expansion)
+            alive = slow.nodes >= 0
+            for name in ("nodes", "sound"):
+                assert torch.equal(getattr(slow, name), getattr(fast, name)), name
+            for name in ("parent", "code"):
+                assert torch.equal(getattr(slow, name)[alive], getattr(fast, name)[alive]), name
+            rounding = 1e-5 if "renormalize" in options else 0.0
+            for name in ("scores", "best_dropped"):
+                other = getattr(slow, name)
+                torch.testing.assert_close(getattr(fast, name), other, atol=rounding, rtol=0)
+            torch.testing.assert_close(fast.leaked, slow.leaked, atol=1e-4, rtol=1e-4)
+
+
 def test_threads_change_nothing(monkeypatch):
     trie, log_probs, nodes, scores = random_step(1, batch=7)
     options = {"keep": 20, "logits": True, "backend": "compiled"}
     one = expand_beams(trie, 1, log_probs, nodes, scores, **options)
-    monkeypatch.setattr(step, "_SHARE", 1)
+    monkeypatch.setattr(compiled_step, "_SHARE", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     many = expand_beams(trie, 1, log_probs, nodes, scores, **options)
     for name, value in vars(one).items():
@@ -80,31 +132,25 @@ def test_an_impossible_back_end_is_an_error(monkeypatch):
     cpu = torch.device("cpu")
     assert chosen_backend("auto", cpu) == chosen_backend("compiled", cpu) == "compiled"
     assert chosen_backend("auto", torch.device("meta")) == "torch"
-    with pytest.raises(ConfigError, match="expected one of auto, torch, compiled"):
+    assert chosen_backend("auto", torch.device("cuda")) == "triton"
+    with pytest.raises(ConfigError, match="expected one of auto, torch, compiled, triton"):
         chosen_backend("numba", cpu)
-    with pytest.raises(ConfigError, match="runs on the CPU only"):
+    with pytest.raises(ConfigError, match="it runs on the CPU only"):
         chosen_backend("compiled", torch.device("meta"))
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(ConfigError, match="it runs on CUDA only, or in its interpreter"):
+        chosen_backend("triton", cpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    step._numba_installed.cache_clear()
+    step._installed.cache_clear()
     try:
         assert chosen_backend("auto", cpu) == "torch"
         with pytest.raises(ConfigError, match=r"pip install 'genrec\[fast\]'"):
             chosen_backend("compiled", cpu)
+        assert chosen_backend("auto", torch.device("cuda")) == "torch"
+        with pytest.raises(ConfigError, match="triton is not installed"):
+            chosen_backend("triton", torch.device("cuda"))
     finally:
-        step._numba_installed.cache_clear()
-
-
-BITWISE = ("items", "leaves", "leaf_sizes", "certified", "evaluations")
-CLOSE = ("scores", "leaf_scores", "best_dropped", "leaked")
-
-
-class LogitDecoder(TableDecoder):
-    """Logits whose log-softmax are the tables of another decoder."""
-
-    returns_logits = True
-
-    def select(self, rows):
-        return LogitDecoder([table[rows] for table in self.tables])
+        step._installed.cache_clear()
 
 
 def both(*arguments, **options):
@@ -113,14 +159,6 @@ def both(*arguments, **options):
         beam_search(*arguments, backend="torch", **options),
         beam_search(*arguments, backend="compiled", **options),
     )
-
-
-def equal(slow, fast, *, tolerance=0.0):
-    for name in BITWISE:
-        assert torch.equal(getattr(slow, name), getattr(fast, name)), name
-    for name in CLOSE:
-        atol = max(tolerance, 1e-5 if name == "leaked" else 0.0)
-        torch.testing.assert_close(getattr(fast, name), getattr(slow, name), atol=atol, rtol=0)
 
 
 @settings(max_examples=200, deadline=None)
@@ -133,7 +171,7 @@ def test_log_probabilities_give_the_same_bits(case, width, exact, gone):
     filter = None if case.allowed is None else Filter.from_mask(trie, case.allowed)
     options = {"k": case.k, "exclude": case.exclude, "filter": filter}
     options |= {"beam_width": width, "exact": exact}
-    equal(*both(case.decoder, trie, **options))
+    same_results(*both(case.decoder, trie, **options))
 
 
 @settings(max_examples=100, deadline=None)
@@ -162,4 +200,4 @@ def test_logits_and_renormalised_scores_agree_up_to_rounding(seed, logits, renor
         decoder = TableDecoder([table.log_softmax(-1) for table in tables])
     options = {"k": 8, "beam_width": width, "renormalize": renormalize}
     filter = Filter.from_mask(trie, torch.from_numpy(rng.random((3, 40)) < 0.7))
-    equal(*both(decoder, trie, filter=filter, **options), tolerance=2e-5)
+    same_results(*both(decoder, trie, filter=filter, **options), tolerance=2e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,13 @@ def test_rank_select_and_contains_equal_lists(mask):
     inside = ranks < bits.totals[:, None]
     assert bits.contains(chosen)[inside].all()
     assert ((chosen >= 0) & (chosen < size)).all()
+
+
+def test_torch_packs_as_numpy_does(monkeypatch):
+    mask = torch.rand(3, 1000, generator=torch.Generator().manual_seed(0)) < 0.5
+    ready_made = BitRank.from_mask(mask)
+    monkeypatch.setattr(sys, "byteorder", "other")  # as where numpy's words would be the wrong way
+    assert torch.equal(BitRank.from_mask(mask).words, ready_made.words)
 
 
 @settings(max_examples=60, deadline=None)

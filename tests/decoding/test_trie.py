@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.decoding import PrefixTrie, default_tie_order
+from genrec.decoding import PrefixTrie, build, default_tie_order
 from genrec.decoding import codes as codes_module
 from genrec.errors import DataError
 
@@ -156,13 +156,20 @@ def test_the_default_tie_order_sorts_the_whole_hash(monkeypatch):
     assert default_tie_order(1000)[np.argsort(hashes)].tolist() == list(range(1000))
 
 
-@pytest.mark.parametrize("sizes", [(3, 4), (65_536,) * 3, (256,) * 9])  # one number, or not
+@pytest.mark.parametrize(
+    "sizes", [(3, 4), (3, 1, 4, 1), (65_536,) * 3, (256,) * 9]
+)  # one number, or not
 def test_items_are_sorted_by_codes_then_ties(sizes):
     rng = np.random.default_rng(0)
-    codes = np.stack([rng.choice([0, 1, size - 1], 200) for size in sizes], axis=1)
+    codes = np.stack([rng.choice([0, min(1, size - 1), size - 1], 200) for size in sizes], axis=1)
     tie = rng.permutation(200)
-    order, ranks, columns = codes_module.sorted_items(codes, sizes, tie)
+    order, ranks, new, code_at = build._sorted(codes, sizes, tie, np.argsort(tie))
     expected = sorted(range(200), key=lambda i: (*codes[i].tolist(), tie[i]))
     assert order.tolist() == expected
     assert ranks.tolist() == tie[expected].tolist()
-    assert np.stack(columns, axis=1).tolist() == codes[expected].tolist()
+    everywhere = np.arange(200)
+    for level in range(len(sizes)):
+        assert code_at(level, everywhere).tolist() == codes[expected, level].tolist()
+        prefixes = [tuple(row) for row in codes[expected, : level + 1].tolist()]
+        begins = [i == 0 or prefixes[i] != prefixes[i - 1] for i in range(200)]
+        assert new[level].tolist() == begins

@@ -131,6 +131,7 @@ def test_an_item_model_needs_no_trie(
     assert torch.equal(again.search(batch, k=10).items, found.items)
     assert again.leaf_of(torch.tensor([3])).tolist() == [3]
     assert ranker.settings()["beam_width"] is None and ranker.settings()["exact"]
+    assert "scores" not in ranker.settings()
 
 
 @pytest.mark.parametrize("kind", ["sid", "item", "popularity"])
@@ -175,7 +176,7 @@ def test_prepare_shares_the_encoding_and_leaves_the_mode_alone(
     assert sid_model.training
     sid_model.eval()
     assert torch.equal(once.items, ranker.search(batch, k=5).items)
-    assert set(encoded) == {"hidden"}
+    assert set(encoded) == {"hidden", "encoded"}
 
 
 def test_settings_and_replacement(sid_model: Recommender, trie: PrefixTrie) -> None:
@@ -183,6 +184,8 @@ def test_settings_and_replacement(sid_model: Recommender, trie: PrefixTrie) -> N
     wide = ranker.replace(beam_width=99, exact=True)
     assert (ranker.beam_width, ranker.exact) == (30, False)
     assert wide.settings()["beam_width"] == 99 and wide.settings()["exact"]
+    assert wide.settings()["scores"] == "masked"
+    assert wide.replace(renormalize=True).settings()["scores"] == "renormalized"
     assert wide.settings()["parameters"] == sum(p.numel() for p in sid_model.parameters())
     with pytest.raises(TypeError, match="trie"):
         ranker.replace(trie=None)

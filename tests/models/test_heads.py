@@ -298,3 +298,29 @@ def test_regression_needs_vectors_and_a_known_loss() -> None:
     encoder = IdEmbedding(tables=tables, d_model=WIDTH)
     with pytest.raises(ConfigError, match="loss='huber'; expected one of cosine, mse"):
         RegressionHead(tables=tables, encoder=encoder, d_model=WIDTH, loss="huber")
+
+
+def test_dense_search_encodes_the_catalog_once_until_a_value_changes(monkeypatch) -> None:
+    tables, encoder = make((4, 4), 30)
+    head = DenseHead(tables=tables, encoder=encoder, d_model=WIDTH).eval()
+    made = []
+    encode = head.candidates
+    monkeypatch.setattr(head, "candidates", lambda: made.append(1) or encode())
+    hidden = torch.randn(2, WIDTH, requires_grad=True)
+    with torch.inference_mode():
+        before = head.search(hidden, k=30)
+    again = head.search(hidden, k=30)  # outside of inference mode, with a gradient
+    assert len(made) == 1
+    assert torch.equal(before.items, again.items)
+    with torch.no_grad():
+        encoder.table.weight.mul_(-1)
+    changed = head.search(hidden, k=30)
+    assert len(made) == 2
+    torch.testing.assert_close(changed.scores, -before.scores.flip(1))
+    head.tables.codes[0] = head.tables.codes[1]
+    assert float(head.search(hidden, k=30).scores.std()) > 0
+    assert len(made) == 3
+    head.train()
+    head.search(hidden, k=30)
+    head.search(hidden, k=30)
+    assert len(made) == 5

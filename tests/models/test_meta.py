@@ -41,6 +41,22 @@ def test_inserted_tokens_stand_after_the_last_real_one() -> None:
     assert longer.right_padded
 
 
+def test_codes_know_what_is_known_before_them() -> None:
+    items = meta_of([[1, 1, 0]])
+    items.action = torch.tensor([[4, 2, 0]])
+    codes = items.per_code(3)
+    assert codes.mask.tolist() == [[True] * 6 + [False] * 3]
+    assert codes.position[0, :6].tolist() == [0, 1, 2, 3, 4, 5]
+    assert codes.item_index[0, :6].tolist() == [0, 0, 0, 1, 1, 1]
+    assert codes.level[0].tolist() == [0, 1, 2] * 3
+    assert codes.event_time[0, :6].tolist() == [10, 10, 10, 20, 20, 20]
+    # An item's own time is asked for until it is complete, then the next item's.
+    assert codes.query_time[0, :6].tolist() == [10, 10, 15, 20, 20, 25]
+    assert codes.action[0, :6].tolist() == [0, 0, 4, 0, 0, 2]
+    assert codes.next_item(1).position.tolist() == [[7]]
+    assert codes.next_item(1).item_index.tolist() == [[2]]
+
+
 def test_selected_and_joined_rows() -> None:
     meta = meta_of([[1, 1], [1, 0], [1, 1]])
     some = meta.select(torch.tensor([2, 0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -17,20 +18,20 @@ SMALL = {"items": [400], "levels": [3], "batch": [2], "beam": [7], "repeats": 1}
 
 def test_all_methods_agree_and_the_files_say_what_was_returned(tmp_path):
     threads = torch.get_num_threads()
-    result = bench_decode(**SMALL, out=str(tmp_path / "bench"))
+    result = bench_decode(**SMALL, clock="cpu", out=str(tmp_path / "bench"))
     assert torch.get_num_threads() == threads
     (cell,) = result["cells"]
     assert set(cell["ms"]) == set(NAMES)
     assert min(cell["ms_min"].values()) > 0
     assert json.loads((tmp_path / "bench/decode.json").read_text())["cells"] == result["cells"]
     page = (tmp_path / "bench/decode.md").read_text()
-    assert "| 400 | 3 | 2 | 7 |" in page and "| hf/compiled |" in page
+    assert "| 400 | 3 | 2 | 7 |" in page and "| hf/compiled |" in page and "cpu time" in page
     assert (tmp_path / "bench/decode.svg").read_text().lstrip().startswith("<?xml")
 
 
 @pytest.mark.parametrize("method", ["hf", "static", "brute", "compiled"])
 def test_other_scores_are_no_result(monkeypatch, method):
-    way = type(module._trie(400, 3, 0, [method])[2][method])
+    way = type(module._trie(400, 3, 0, [method], time.process_time)[2][method])
     step = way.step
     monkeypatch.setattr(way, "step", lambda *given: step(*given) + 0.01 * (given[0] is not None))
     if method == "compiled":  # the same class as the torch path: spoil one of the two only
@@ -56,6 +57,7 @@ def test_ratios_are_of_the_cells_that_have_both():
         ({"items": [0]}, "expected at least 1"),
         ({"levels": [1]}, "and 2 levels"),
         ({"methods": ["grid"]}, "expected some of hf"),
+        ({"clock": "sun"}, "expected one of wall, cpu"),
     ],
 )
 def test_impossible_cells_are_named(bad, message):

@@ -257,6 +257,7 @@ WRONG = [
     ("evaluate/examples", -1, "evaluate: examples=-1; expected at least 0"),
     ("split", {"type": "temporal", "validation_from": "soon", "test_from": 9}, "'soon' is no"),
     ("split", {"type": "temporal", "validation_from": 9, "test_from": 8}, "must be before"),
+    ("split", {"type": "leave-one-out", "draw": 3}, "only with last-click"),
     ("name", "../x", "name: '../x' names a folder; expected letters"),
     ("name", ".x", "name: '.x' names a folder"),
     ("runs/../x", {}, "runs: '../x' names a folder"),

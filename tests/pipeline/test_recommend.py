@@ -124,6 +124,17 @@ def test_exact_lists_are_certified_and_a_wide_beam_finds_them(shop):
     assert exact["item_id"].tolist() == wide["item_id"].tolist()
 
 
+def test_renormalised_scores_are_those_of_the_model_and_higher(shop):
+    users = [f"U{n:05d}" for n in range(8)]
+    options = {"users": users, "k": 150, "repeat": True, "exact": True}
+    masked = recommend(str(shop / "sid"), **options).groupby("user_id")["score"].max()
+    renormalised = recommend(str(shop / "sid"), renormalize=True, **options)
+    assert (renormalised.groupby("user_id")["score"].max() > masked).all()
+    buckets = renormalised.drop_duplicates(["user_id", "score"])  # items of a bucket share theirs
+    totals = np.exp(buckets["score"]).groupby(buckets["user_id"]).sum()
+    np.testing.assert_allclose(totals, 1, atol=1e-4)
+
+
 def test_unknown_items_are_reported_and_skipped(shop, data, tmp_path, capsys):
     items = history(data, 3)
     path = tmp_path / "h.csv"

@@ -78,9 +78,9 @@ def test_clusters_are_more_even_than_those_of_plain_kmeans():
     assert spread[1] < 0.6 * spread[0]
 
 
-def test_the_quantizer_says_that_it_balances_and_uses_every_code():
+def test_the_quantizer_balances_unless_told_otherwise_and_uses_every_code():
     x = points(1500).numpy()
-    plain, even = RQKMeans((16, 16)).fit(x), RQKMeans((16, 16), balanced=True).fit(x)
+    plain, even = RQKMeans((16, 16), balanced=False).fit(x), RQKMeans((16, 16)).fit(x)
     assert even.config["balanced"] is True
     loads = [np.bincount(q.encode(x)[:, 0], minlength=16) for q in (plain, even)]
     assert loads[1].max() < loads[0].max()

@@ -28,7 +28,7 @@ def beauty(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     ("name", "options", "collisions"),
     [
         ("rq-kmeans", {}, 0.3),
-        ("rq-kmeans", {"balanced": True}, 0.3),
+        ("rq-kmeans", {"balanced": False}, 0.3),
         pytest.param("rq-vae", {}, 0.3, marks=pytest.mark.slow),
         pytest.param("opq", {"num_subspaces": 16}, 0.1, marks=pytest.mark.slow),
         pytest.param("mhq", {}, 0.1, marks=pytest.mark.slow),

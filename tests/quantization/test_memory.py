@@ -10,7 +10,7 @@ import pytest
 
 from genrec.quantization import RQKMeans
 
-# Private memory is limited to what the process holds after its imports and 96 MiB more.
+# Private memory is limited to what the process holds after its imports and 144 MiB more.
 SCRIPT = """
 import resource, sys
 import numpy as np, torch
@@ -19,7 +19,7 @@ from genrec.quantization import RQKMeans
 torch.set_num_threads(1)
 torch.randn(64, 64) @ torch.randn(64, 64)
 held = int(open("/proc/self/status").read().split("VmData:")[1].split()[0]) * 1024
-limit = held + 96 * 2**20
+limit = held + 144 * 2**20
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 x = np.load(sys.argv[1], mmap_mode="r")
 if sys.argv[2] == "whole":
@@ -31,7 +31,7 @@ np.save(sys.argv[3], quantizer.encode(x))
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """192 MiB of vectors, twice what may be held."""
+    """192 MiB of vectors, more than may be held."""
     path = tmp_path_factory.mktemp("large") / "x.npy"
     matrix = np.lib.format.open_memmap(path, "w+", np.float32, (196_608, 256))
     rng = np.random.default_rng(0)

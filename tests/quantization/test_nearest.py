@@ -41,9 +41,10 @@ def path(request, monkeypatch):
 
 @pytest.mark.parametrize(("scale", "shift"), [(1, 0), (1e-12, 0), (1e12, 0), (1, 1e4), (1e-3, 10)])
 @pytest.mark.parametrize("center", [True, False])
-def test_codes_equal_the_slow_reference(path, scale, shift, center):
+@pytest.mark.parametrize("half", [True, False])
+def test_codes_equal_the_slow_reference(path, scale, shift, center, half):
     x, books = random_case(1, scale=scale, shift=shift)
-    search = ResidualSearch(books, center=center)
+    search = ResidualSearch(books, center=center, half=half)
     assert (search.stacked is None) == (path == "residuals")
     assert np.array_equal(search.codes(x).numpy(), greedy(x, books))
 
@@ -59,7 +60,31 @@ def test_codes_equal_the_slow_reference(path, scale, shift, center):
 def test_ties_go_to_the_smallest_code(x, book, next_book):
     vectors = torch.tensor(x).float()
     books = [torch.tensor(book).float(), torch.tensor(next_book).float()]
-    assert np.array_equal(ResidualSearch(books).codes(vectors).numpy(), greedy(vectors, books))
+    expected = greedy(vectors, books)
+    for half in (True, False):
+        codes = ResidualSearch(books, half=half).codes(vectors).numpy()
+        assert np.array_equal(codes, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 300),
+    d=st.integers(1, 40),
+    sizes=st.lists(st.integers(1, 20), min_size=1, max_size=3),
+    shape=st.sampled_from(["normal", "constant", "repeated", "near"]),
+    shift=st.sampled_from([0.0, 3.0, 1e3]),
+)
+def test_bfloat16_products_change_no_code(seed, n, d, sizes, shape, shift):
+    x, books = random_case(seed, n=n, d=d, sizes=sizes, shift=shift)
+    if shape == "constant":  # rounding errors of all columns add up
+        x, books = x[:, :1].repeat(1, d), [book[:, :1].repeat(1, d) for book in books]
+    elif shape == "repeated":
+        x = books[0][torch.arange(n) % sizes[0]]
+    elif shape == "near":  # codes closer to each other than bfloat16 tells apart
+        books = [book[:1] + 1e-4 * book for book in books]
+    plain = ResidualSearch(books, half=False).codes(x)
+    assert torch.equal(ResidualSearch(books, half=True).codes(x), plain)
 
 
 def test_codes_of_float64_vectors_ignore_last_bits():
@@ -74,7 +99,23 @@ def test_near_ties_below_float32_are_decided():
     # Two codes whose distances differ by less than a float32 score can hold.
     books = [torch.tensor([[1.0, 0.0], [1.0 + 2**-23, 0.0]])]
     x = torch.tensor([[1000.0, 0.0], [-1000.0, 0.0]])
-    assert ResidualSearch(books).codes(x)[:, 0].tolist() == [1, 0]
+    for half in (True, False):
+        assert ResidualSearch(books, half=half).codes(x)[:, 0].tolist() == [1, 0]
+
+
+def test_refined_scores_leave_clear_rows_alone():
+    scores = torch.tensor([[1.0, 0.9, 0.0], [1.0, 0.2, 0.1], [0.5, 0.5, 0.5]])
+    seen = []
+
+    def better(rows, codes, values):
+        seen.extend(zip(rows.tolist(), codes.tolist(), values.tolist(), strict=True))
+        return values + codes
+
+    nearest.refine(scores, torch.full((3,), 0.2), better, room=torch.empty(3, 3))
+    assert [pair[:2] for pair in seen] == [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)]
+    none = -float("inf")
+    expected = [[1.0, 1.9, none], [1.0, 0.2, 0.1], [0.5, 1.5, 2.5]]
+    torch.testing.assert_close(scores, torch.tensor(expected))
 
 
 def test_blocks_do_not_change_codes(monkeypatch, path):

@@ -54,6 +54,9 @@ def test_the_rotation_lowers_the_distortion():
     plain = product.decode(product.compute_codes(x))
     missed = float(((plain - x) ** 2).sum() / ((x - x.mean(axis=0)) ** 2).sum())
     assert distortion(OPQ(3, 16, iterations=20).fit(x), x) < 0.9 * missed
+    quantizer = OPQ(3, 16, rotate=False).fit(x)
+    assert distortion(quantizer, x) == pytest.approx(missed, rel=0.03)
+    assert np.array_equal(quantizer._arrays["forward"], np.eye(12))
 
 
 @pytest.mark.parametrize("whiten", [False, True])

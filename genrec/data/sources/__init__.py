@@ -11,6 +11,7 @@ from genrec.data.sources.amazon import prepare_amazon
 from genrec.data.sources.generated import prepare_generated
 from genrec.data.sources.movielens import prepare_movielens
 from genrec.data.sources.tables import prepare_tables
+from genrec.data.sources.tencentgr import prepare_tencentgr
 from genrec.errors import ConfigError
 
 # Called as source(folder, path, **options), without path where nothing is read; each returns the
@@ -20,6 +21,7 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
     "generated": prepare_generated,
     "movielens": prepare_movielens,
     "tables": prepare_tables,
+    "tencentgr": prepare_tencentgr,
 }
 
 
@@ -54,4 +56,5 @@ __all__ = [
     "prepare_generated",
     "prepare_movielens",
     "prepare_tables",
+    "prepare_tencentgr",
 ]

@@ -122,16 +122,26 @@ def prepare_tables(
     )
     if licence:
         info["licence"] = licence
-    return write_dataset(
-        folder,
-        content,
-        events,
-        info,
-        drop_unknown=drop_unknown,
-        timestamp_unit=timestamp_unit,
-        items_name=str(items_file),
-        interactions_name=str(events_file),
-    )
+    try:
+        return write_dataset(
+            folder,
+            content,
+            events,
+            info,
+            drop_unknown=drop_unknown,
+            timestamp_unit=timestamp_unit,
+            items_name=str(items_file),
+            interactions_name=str(events_file),
+        )
+    except DataError as error:
+        told = [
+            f"{target!r} is its column {column!r}"
+            for target, column in wanted.items()
+            if column not in (None, target) and f"column {target!r}" in str(error)
+        ]
+        if not told or str(events_file) not in str(error):
+            raise
+        raise DataError(f"{error} (in {events_file.name}, {', '.join(told)})") from error
 
 
 def _find(path: Path, interactions: str | None, items: str | None) -> tuple[Path, Path | None]:

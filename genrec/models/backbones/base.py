@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -103,6 +105,18 @@ class BeamState:
         """The state after a step whose layers hold `rows` and whose token has `meta` `[B, 1]`."""
         return BeamState(rows=rows, meta=meta if self.meta is None else self.meta.join(meta))
 
+    @staticmethod
+    def side_by_side(states: Sequence[BeamState]) -> BeamState:
+        """One state for the beams of several, whose tokens stand at the same places."""
+        first, *others = states
+        if not others:
+            return first
+        layers = zip(*(state.rows for state in states), strict=True)
+        return BeamState(
+            rows=[tuple(torch.cat(one, 1) for one in zip(*each, strict=True)) for each in layers],
+            meta=first.meta,
+        )
+
 
 class Backbone(nn.Module, ABC):
     """A causal sequence model over embeddings; it never sees ids.
@@ -116,6 +130,14 @@ class Backbone(nn.Module, ABC):
     """
 
     spec: BackboneSpec
+
+    @classmethod
+    def resolved(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of the constructor as they are noted with a model, which runs on its own.
+
+        What an option stands for outside the model, a file or a name, is read here.
+        """
+        return dict(options)
 
     @abstractmethod
     def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:

@@ -18,6 +18,8 @@ from genrec.models.backbones.base import (
     Rows,
     at_last,
 )
+from genrec.models.backbones.inputs import check_counts
+from genrec.models.backbones.packing import Packing
 from genrec.models.backbones.shared_attention import shared_attention
 from genrec.models.meta import SequenceMeta
 
@@ -58,9 +60,7 @@ class CausalTransformer(Backbone):
         activation: str = "gelu",
     ) -> None:
         super().__init__()
-        for name, value in (("layers", layers), ("heads", heads), ("ffn", ffn)):
-            if value is not None and value < 1:
-                raise ConfigError(f"backbone: {name}={value}; expected at least 1")
+        check_counts(layers=layers, heads=heads, ffn=ffn)
         if d_model % heads:
             raise ConfigError(f"backbone: heads={heads} does not divide d_model={d_model}")
         if positions not in ("learned", "rotary"):
@@ -145,11 +145,10 @@ class CausalTransformer(Backbone):
         """All tokens through all blocks, whose keys and values are added to `kept`."""
         self.check_length(embeddings.shape[1])
         hidden, rotation = self._placed(embeddings, meta)
-        attention = _Attention(
+        attention = _Attention.of(
+            meta.mask,
             allowed=None if meta.right_padded else causal_mask(meta.mask),
             rotation=rotation,
-            shape=meta.mask.shape,
-            real=None if bool(meta.mask.all()) else meta.mask.flatten().nonzero().flatten(),
             kept=kept,
         )
         hidden = attention.pack(hidden.flatten(0, 1))
@@ -158,34 +157,19 @@ class CausalTransformer(Backbone):
         return attention.unpack(self.norm(hidden)).view_as(embeddings)
 
 
-@dataclass
-class _Attention:
+@dataclass(frozen=True)
+class _Attention(Packing):
     """What all blocks of one pass share. Padding takes part in the attention only.
 
     Attributes:
         allowed: bool `[B, 1, S, S]`, or None where a causal mask is enough.
         rotation: cosine and sine of rotary positions.
-        shape: B and S.
-        real: int64 `[M]`, the real tokens among the `B * S`, None if all are.
         kept: where the keys and values of each block go, if they are to be kept.
     """
 
-    allowed: torch.Tensor | None
-    rotation: tuple[torch.Tensor, torch.Tensor] | None
-    shape: torch.Size
-    real: torch.Tensor | None
+    allowed: torch.Tensor | None = None
+    rotation: tuple[torch.Tensor, torch.Tensor] | None = None
     kept: Rows | None = None
-
-    def pack(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`[B S, D]` -> `[M, D]`."""
-        return tokens if self.real is None else tokens.index_select(0, self.real)
-
-    def unpack(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`[M, D]` -> `[B S, D]`, zero at padding."""
-        if self.real is None:
-            return tokens
-        full = tokens.new_zeros(self.shape.numel(), tokens.shape[1])
-        return full.index_copy(0, self.real, tokens)
 
 
 class _Block(nn.Module):

@@ -106,6 +106,7 @@ class AutoregressiveHead(Head):
         filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
+        renormalize: bool = False,
     ) -> SearchResult:
         """Beam search over the trie, certified; `exact` widens rows until they are proven."""
         if trie is None:
@@ -120,6 +121,7 @@ class AutoregressiveHead(Head):
             exclude=exclude,
             filter=filter,
             exact=exact,
+            renormalize=renormalize,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,12 +20,22 @@ class Head(nn.Module, ABC):
         tables: item tables (codes of the targets, training counts).
         encoder: the item encoder, whose tables a head may share.
         d_model: width of the hidden states.
+
+    Attributes:
+        uses_trie: scores codes, so a search needs the prefix trie.
+        searches_by_beams: a wider beam can change the list.
+        ranks_items: needs the trie, but ranks items: the leaves of its results are item numbers
+            and not tuples.
+        reads_tokens: reads one state per code of the next item, each after the codes before, and
+            not one state per item. Such a head has `level_logits(level, hidden)`; see `TokenHead`.
     """
 
     tables: ItemTables
     encoder: ItemEncoder
     uses_trie: bool
     searches_by_beams = False
+    ranks_items = False
+    reads_tokens = False
 
     def __init__(self, *, tables: ItemTables, encoder: ItemEncoder, d_model: int) -> None:
         super().__init__()
@@ -34,12 +45,15 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean loss of hidden states `[M, D]` whose next items are `targets`, int64 `[M]`."""
+        """Mean loss of hidden states `[M, D]` whose next items are `targets`, int64 `[M]`.
+
+        A head that reads tokens is given `[M, L, D]`.
+        """
 
     @abstractmethod
     def search(
         self,
-        hidden: torch.Tensor,
+        hidden: Any,
         *,
         k: int,
         trie: PrefixTrie | None = None,
@@ -47,11 +61,13 @@ class Head(nn.Module, ABC):
         filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
+        renormalize: bool = False,
     ) -> SearchResult:
-        """The best `k` items for hidden states `[B, D]`.
+        """The best `k` items of each user.
 
         Args:
-            hidden: float `[B, D]`, one state per user.
+            hidden: float `[B, D]`, one state per user; for a head that reads tokens, the
+                `StepDecoder` of the users.
             k: number of items.
             trie: valid codes; heads that score codes need it.
             exclude: int64 `[B, E]` items never returned, padded with -1.
@@ -59,4 +75,6 @@ class Head(nn.Module, ABC):
                 or for the number of items where a head needs no trie.
             beam_width: for heads that search by beams.
             exact: prove the result, at any cost.
+            renormalize: for heads that search by beams: score by log-softmax over the codes that
+                exist after a prefix instead of by the head's own log-probabilities.
         """

@@ -169,6 +169,7 @@ class ParallelHead(Head):
         filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
+        renormalize: bool = False,
     ) -> SearchResult:
         """Exact top `k`; beam width has no effect."""
         if trie is None:

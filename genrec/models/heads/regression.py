@@ -82,6 +82,7 @@ class RegressionHead(Head):
         filter: Filter | None = None,
         beam_width: int = 50,
         exact: bool = False,
+        renormalize: bool = False,
     ) -> SearchResult:
         """Exact top `k` over the catalog; beam width has no effect."""
         return dense_search(

@@ -1,0 +1,192 @@
+"""TencentGR-1M and -10M (Tencent Advertising Algorithm Challenge 2025), in either of its layouts.
+
+Ids of the dataset are those that a submission names: raw creative ids of items, raw ids of users.
+The re-numbered ids are the column `reid` of both tables, 0 where training did not have the item or
+user; features are 0 where they are unknown or were not seen in training.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from genrec.artefacts import check_target
+from genrec.data.dataset import KIND, Dataset
+from genrec.data.tencentgr import assemble, read_competition, read_huggingface
+from genrec.data.tencentgr.indexer import read_indexer
+from genrec.data.tencentgr.stage import Stage, load
+from genrec.data.tencentgr.vectors import find_sets
+from genrec.errors import ConfigError, DataError
+
+HISTORIES = ("train", "predict")
+
+
+def prepare_tencentgr(
+    folder: str,
+    path: str | None = None,
+    *,
+    vectors: Sequence[int] = (81,),
+    evaluation: str | None = None,
+    histories: str = "train",
+    name: str | None = None,
+    workers: int | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> Dataset:
+    """TencentGR from its files: Hugging Face's parquet folders or the contest's json lines.
+
+    What was read is kept beside `folder` until the dataset is whole, so that the same command goes
+    on where an interrupted one stopped. Memory does not grow with the number of events.
+
+    Example:
+        genrec prepare tencentgr data/tencentgr --from downloads/TencentGR-1M
+
+    Args:
+        folder: dataset folder to write.
+        path: folder of the files (`--from`), or the name of a dataset on the Hugging Face hub, such
+            as TAAC2025/TencentGR-1M, which is then fetched.
+        vectors: multi-modal sets to keep, by number (81 to 86); none with `[]`.
+        evaluation: folder of `predict_seq.jsonl` and `predict_set.jsonl`; by default that of the
+            files, or `eval` in it.
+        histories: `train`, or `predict` for those of the users that the contest asks about.
+        name: of the dataset; the folder's name by default.
+        workers: processes; as many as there are cores, four at most, by default.
+        resume: go on after an interruption.
+        progress: show progress bars, on a terminal.
+
+    Raises:
+        ConfigError: if an option makes no sense or a vector set is not there.
+        DataError: naming file and row of what is wrong.
+        ArtefactError: if the folder cannot be written.
+    """
+    target = check_target(folder, kind=KIND)
+    if path is None:
+        raise ConfigError("tencentgr: say where the files are with --from, a folder or hub name")
+    if histories not in HISTORIES:
+        raise ConfigError(f"histories={histories!r}; expected one of {', '.join(HISTORIES)}")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers={workers}; expected at least 1")
+    wanted = [str(number) for number in dict.fromkeys(vectors)]
+    root = _root(path, wanted)
+    competition = (root / "seq.jsonl").is_file()
+    place = _evaluation(root, evaluation)
+    if not competition:
+        if evaluation is not None or histories != "train":
+            raise ConfigError(
+                f"{root}: has no seq.jsonl, so there is no evaluation folder and only one set of "
+                "histories; leave out --evaluation and --histories"
+            )
+        for table in read_huggingface.TABLES:
+            if not (root / table).is_dir():
+                raise DataError(
+                    f"{root}: holds neither seq.jsonl nor the folder {table}/; expected the files "
+                    f"of TencentGR; it holds {sorted(p.name for p in root.iterdir())[:10]}"
+                )
+    sets = find_sets(root, wanted)
+    units = (
+        read_competition.units(root, place, histories)
+        if competition
+        else read_huggingface.units(root)
+    )
+    sequences = units["predict"] if histories == "predict" else units["seq"]
+    if not sequences:
+        raise DataError(f"{place / 'predict_seq.jsonl'}: no such file")
+    stage = Stage(
+        target.parent / f".{target.name}.reading",
+        _plan(root, place, wanted, histories),
+        resume=resume,
+        workers=workers or min(4, os.cpu_count() or 1),
+        progress=progress,
+    )
+    with stage:
+        read = {table: stage.run(table, work) for table, work in units.items()}
+        if competition:
+            stem = "predict_seq" if histories == "predict" else "seq"
+            of = place if histories == "predict" else root
+            lines = sum(len(load(stage.path(unit))["users"]) for unit in sequences)
+            read_competition.check_offsets(of, stem, lines)
+        indexer = read_indexer(root / "indexer.pkl")
+        seen = [*read["seq"], *read.get("predict", [])]
+        items = assemble.build_items(indexer, read["item_feat"], read["candidate"], seen)
+        found = assemble.build_sequences(stage, sequences, items, indexer)
+        if competition:
+            asked = read_competition.target_actions(place) if histories == "predict" else {}
+            users = assemble.profile_table(found, stage, sequences, _targets(found, asked))
+        else:
+            users = assemble.user_table(found, (load(part) for part in read["user_feat"]), {})
+        table = assemble.item_table(stage, items, sets)
+        info: dict[str, Any] = {
+            "name": name or target.name,
+            "source": f"TencentGR, {'competition' if competition else 'Hugging Face'} layout",
+            "licence": "CC-BY-4.0",
+            "order": "file",
+            "tencentgr": {
+                "histories": histories,
+                "vectors": {f"mm_{one.number}": one.width for one in sets},
+                "feature_sizes": indexer.feature_sizes,
+            },
+            "counts": {**items.counts, **found.counts},
+        }
+        made = assemble.write(folder, table, found, users, info)
+        stage.remove()
+        return made
+
+
+def _root(path: str | os.PathLike[str], vectors: list[str]) -> Path:
+    """The folder of the files, fetched from the hub where it is a name there."""
+    root = Path(path)
+    if root.is_dir():
+        return root
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) or root.exists():
+        raise DataError(f"{path}: no such folder; expected the files of TencentGR")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    patterns = ["indexer.pkl", *(f"{table}/*" for table in read_huggingface.TABLES)]
+    patterns += [f"mm_emb/emb_{number}_*/*" for number in vectors]
+    try:
+        found = snapshot_download(str(path), repo_type="dataset", allow_patterns=patterns)
+    except RepositoryNotFoundError as error:
+        raise DataError(
+            f"{path}: no such folder, and no such dataset on the hub (or none that you may read)"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: no such folder, and fetching it from the hub failed ({error}); run the "
+            "command again to go on, or fetch the files yourself and name their folder"
+        ) from error
+    return Path(found)
+
+
+def _evaluation(root: Path, given: str | None) -> Path:
+    if given is not None:
+        if not Path(given).is_dir():
+            raise DataError(f"{given}: no such folder; expected predict_seq.jsonl in it")
+        return Path(given)
+    return root / "eval" if (root / "eval").is_dir() else root
+
+
+def _plan(root: Path, evaluation: Path, vectors: list[str], histories: str) -> dict[str, Any]:
+    """What the staged results depend on."""
+    files = {p for place in (root, evaluation) for p in place.rglob("*") if p.is_file()}
+    return {
+        "format": 1,
+        "histories": histories,
+        "vectors": vectors,
+        "files": [
+            [str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(files)
+        ],
+    }
+
+
+def _targets(found: assemble.Sequences, actions: dict[str, int]) -> dict[str, pa.Array]:
+    """The action asked of each user, where the contest says it: 1 + its type, 0 unknown."""
+    if not actions:
+        return {}
+    codes = [1 + actions.get(name, -1) for name in found.names.to_pylist()]
+    return {"target_action": pa.array(codes, pa.int32())}

@@ -1,0 +1,234 @@
+"""The scores of all children that the beams of a level may be extended to, on the CPU.
+
+Where all children exist, a child is a code. Where many do, a table says which, and all codes are
+scored. Elsewhere only the children are, padded to the largest family.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec.decoding.expansion import Expansion
+from genrec.decoding.trie import PrefixTrie
+
+_NEGLIGIBLE = -80.0  # exp of less is denormal, which is slow, and adds nothing to a sum near 1
+_FAR = 1e38  # taken off the scores of what does not exist; a sum is faster than a mask
+ABSENT = -1e37  # what exists scores more, or -inf
+_TABLE = 2**24  # most entries of a table of children, two bytes each
+_FILL = 0.25  # share of codes that exist above which all are scored
+
+
+class Candidates(ABC):
+    """What may extend the beams of ``B`` users, ``branch`` columns for each beam.
+
+    Args:
+        given: the beams.
+        branch: candidates of a beam.
+
+    Attributes:
+        count: candidates of a user.
+    """
+
+    def __init__(self, given: Expansion, branch: int) -> None:
+        self.given = given
+        self.branch = branch
+        self.count = given.nodes.shape[1] * branch
+        nodes, scores = given.nodes.numpy(), given.scores.numpy()
+        self.alive = nodes >= 0
+        self.nodes = np.maximum(nodes, 0)
+        self.weight = np.exp(scores) * self.alive
+        base = np.where(self.alive, scores, np.float32(-_FAR))
+        self.base = torch.from_numpy(base)[:, :, None]
+
+    @abstractmethod
+    def scored(self, part: slice) -> tuple[Tensor, np.ndarray]:
+        """Scores float32 ``[b, count]`` of some users, and the probability ``[b]`` that they lose.
+
+        Scores of what does not exist are below `ABSENT`.
+        """
+
+    @abstractmethod
+    def find(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Beams and children of candidates.
+
+        Args:
+            cells: int64, any shape, places among the candidates of all users.
+
+        Returns:
+            Places among the beams of all users, and nodes of the next depth, some node where there
+            is no child; both int64.
+        """
+
+    @abstractmethod
+    def exists(self, cells: np.ndarray, beam: np.ndarray, child: np.ndarray) -> np.ndarray:
+        """Whether candidates are children, bool; what `find` got and gave."""
+
+    def impossible(self) -> bool:
+        """Whether any candidate may score -inf."""
+        if self.count == 0 or len(self.nodes) == 0:
+            return False
+        beams = np.where(self.alive, self.given.scores.numpy(), 0.0)
+        return bool(self.given.log_probs.amin() == -math.inf) or bool(beams.min() == -math.inf)
+
+    def lost(self, mass: Tensor, part: slice) -> np.ndarray:
+        """The probability ``[b]`` that is missing to 1 in each beam, weighted by the beams'."""
+        missing = np.maximum(np.float32(1.0) - mass.numpy(), 0.0)  # NaN passes
+        found: np.ndarray = (missing * self.weight[part]).sum(axis=1)
+        return found
+
+
+def candidates_of(given: Expansion) -> Candidates:
+    """The cheapest way to score a level."""
+    trie, level = given.trie, given.level
+    size = trie.codebook_sizes[level]
+    if trie.live is None and trie.num_nodes[level + 1] == trie.num_nodes[level] * size:
+        return _AllCodes(given, None)
+    table = _child_table(trie, level)
+    return _Children(given) if table is None else _AllCodes(given, table)
+
+
+class _AllCodes(Candidates):
+    """Every code of every beam.
+
+    Args:
+        given: the beams.
+        table: int16 ``[nodes, K]``, which child each code leads to, -1 if to none; None if all
+            codes lead to one.
+    """
+
+    def __init__(self, given: Expansion, table: Tensor | None) -> None:
+        super().__init__(given, given.trie.codebook_sizes[given.level])
+        self.table = table
+
+    def scored(self, part: slice) -> tuple[Tensor, np.ndarray]:
+        """See `Candidates`."""
+        given = self.given
+        logits = given.log_probs[part].float()
+        gains = logits.log_softmax(dim=2) if given.logits else logits
+        missing = None
+        if self.table is not None:
+            nodes = self.nodes[part]
+            rows = self.table.index_select(0, torch.from_numpy(nodes.reshape(-1)))
+            rows = rows.view(*nodes.shape, self.branch)
+            missing = rows.float().clamp_max_(0.0)  # -1 where there is no child, else 0
+        if given.renormalize:
+            gains = gains if missing is None else gains.add(missing, alpha=_FAR)
+            total = gains.logsumexp(dim=2)
+            mass = total.exp()
+            gains = gains - total.masked_fill(total < ABSENT, 0.0)[:, :, None]
+            scores = gains.add_(self.base[part])
+            return scores.flatten(1), self.lost(mass, part)
+        if given.logits and missing is None:
+            mass = 1.0 + 0.0 * gains[:, :, 0].clamp_min(_NEGLIGIBLE)  # NaN passes
+        elif given.logits:
+            mass = 1.0 + torch.linalg.vecdot(logits.softmax(dim=2), missing)
+        else:
+            chances = gains.clamp_min(_NEGLIGIBLE).exp_()
+            mass = chances.sum(dim=2)
+            if missing is not None:
+                mass += torch.linalg.vecdot(chances, missing)
+        scores = gains.add_(self.base[part]) if given.logits else gains + self.base[part]
+        if missing is not None:
+            scores.add_(missing, alpha=_FAR)
+        return scores.flatten(1), self.lost(mass, part)
+
+    def find(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Candidates`."""
+        beam = cells // self.branch
+        node = self.nodes.reshape(-1).take(beam)
+        cell = cells + (node - beam) * self.branch
+        if self.table is None:
+            return beam, cell
+        low = self.given.trie.pointers[self.given.level].numpy().take(node).astype(np.int64)
+        return beam, low + np.maximum(self.table.numpy().reshape(-1).take(cell), 0)
+
+    def exists(self, cells: np.ndarray, beam: np.ndarray, child: np.ndarray) -> np.ndarray:
+        """See `Candidates`."""
+        there: np.ndarray = self.alive.reshape(-1).take(beam)
+        if self.table is not None:
+            node = self.nodes.reshape(-1).take(beam)
+            cell = cells + (node - beam) * self.branch
+            there = there & (self.table.numpy().reshape(-1).take(cell) >= 0)
+        return there
+
+
+class _Children(Candidates):
+    """The children of every beam, padded to the largest family."""
+
+    def __init__(self, given: Expansion) -> None:
+        trie, level = given.trie, given.level
+        pointer, nodes = trie.pointers[level].numpy(), np.maximum(given.nodes.numpy(), 0)
+        self.low = pointer.take(nodes).astype(np.int64)
+        self.sizes = (pointer.take(nodes + 1) - self.low) * (given.nodes.numpy() >= 0)
+        branch = max(1, int(self.sizes.max(initial=1)))
+        super().__init__(given, branch)
+        self.slots = torch.arange(branch)
+        self.live = trie.live_nodes(level + 1)
+
+    def scored(self, part: slice) -> tuple[Tensor, np.ndarray]:
+        """See `Candidates`."""
+        given = self.given
+        trie, level = given.trie, given.level
+        log_probs = given.log_probs[part]
+        if given.logits:
+            log_probs = log_probs.float().log_softmax(dim=2)
+        children = (torch.from_numpy(self.low[part])[:, :, None] + self.slots).clamp_max_(
+            trie.num_nodes[level + 1] - 1
+        )
+        # -1 where there is no child, else 0
+        missing = (
+            torch.from_numpy(self.sizes[part].astype(np.float32))[:, :, None] - (self.slots + 1)
+        ).clamp_(-1.0, 0.0)
+        if self.live is not None:
+            missing = torch.minimum(missing, self.live[children].float() - 1.0)
+        gains = log_probs.gather(2, trie.node_codes(level, children)).to(torch.float32)
+        gains.add_(missing, alpha=_FAR)
+        if given.renormalize:
+            total = gains.logsumexp(dim=2)
+            mass = total.exp()
+            gains -= total.masked_fill(total < ABSENT, 0.0)[:, :, None]
+        else:
+            mass = gains.clamp_min(_NEGLIGIBLE).exp_().sum(dim=2)
+        return gains.add_(self.base[part]).flatten(1), self.lost(mass, part)
+
+    def find(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Candidates`."""
+        beam = cells // self.branch
+        child = self.low.reshape(-1).take(beam) + (cells - beam * self.branch)
+        last = self.given.trie.num_nodes[self.given.level + 1] - 1
+        return beam, np.minimum(child, last)
+
+    def exists(self, cells: np.ndarray, beam: np.ndarray, child: np.ndarray) -> np.ndarray:
+        """See `Candidates`."""
+        slot = cells - beam * self.branch
+        there: np.ndarray = slot < self.sizes.reshape(-1).take(beam)
+        return there if self.live is None else there & self.live.numpy().take(child)
+
+
+def _child_table(trie: PrefixTrie, level: int) -> Tensor | None:
+    """Which child, counted from 0, each code leads to, int16 ``[nodes, K]``; -1 if to none.
+
+    Made once, where it is small and many codes lead somewhere; else None.
+    """
+    name, size = f"children {level}", trie.codebook_sizes[level]
+    above, below = trie.num_nodes[level], trie.num_nodes[level + 1]
+    if above * size > _TABLE or below < _FILL * above * size or size > 2**15:
+        return None
+    if name not in trie.derived:
+        table = torch.full((above * size,), -1, dtype=torch.int16)
+        starts = trie.pointers[level].to(torch.int64)
+        nodes = torch.arange(below)
+        parents = torch.arange(above).repeat_interleave(starts.diff(), output_size=below)
+        slots = (nodes - starts[parents]).to(torch.int16)
+        live = trie.live_nodes(level + 1)
+        if live is not None:
+            slots = slots.masked_fill(~live, -1)
+        table[parents * size + trie.node_codes(level, nodes)] = slots
+        trie.derived[name] = table.view(above, size)
+    found: Tensor = trie.derived[name]
+    return found

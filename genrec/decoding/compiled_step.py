@@ -1,0 +1,147 @@
+"""One step of a search by the kernel that numba compiled; the CPU only."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec.decoding.expansion import Expansion, Step
+from genrec.decoding.filters import Filter
+from genrec.decoding.kernel import expand_rows, mark_nodes
+from genrec.decoding.trie import PrefixTrie
+
+_SHARE = 2**18  # log-probabilities that are worth a thread
+
+# What the kernel gets for an option that is not used.
+_NO_BOOL, _NO_FLOAT = np.empty(0, dtype=bool), np.empty(0, dtype=np.float32)
+_NO_WORDS, _NO_COUNTS = np.empty((0, 0), dtype=np.int64), np.empty((0, 0), dtype=np.int32)
+_NO_NODES, _NO_MARKS = np.empty((0, 0), dtype=np.int64), np.empty(0, dtype=np.int64)
+
+OFTEN = 8  # steps after which it pays to mark all nodes of a depth
+
+
+def compiled_step(given: Expansion) -> Step:
+    """The best children of every user's beams."""
+    trie, level, excluded = given.trie, given.level, given.excluded
+    log_probs, nodes, floor = given.log_probs, given.nodes, given.floor
+    batch = nodes.shape[0]
+    tokens, pointer, ties, item_starts = _level_arrays(trie, level)
+    live = trie.live_nodes(level + 1)
+    members = None if excluded.filter is None else excluded.filter.members
+    marks = None if excluded.filter is None else _marks(excluded.filter, level + 1, item_starts)
+    members = members if marks is None else None
+    if log_probs.dtype != torch.float32 or log_probs.requires_grad:
+        log_probs = log_probs.detach().to(torch.float32)
+    inputs = (
+        _array(log_probs),
+        _array(nodes),
+        _array(given.scores),
+        tokens,
+        pointer,
+        ties,
+        _NO_BOOL if live is None else _array(live),
+        _NO_MARKS if marks is None else marks,
+        _NO_WORDS if members is None else _array(members.words),
+        _NO_COUNTS if members is None else _array(members.before),
+        item_starts,
+        _NO_NODES if excluded.empty else _array(excluded.dead_nodes(level + 1)),
+        _NO_FLOAT if floor is None else _array(floor),
+        given.renormalize,
+        given.logits,
+    )
+
+    def run(keep: int, counting: bool) -> Step:
+        beams = np.empty((3, batch, keep), dtype=np.int64)
+        outputs = (
+            beams[0],
+            np.empty((batch, keep), dtype=np.float32),
+            beams[1],
+            beams[2],
+            np.empty(batch, dtype=np.int64),
+            np.empty(batch, dtype=np.float32),
+            np.empty(batch, dtype=bool),
+        )
+        _in_threads(
+            lambda start, stop: expand_rows(start, stop, *inputs, counting, *outputs),
+            batch,
+            log_probs.numel(),
+        )
+        return Step(*map(torch.from_numpy, outputs))
+
+    keep = given.keep
+    if floor is not None and batch:
+        keep = min(keep, max(1, int(run(1, True).dropped.max())))
+    return run(keep, False)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.contiguous().numpy()
+
+
+def _level_arrays(trie: PrefixTrie, level: int) -> tuple[np.ndarray, ...]:
+    """Codes, pointers, tie ranks and item starts of a level, for the kernel; made once."""
+    name = f"arrays {level}"
+    if name not in trie.derived:
+        tokens = trie.tokens[level].numpy()
+        last = level == trie.num_levels - 1
+        trie.derived[name] = (
+            tokens if tokens.dtype == np.uint8 else tokens.view(np.uint16),
+            trie.pointers[level].numpy(),
+            trie.leaf_tie.numpy() if last else np.empty(0, dtype=np.int32),
+            trie.item_starts[level + 1].numpy(),
+        )
+    found: tuple[np.ndarray, ...] = trie.derived[name]
+    return found
+
+
+def _marks(filter: Filter, depth: int, item_starts: np.ndarray) -> np.ndarray | None:
+    """Bits of the nodes that a filter leaves; None for one row per user, or one hardly used.
+
+    A bit a node, found in one pass over the depth. Looking a node's range of items up instead costs
+    nothing before, and two or three times as much each time.
+    """
+    if len(filter) != 1:
+        return None
+    found: np.ndarray | None = filter.marks.get(depth)
+    if found is None:
+        filter.asked[depth] += 1
+        if filter.asked[depth] > OFTEN:
+            words, before = (_array(of)[0] for of in (filter.members.words, filter.members.before))
+            found = filter.marks[depth] = mark_nodes(words, before, item_starts)
+    return found
+
+
+def _in_threads(work: Callable[[int, int], None], rows: int, size: int) -> None:
+    """Call ``work(start, stop)`` for parts of the rows, side by side if they are large.
+
+    Plain threads: the kernel holds no lock, every row is computed by one thread alone, and nothing
+    is left behind that a fork could break.
+    """
+    parts = min(torch.get_num_threads(), rows, size // _SHARE)
+    if parts < 2:
+        work(0, rows)
+        return
+    bounds = [rows * i // parts for i in range(parts + 1)]
+    failures: list[BaseException] = []
+
+    def guarded(start: int, stop: int) -> None:
+        try:
+            work(start, stop)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=guarded, args=pair) for pair in itertools.pairwise(bounds[1:])
+    ]
+    for thread in threads:
+        thread.start()
+    guarded(0, bounds[1])
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
