@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,6 +34,8 @@ class Filter:
         self.num_items = num_items
         self.trie = trie
         self._alive: dict[int, Tensor] = {}
+        self.asked: Counter[int] = Counter()  # how often a depth was searched by the compiled step
+        self.marks: dict[int, np.ndarray] = {}  # and what it made of it, see `compiled_step`
 
     @classmethod
     def from_mask(cls, of: PrefixTrie | int, mask: Tensor | np.ndarray) -> Filter:

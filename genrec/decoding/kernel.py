@@ -135,6 +135,17 @@ def _any_between(words, before, low, high):
     return (above | below) != 0 or before[last] > before[first + 1]
 
 
+@njit(nogil=True, cache=True)
+def mark_nodes(words, before, item_starts):
+    """Which nodes hold a member: one bit a node, int64 words, from one row of a filter."""
+    count = len(item_starts) - 1
+    marks = np.zeros((count + 63) // 64, dtype=np.int64)
+    for node in range(count):
+        if _any_between(words, before, _i64(item_starts[node]), _i64(item_starts[node + 1])):
+            marks[node >> 6] |= _i64(1) << (node & 63)
+    return marks
+
+
 @njit
 def _contains(ordered, n, value):
     low, high = 0, n
@@ -158,6 +169,7 @@ def expand_rows(
     pointer,
     ties,
     live,
+    marks,
     words,
     before,
     item_starts,
@@ -186,7 +198,9 @@ def expand_rows(
         pointer: int32, where each node's children start.
         ties: int32, the tie ranks of the next depth; empty: those of inner nodes.
         live: bool, which nodes of the next depth exist; empty: all.
-        words: int64 ``[R, n]``, bits of the filter; no rows: no filter.
+        marks: int64, bits of the next depth's nodes that a filter for all users leaves; empty: see
+            ``words``.
+        words: int64 ``[R, n]``, bits of the filter; no rows: no filter, or one with ``marks``.
         before: int32 ``[R, n]``, members before each word.
         item_starts: int32, the first position of each node of the next depth.
         dead: int64 ``[B, E]``, excluded nodes in ascending order with -1 anywhere between.
@@ -278,6 +292,8 @@ def expand_rows(
                     if key <= cut or (s < least and key <= below):
                         continue
                     if len(live) and not live[child]:
+                        continue
+                    if len(marks) and not (marks[child >> 6] >> (child & 63)) & 1:
                         continue
                     if words.shape[0] and not _any_between(
                         words[row],
