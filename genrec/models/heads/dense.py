@@ -96,10 +96,11 @@ class DenseHead(Head):
         return F.normalize(vectors, dim=-1) if self.similarity == "cosine" else vectors
 
     def catalog(self) -> torch.Tensor:
-        """Vectors `[N, D]` that searches compare with; encoded again once a value has changed.
+        """Vectors `[N, D]` that searches compare with, kept between searches of a model in use.
 
-        Kept between searches, `4 N D` bytes, as encoding the whole catalogue costs more than a
-        search. In training mode, where dropout makes every encoding another one, nothing is kept.
+        `4 N D` bytes, as encoding the whole catalogue costs more than a search. They are encoded
+        again once a value was changed in place or the model was in training mode, in which nothing
+        is kept: fused optimisers leave no trace of what they change.
         """
         parts = (self.encoder if self.own is None else self.own, self.tables)
         values = [*(v for part in parts for v in (*part.parameters(), *part.buffers()))]
@@ -114,6 +115,12 @@ class DenseHead(Head):
             with torch.inference_mode(False), torch.no_grad():
                 self._catalog = state, self.candidates()
         return self._catalog[1]
+
+    def train(self, mode: bool = True) -> DenseHead:
+        """As any module; training ends the life of the catalogue's vectors."""
+        if mode:
+            self._catalog = None
+        return super().train(mode)
 
     def scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits `[M, n]` of states `[M, D]` for candidates `[n, D]`."""
