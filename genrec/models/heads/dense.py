@@ -104,7 +104,7 @@ class DenseHead(Head):
         elif items == "content":
             tables.require("vectors", part="head 'dense' with items='content'")
             self.own = SemanticProjection(tables=tables, d_model=d_model)
-        self._catalog: tuple[tuple[Any, ...], torch.Tensor] | None = None
+        self._catalog: tuple[Any, torch.Tensor | None, torch.Tensor] | None = None
 
     def candidates(self, items: torch.Tensor | None = None) -> torch.Tensor:
         """Vectors `[n, D]` of `items`, or `[N, D]` of the whole catalogue."""
@@ -113,33 +113,41 @@ class DenseHead(Head):
         return F.normalize(vectors, dim=-1) if self.similarity == "cosine" else vectors
 
     def catalog(self, items: torch.Tensor | None = None) -> torch.Tensor:
-        """Vectors `[N, D]` that searches compare with; encoded again once a value has changed.
+        """Vectors `[N, D]` that searches compare with, kept between searches of a model in use.
 
-        Kept between searches, `4 N D` bytes, as encoding the whole catalogue costs more than a
-        search. In training mode, where dropout makes every encoding another one, nothing is kept.
+        `4 N D` bytes, as encoding the whole catalogue costs more than a search. They are encoded
+        again once a value was changed in place or the model was in training mode, in which nothing
+        is kept: fused optimisers leave no trace of what they change.
 
         Args:
             items: int64 `[n]`, only these; the same tensor is known again.
         """
         parts = (self.encoder if self.own is None else self.own, self.tables)
         values = [*(v for part in parts for v in (*part.parameters(), *part.buffers()))]
+        values += [] if items is None else [items]
         if self.training or any(value.is_inference() for value in values):
             return self._in_blocks(items)
         device = self.tables.counts.device.type
         state = (
-            0 if items is None else id(items),
             torch.is_autocast_enabled(device),
             *((value.data_ptr(), value._version) for value in values),
         )
-        if self._catalog is None or self._catalog[0] != state:
+        kept = self._catalog
+        if kept is None or kept[0] != state or kept[1] is not items:
             with torch.inference_mode(False), torch.no_grad():
-                self._catalog = state, self._in_blocks(items)
-        return self._catalog[1]
+                kept = self._catalog = state, items, self._in_blocks(items)
+        return kept[2]
 
     def _in_blocks(self, items: torch.Tensor | None) -> torch.Tensor:
         if items is None:
             return self.candidates()
         return torch.cat([self.candidates(part) for part in items.split(_BLOCK)])
+
+    def train(self, mode: bool = True) -> DenseHead:
+        """As any module; training ends the life of the catalogue's vectors."""
+        if mode:
+            self._catalog = None
+        return super().train(mode)
 
     def scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits `[M, n]` of states `[M, D]` for candidates `[n, D]`."""
