@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from genrec.data.augmentation import Augmentation
 from genrec.data.histories import Histories
 from genrec.data.splits import EvalSet, Split
 from genrec.errors import ConfigError, DataError
@@ -27,6 +28,8 @@ def batch(
     max_length: int,
     targets: np.ndarray | None = None,
     query_time: np.ndarray | None = None,
+    query_action: np.ndarray | None = None,
+    users: np.ndarray | None = None,
 ) -> Batch:
     """Slices of the flat events as one padded batch.
 
@@ -38,6 +41,9 @@ def batch(
         targets: int64 [B], item numbers of the answers, passed through.
         query_time: int64 [B], Unix seconds at which the item after each slice is asked for; the
             time of the slice's last event by default.
+        query_action: int64 [B], the action asked for, as a code of `Histories`; 0, unknown, by
+            default.
+        users: int64 [B], user of each slice, passed through for what is known of users.
 
     Returns:
         items: int64 [B, S], 0 at padding, which stands on the right; S is the longest slice of the
@@ -46,6 +52,8 @@ def batch(
         event_time: int64 [B, S], Unix seconds, 0 at padding (if there are timestamps).
         query_time: int64 [B, S], time of the event that follows each event (ditto).
         action: int64 [B, S], 0 at padding and where unknown (if there are actions).
+        query_action: int64 [B, S], action of the event that follows each event (ditto).
+        user: int64 [B, S], the user at every position (if given).
         targets: int64 [B] (if given).
     """
     if max_length < 1:
@@ -70,6 +78,15 @@ def batch(
         result["query_time"] = torch.from_numpy(after)
     if histories.actions is not None:
         result["action"] = _gather(histories.actions, index, mask)
+        following = np.zeros(mask.shape, dtype=np.int64)
+        following[:, :-1] = result["action"].numpy()[:, 1:]
+        if query_action is not None:
+            following[np.arange(len(end)), np.maximum(lengths - 1, 0)] = query_action
+            following[~mask] = 0
+        result["query_action"] = torch.from_numpy(following)
+    if users is not None:
+        rows = np.asarray(users, dtype=np.int64)
+        result["user"] = torch.from_numpy(rows)[:, None].expand(mask.shape)
     if targets is not None:
         result["targets"] = torch.from_numpy(np.asarray(targets, dtype=np.int64))
     return result
@@ -108,7 +125,12 @@ def training_windows(
 
 
 def training_batch(
-    histories: Histories, start: np.ndarray, end: np.ndarray, *, max_length: int
+    histories: Histories,
+    start: np.ndarray,
+    end: np.ndarray,
+    *,
+    max_length: int,
+    order: np.ndarray | None = None,
 ) -> Batch:
     """Windows as inputs and labels.
 
@@ -117,6 +139,8 @@ def training_batch(
         start: int64 [B], first event of each window.
         end: int64 [B], one past the last event of each window (at least two events each).
         max_length: longest input.
+        order: int64 [B, longest window], which event of a window stands at each place; items and
+            actions change places, times stay. For windows of at most `max_length + 1` events.
 
     Returns:
         What `batch` returns for the inputs, and `labels` int64 [B, S]: the item after each
@@ -130,10 +154,20 @@ def training_batch(
         last,
         max_length=max_length,
         query_time=None if times is None else times[last],
+        query_action=None if histories.actions is None else histories.actions[last],
+        users=np.searchsorted(histories.offsets, last, side="right") - 1,
     )
     begin = np.maximum(start, last - max_length)
     mask = result["mask"].numpy()
-    index = np.minimum(begin[:, None] + 1 + np.arange(mask.shape[1]), last[:, None])
+    column = np.arange(mask.shape[1])
+    index = np.minimum(begin[:, None] + 1 + column, last[:, None])
+    if order is not None:
+        moved = begin[:, None] + np.minimum(order, (last - begin)[:, None])
+        index = moved[:, 1:]
+        result["items"] = _gather(histories.items, moved[:, :-1], mask)
+        if histories.actions is not None:
+            result["action"] = _gather(histories.actions, moved[:, :-1], mask)
+            result["query_action"] = _gather(histories.actions, index, mask)
     result["labels"] = _gather(histories.items, index, mask, IGNORED)
     return result
 
@@ -173,6 +207,8 @@ def evaluation_batches(
                 max_length=max_length,
                 targets=part.targets,
                 query_time=part.times,
+                query_action=part.actions,
+                users=part.users,
             ),
         )
 
@@ -189,16 +225,26 @@ class TrainingSequences(torch.utils.data.Dataset):
         split: which of them train.
         max_length: longest input.
         last_only: only the newest window of each user.
+        augmentation: crops and reorders windows, by default not at all.
+
+    Number i is window `i % len` as it is in epoch `i // len`.
 
     Raises:
         DataError: if no user has two training events.
     """
 
     def __init__(
-        self, histories: Histories, split: Split, *, max_length: int, last_only: bool = False
+        self,
+        histories: Histories,
+        split: Split,
+        *,
+        max_length: int,
+        last_only: bool = False,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.histories = histories
         self.max_length = max_length
+        self.augmentation = augmentation
         self.start, self.end = training_windows(
             split.train_start, split.train_end, max_length=max_length, last_only=last_only
         )
@@ -223,10 +269,14 @@ class TrainingSequences(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Windows as one batch: see `training_batch`."""
-        rows = np.asarray(indices, dtype=np.int64)
-        return training_batch(
-            self.histories, self.start[rows], self.end[rows], max_length=self.max_length
-        )
+        numbers = np.asarray(indices, dtype=np.int64)
+        epochs, rows = np.divmod(numbers, len(self))
+        start, end, order = self.start[rows], self.end[rows], None
+        if self.augmentation:
+            epoch = int(epochs[0])  # all of a batch are of one
+            start, end = self.augmentation.cropped(start, end, epoch=epoch, windows=rows)
+            order = self.augmentation.order(end - start, epoch=epoch, windows=rows)
+        return training_batch(self.histories, start, end, max_length=self.max_length, order=order)
 
 
 def _gather(

@@ -68,6 +68,7 @@ class Split:
         validation: questions that choose a model.
         test: questions that are asked once.
         info: counts and settings, JSON-able.
+        candidates: int64 [n], the items that the protocol ranks; None is the whole catalogue.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Split:
     validation: EvalSet
     test: EvalSet
     info: dict[str, Any] = field(default_factory=dict)
+    candidates: np.ndarray | None = None
 
     def train_counts(self, histories: Histories, num_items: int) -> np.ndarray:
         """How often each item occurs in training events, int64 [num_items]."""

@@ -8,17 +8,19 @@ more than work, and calls of numpy less than those of torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from genrec.decoding.candidates import ABSENT, Candidates, candidates_of
 from genrec.decoding.expansion import Expansion, Step
 from genrec.decoding.ranking import DEAD
 
 _CACHED = 2**20  # candidates scored at once
+_MOST = 2**22  # candidates that get keys at once
 _GROUPS = 4  # groups per candidate wanted: then a sixth too many are taken
 _MARGIN = 1.3  # how many more candidates than needed are taken beside a filter
 _MIX = np.int64(0x9E3779B1)  # of `genrec.decoding.ranking.node_ties`
@@ -55,6 +57,8 @@ def cpu_step(given: Expansion) -> Step:
         dead = given.excluded.dead_nodes(given.level + 1).sort(dim=1).values
     wanted = _wanted(given)
     while True:
+        if wanted >= candidates.count and batch > 1 and batch * candidates.count > _MOST:
+            return _in_halves(given)
         taken = _taken(candidates, given, wanted)
         beam, child = candidates.find(taken.cells)
         keys = _keys(given, candidates, taken, beam, child, dead)
@@ -98,6 +102,28 @@ def cpu_step(given: Expansion) -> Step:
         leaked=torch.from_numpy(taken.leaked),
         sound=torch.from_numpy(~(rising | np.isnan(taken.leaked))),
     )
+
+
+def _in_halves(given: Expansion) -> Step:
+    """The users in two parts, one after the other: all their candidates would take much memory."""
+    middle = len(given.nodes) // 2
+    parts = []
+    for part in (slice(None, middle), slice(middle, None)):
+        some = replace(
+            given,
+            log_probs=given.log_probs[part],
+            nodes=given.nodes[part],
+            scores=given.scores[part],
+            excluded=given.excluded.select(part),
+            floor=None if given.floor is None else given.floor[part],
+        )
+        parts.append(vars(cpu_step(some)))
+    width = max(step["nodes"].shape[1] for step in parts)
+    fills = {"nodes": -1, "scores": -torch.inf, "parent": 0, "code": 0}
+    for step in parts:
+        for name, fill in fills.items():
+            step[name] = F.pad(step[name], (0, width - step[name].shape[1]), value=fill)
+    return Step(**{name: torch.cat([step[name] for step in parts]) for name in parts[0]})
 
 
 def _wide(values: np.ndarray, width: int, fill: float) -> np.ndarray:

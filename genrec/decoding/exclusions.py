@@ -84,7 +84,7 @@ class Exclusions:
         """Whether no user excludes anything; a filter may leave items out all the same."""
         return self.positions.shape[1] == 0
 
-    def select(self, rows: Tensor) -> Exclusions:
+    def select(self, rows: Tensor | slice) -> Exclusions:
         """The exclusions and filters of some of the users."""
         filter = None if self.filter is None else self.filter.select(rows)
         return Exclusions(self.trie, self.positions[rows], filter)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genrec.decoding.codes import default_tie_order
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys
+from genrec.decoding.result import SearchResult
 from genrec.errors import ConfigError, GenrecError
 
 _GROUP = 32
@@ -83,6 +84,28 @@ def pool_search(
         items[part] = found.masked_fill(~alive, -1)
         scores[part] = key_scores(best)
     return items, scores
+
+
+def item_result(items: Tensor, scores: Tensor, *, evaluations: int) -> SearchResult:
+    """Lists of items as a search result whose leaves are item numbers.
+
+    Args:
+        items: int64 `[B, k]`, -1 where no more are left.
+        scores: float32 `[B, k]`.
+        evaluations: items scored for each list.
+    """
+    batch, device = len(items), items.device
+    return SearchResult(
+        items=items,
+        scores=scores,
+        leaves=items.clone(),
+        leaf_scores=scores.clone(),
+        leaf_sizes=(items >= 0).to(torch.int64),
+        certified=torch.ones(batch, dtype=torch.bool, device=device),
+        best_dropped=torch.full((batch,), -torch.inf, device=device),
+        leaked=torch.zeros(batch, device=device),
+        evaluations=torch.full((batch,), evaluations, device=device),
+    )
 
 
 def _search(

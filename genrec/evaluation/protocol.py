@@ -44,6 +44,7 @@ def evaluate(
     bootstrap: int = 1000,
     seed: int = 0,
     request_time: bool = True,
+    request_action: bool = False,
     candidates: IntArray | None = None,
     progress: bool = False,
 ) -> Evaluation:
@@ -65,6 +66,8 @@ def evaluate(
         seed: seed of the intervals.
         request_time: models that read times see when the target was consumed, as a service knows
             the time of a request; otherwise they see the time of the last event.
+        request_action: models that read the next action are told the target's, as where a service
+            asks "which item will they click"; otherwise they are told nothing. Report both.
         candidates: item indices `int64 [n]`: rank only this pool, for all users. By default the
             whole catalogue. Numbers of one pool are not comparable with those of another.
         progress: show a progress bar, on a terminal.
@@ -94,9 +97,14 @@ def evaluate(
     pool = candidate_filter(ranker, candidates)
     repeated = outside = 0
     spread = EffectiveRank()
+    told = dataclasses.replace(
+        eval_set,
+        times=eval_set.times if request_time else None,
+        actions=eval_set.actions if request_action else None,
+    )
     batches = evaluation_batches(
         dataset.histories,
-        eval_set if request_time else dataclasses.replace(eval_set, times=None),
+        told,
         max_length=max_length,
         batch_size=batch_size,
     )
@@ -154,6 +162,7 @@ def evaluate(
         max_length=max_length,
         batch_size=batch_size,
         request_time=request_time and eval_set.times is not None,
+        request_action=request_action and eval_set.actions is not None,
         items=len(dataset.catalog),
         **({} if effective is None else {"effective_rank": round(effective, 3)}),
         **({} if pool is None else _about_pool(pool, outside / len(eval_set))),

@@ -20,6 +20,7 @@ from genrec.decoding.exclusions import Exclusions, items_of_leaves
 from genrec.errors import ConfigError
 from genrec.evaluation.metrics import IntArray
 from genrec.models import Recommender
+from genrec.models.recommender import META_KEYS
 
 
 @runtime_checkable
@@ -234,7 +235,7 @@ class ModelRanker:
         device = self.model.device
         inputs = {
             name: batch[name].to(device, non_blocking=True)
-            for name in ("items", "mask", "event_time", "query_time", "action")
+            for name in ("items", "mask", *META_KEYS)
             if name in batch
         }
         with _evaluating(self.model):

@@ -23,6 +23,9 @@ class SequenceMeta:
         query_time: int64 `[B, S]` seconds, when the item predicted from the token is consumed
             (request time at the last token).
         action: int64 `[B, S]`, type of the event.
+        query_action: int64 `[B, S]`, type of the event at which the item predicted from the token
+            is consumed, 0 where nobody knows it.
+        user: int64 `[B, S]`, row of the user's features, the same in a row.
         right_padded: every row holds its real tokens first. Then a causal mask alone keeps
             padding out of the real tokens' outputs.
     """
@@ -34,6 +37,8 @@ class SequenceMeta:
     event_time: torch.Tensor | None = None
     query_time: torch.Tensor | None = None
     action: torch.Tensor | None = None
+    query_action: torch.Tensor | None = None
+    user: torch.Tensor | None = None
     right_padded: bool = True
 
     @classmethod
@@ -61,6 +66,8 @@ class SequenceMeta:
                 wide = wide * levels + code
             elif name == "query_time" and self.event_time is not None:
                 wide = torch.where(last, wide, self.event_time.unsqueeze(-1))
+            elif name == "query_action" and self.action is not None:
+                wide = torch.where(last, wide, self.action.unsqueeze(-1))
             elif name == "action":
                 wide = wide * last
             return wide.flatten(1)
@@ -110,6 +117,8 @@ class SequenceMeta:
             event_time=time,
             query_time=time,
             action=None if self.action is None else torch.zeros_like(last),
+            query_action=at_last.query_action,
+            user=at_last.user,
         )
 
     def join(self, others: SequenceMeta) -> SequenceMeta:

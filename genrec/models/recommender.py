@@ -21,7 +21,7 @@ from genrec.models.meta import SequenceMeta
 from genrec.models.registry import build_part, with_defaults
 from genrec.models.tables import ItemTables
 
-META_KEYS = ("event_time", "query_time", "action")
+META_KEYS = ("event_time", "query_time", "action", "query_action", "user")
 
 
 class RecommenderConfig(PretrainedConfig):
@@ -34,6 +34,11 @@ class RecommenderConfig(PretrainedConfig):
         num_items: N.
         codebook_sizes: codes per level of the SID vocabulary, empty without one.
         vector_dim: width of the item vectors, 0 without any.
+        feature_columns: sparse features of items: name, rows (largest value + 1) and values per
+            item of each, in the order of the matrix.
+        feature_vectors: further vectors of items: name and width of each, likewise.
+        user_columns: sparse features of users, likewise.
+        num_users: users whose features the model holds.
         d_model: width of item vectors, hidden states and tables.
         max_history: longest history in items.
         item_encoder: `type` and keyword arguments of an item encoder.
@@ -51,6 +56,10 @@ class RecommenderConfig(PretrainedConfig):
         num_items: int = 1,
         codebook_sizes: Sequence[int] = (),
         vector_dim: int = 0,
+        feature_columns: Sequence[tuple[str, int, int]] = (),
+        feature_vectors: Sequence[tuple[str, int]] = (),
+        user_columns: Sequence[tuple[str, int, int]] = (),
+        num_users: int = 0,
         d_model: int = 64,
         max_history: int = 50,
         item_encoder: Mapping[str, Any] | None = None,
@@ -64,6 +73,11 @@ class RecommenderConfig(PretrainedConfig):
         self.num_items = num_items
         self.codebook_sizes = list(codebook_sizes)
         self.vector_dim = vector_dim
+        # Lists, because the keys of an object are sorted when a configuration is saved.
+        self.feature_columns = [list(column) for column in feature_columns]
+        self.feature_vectors = [list(vector) for vector in feature_vectors]
+        self.user_columns = [list(column) for column in user_columns]
+        self.num_users = num_users
         self.d_model = d_model
         self.max_history = max_history
         self.item_encoder = with_defaults(ITEM_ENCODERS, item_encoder or {"type": "id"})
@@ -120,6 +134,10 @@ class Recommender(PreTrainedModel):
             num_items=config.num_items,
             codebook_sizes=config.codebook_sizes,
             vector_dim=config.vector_dim,
+            feature_columns=config.feature_columns,
+            feature_vectors=config.feature_vectors,
+            user_columns=config.user_columns,
+            num_users=config.num_users,
         )
         if tables:
             self.tables.fill(**tables)
@@ -171,6 +189,8 @@ class Recommender(PreTrainedModel):
         event_time: torch.Tensor | None = None,
         query_time: torch.Tensor | None = None,
         action: torch.Tensor | None = None,
+        query_action: torch.Tensor | None = None,
+        user: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> RecommenderOutput:
         """Encode histories, and score the labelled positions.
@@ -182,10 +202,17 @@ class Recommender(PreTrainedModel):
             event_time: int64 `[B, S]` seconds.
             query_time: int64 `[B, S]` seconds, time of the next event.
             action: int64 `[B, S]`.
+            query_action: int64 `[B, S]`, action of the next event, 0 where it is not known.
+            user: int64 `[B, S]`, row of the user's features.
             return_dict: always a `RecommenderOutput`; accepted because trainers pass it.
         """
         meta = SequenceMeta.from_mask(
-            mask, event_time=event_time, query_time=query_time, action=action
+            mask,
+            event_time=event_time,
+            query_time=query_time,
+            action=action,
+            query_action=query_action,
+            user=user,
         )
         if labels is not None and self.head.reads_tokens:
             return RecommenderOutput(loss=self._token_loss(items, meta, labels))
@@ -205,7 +232,8 @@ class Recommender(PreTrainedModel):
         if events is not None:
             # What is known of an event joins its item's last token: before, the item is still
             # being predicted.
-            whole = vectors.view(len(vectors), -1, self.config.d_model)
+            each = self.item_encoder.tokens_per_item
+            whole = vectors.view(len(vectors), each, self.config.d_model)
             complete = whole[:, -1:] + events[meta.mask].unsqueeze(1)
             vectors = torch.cat([whole[:, :-1], complete], 1).view_as(vectors)
         real = self.input_dropout(self.input_norm(vectors))
@@ -313,7 +341,8 @@ class Recommender(PreTrainedModel):
 
         Args:
             batch: `items` int64 `[B, S]`, `mask` bool `[B, S]`, and where the data has them
-                `event_time`, `query_time`, `action`; other keys are left alone.
+                `event_time`, `query_time`, `action`, `query_action`, `user`; other keys are left
+                alone.
             k: number of items.
             trie: the vocabulary's prefix trie, for heads that score codes.
             exclude: int64 `[B, E]` items never returned, padded with -1.

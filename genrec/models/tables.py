@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,23 +23,44 @@ class ItemTables(nn.Module):
         num_items: N.
         codebook_sizes: codes per level, empty where the model uses no SIDs.
         vector_dim: width d of the item vectors, 0 where the model uses none.
+        feature_columns: sparse features: name, rows (largest value + 1) and values per item of
+            each.
+        feature_vectors: further vectors: name and width of each.
+        user_columns: sparse features of users, likewise.
+        num_users: users that have features.
 
     Attributes:
         codes: int32 `[N, L]`.
         vectors: float32 `[N, d]`.
         counts: float32 `[N]`, events of each item in training (for sampling and logQ).
         tie_order: int64 `[N]`, rank of each item among items of equal score.
+        features: int32 `[N, F]`, values of the sparse features side by side; 0 is unknown.
+        more_vectors: float32 `[N, sum of widths]`, the further vectors side by side.
+        known: bool `[N, V]`, whether an item has each of the further vectors.
+        user_features: int32 `[U, F]`, likewise of users.
 
-    Memory per item: `4 L + 4 d + 12` bytes.
+    Memory per item: `4 L + 4 d + 12` bytes, and 4 for each value and number of features.
     """
 
     codes: torch.Tensor
     vectors: torch.Tensor
     counts: torch.Tensor
     tie_order: torch.Tensor
+    features: torch.Tensor
+    more_vectors: torch.Tensor
+    known: torch.Tensor
+    user_features: torch.Tensor
 
     def __init__(
-        self, *, num_items: int, codebook_sizes: Sequence[int] = (), vector_dim: int = 0
+        self,
+        *,
+        num_items: int,
+        codebook_sizes: Sequence[int] = (),
+        vector_dim: int = 0,
+        feature_columns: Sequence[Sequence[Any]] = (),
+        feature_vectors: Sequence[Sequence[Any]] = (),
+        user_columns: Sequence[Sequence[Any]] = (),
+        num_users: int = 0,
     ) -> None:
         super().__init__()
         self.num_items = num_items
@@ -51,6 +73,18 @@ class ItemTables(nn.Module):
         self.register_buffer("counts", torch.ones(num_items))
         # Never the item number, which often follows first appearance in the data.
         self.register_buffer("tie_order", torch.as_tensor(default_tie_order(num_items)))
+        self.feature_columns = {name: (rows, width) for name, rows, width in feature_columns}
+        self.feature_vectors: dict[str, int] = dict(map(tuple, feature_vectors))
+        self.user_columns = {name: (rows, width) for name, rows, width in user_columns}
+        self._add("features", num_items, _width(self.feature_columns), torch.int32)
+        self._add("more_vectors", num_items, sum(self.feature_vectors.values()), torch.float32)
+        self._add("known", num_items, len(self.feature_vectors), torch.bool)
+        self._add("user_features", num_users, _width(self.user_columns), torch.int32)
+
+    def _add(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> None:
+        # Models without such a table have none in their files either.
+        table = torch.zeros(rows if columns else 0, columns, dtype=dtype)
+        self.register_buffer(name, table, persistent=columns > 0)
 
     def fill(
         self,
@@ -59,18 +93,26 @@ class ItemTables(nn.Module):
         vectors: np.ndarray | torch.Tensor | None = None,
         counts: np.ndarray | torch.Tensor | None = None,
         tie_order: np.ndarray | torch.Tensor | None = None,
+        features: np.ndarray | torch.Tensor | None = None,
+        more_vectors: np.ndarray | torch.Tensor | None = None,
+        known: np.ndarray | torch.Tensor | None = None,
+        user_features: np.ndarray | torch.Tensor | None = None,
     ) -> ItemTables:
         """Set the tables' values.
 
         Raises:
-            DataError: where a shape differs from the table's, a code lies outside its codebook, or
-                a vector is not finite.
+            DataError: where a shape differs from the table's, a code lies outside its codebook, a
+                value outside its feature, or a vector is not finite.
         """
         given_tables = {
             "codes": codes,
             "vectors": vectors,
             "counts": counts,
             "tie_order": tie_order,
+            "features": features,
+            "more_vectors": more_vectors,
+            "known": known,
+            "user_features": user_features,
         }
         for name, value in given_tables.items():
             if value is None:
@@ -91,6 +133,9 @@ class ItemTables(nn.Module):
                         f"item tables: item {row} has codes {given[row].tolist()}, outside the "
                         f"codebook sizes {self.codebook_sizes}"
                     )
+            elif name in ("features", "user_features"):
+                columns = self.feature_columns if name == "features" else self.user_columns
+                _check_values(given, columns, name)
             elif not torch.isfinite(given).all():
                 row = int((~torch.isfinite(given.reshape(len(given), -1))).any(1).nonzero()[0])
                 raise DataError(f"item tables: {name} of item {row} hold NaN or infinity")
@@ -112,6 +157,23 @@ class ItemTables(nn.Module):
                 f"{part}: needs {source}, none was given; make one with `genrec {verb}` and pass "
                 f"--{option}"
             )
+
+
+def _width(columns: Mapping[str, tuple[int, int]]) -> int:
+    return sum(values for _, values in columns.values())
+
+
+def _check_values(given: torch.Tensor, columns: Mapping[str, tuple[int, int]], what: str) -> None:
+    at = 0
+    for name, (rows, width) in columns.items():
+        part = given[:, at : at + width]
+        if part.numel() and (int(part.min()) < 0 or int(part.max()) >= rows):
+            bad = int(((part < 0) | (part >= rows)).any(1).nonzero()[0])
+            raise DataError(
+                f"{what}: column {name!r} row {bad} has {part[bad].tolist()}; expected values from "
+                f"0 to {rows - 1}"
+            )
+        at += width
 
 
 def share(module: nn.Module, name: str, other: nn.Module) -> None:

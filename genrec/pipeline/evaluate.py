@@ -70,6 +70,7 @@ def evaluate(
     beam_users: int = 0,
     examples: int = 3,
     candidates: str | None = None,
+    request_action: bool = False,
     batch_size: int = 512,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -103,7 +104,10 @@ def evaluate(
         beam_users: measure it on a sample of so many users; 0 means all.
         examples: users whose history and lists are shown.
         candidates: rank only the items of this file, for all users: a table with `item_id`, or a
-            .txt file with one id a line. Targets outside count as misses.
+            .txt file with one id a line. Targets outside count as misses. By default the whole
+            catalogue, or the pool that belongs to the split (`last-click`).
+        request_action: tell models that read the next action (`next-action`) that of the target.
+            Report both: a service knows it only where it asks for a kind of event.
         batch_size: users per batch.
         bootstrap: resamples of the confidence intervals.
         seed: of bootstrap and samples.
@@ -155,7 +159,9 @@ def evaluate(
     if not request_time:
         questions = dataclasses.replace(questions, times=None)
     counts = parts.train_counts(data.histories, len(data.catalog))
-    pool = None if candidates is None else read_items(candidates, data.catalog, "--candidates")
+    pool = parts.candidates
+    if candidates is not None:
+        pool = read_items(candidates, data.catalog, "--candidates")
     if examples and progress:
         note_missing_titles(data.catalog, title_column)
     rankers: dict[str, ModelRanker | PopularityRanker] = {
@@ -193,6 +199,7 @@ def evaluate(
             bootstrap=bootstrap,
             seed=seed,
             candidates=pool,
+            request_action=request_action,
             progress=progress,
         )
         if beams and isinstance(ranker, ModelRanker) and opened[name].searches_by_beams:
@@ -209,7 +216,7 @@ def evaluate(
                 progress=progress,
             )
         run = opened.get(name)
-        own = run is not None and split == "test" and pool is None
+        own = run is not None and split == "test" and candidates is None
         place = run.folder if run is not None and own else folder / name
         about[name] = _tie_record(first) if run is None else _training_record(run, counts)
         ndcg = headline_metric(evaluations[name])

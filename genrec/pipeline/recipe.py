@@ -19,6 +19,7 @@ from genrec.errors import ConfigError, GenrecError
 from genrec.models import RecommenderConfig
 from genrec.pipeline.checks import check_keys, check_types, expand_variables, read_yaml
 from genrec.pipeline.evaluate import check_evaluation, evaluate
+from genrec.pipeline.features import assumed_features
 from genrec.pipeline.settings import SplitConfig, names
 from genrec.pipeline.stages import Stages, embedded_from, prepared_from
 from genrec.pipeline.train import (
@@ -168,6 +169,7 @@ class Recipe:
         with _naming(place):
             check_parts(
                 RecommenderConfig(
+                    **assumed_features(options.get("item_encoder", {})),
                     num_items=2,
                     codebook_sizes=sizes.get(options.get("vocabulary") or "", ()),
                     vector_dim=2 if options.get("vectors") else 0,

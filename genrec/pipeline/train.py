@@ -34,6 +34,7 @@ from genrec.models import (
 )
 from genrec.models.registry import with_defaults
 from genrec.pipeline.checks import check_part
+from genrec.pipeline.features import feature_tables
 from genrec.pipeline.notes import note, plural
 from genrec.pipeline.runs import (
     OF_THE_MODEL,
@@ -89,8 +90,8 @@ def train(
         out: run folder to write.
         vocabulary: SID vocabulary folder, for models that read or write codes.
         vectors: item vectors folder, for models that read them.
-        item_encoder: `type` (sid, sid-tokens, prefix, semantic, id, sum; in a sum also time-gap,
-            action) and its options.
+        item_encoder: `type` (sid, sid-tokens, prefix, semantic, id, features, sum; in a sum also
+            user, time-gap, calendar, action, next-action) and its options.
         backbone: `type` (transformer, hstu, fuxi-alpha, fuxi-beta, tokenformer, nextitnet, t5,
             hf) and its options.
         head: `type` (autoregressive, parallel, dense, regression, tokens, liger) and its options.
@@ -132,8 +133,10 @@ def train(
     # The order that `quantize` stores by default, so that runs with and without SIDs compare.
     tie_order = sids.tie_order if sids is not None else make_tie_order(ids)
 
+    features, of_features = feature_tables(data, item_encoder)
     config = RecommenderConfig(
         num_items=num_items,
+        **features,
         codebook_sizes=sids.codebook_sizes if sids is not None else (),
         vector_dim=content.dim if content is not None else 0,
         d_model=d_model,
@@ -145,7 +148,7 @@ def train(
         input_dropout=input_dropout,
         vocabulary_fingerprint=sids.fingerprint if sids is not None else "",
     )
-    tables: dict[str, Any] = {"counts": counts, "tie_order": tie_order}
+    tables: dict[str, Any] = {"counts": counts, "tie_order": tie_order, **of_features}
     if sids is not None:
         tables["codes"] = sids.codes
     if content is not None:
@@ -154,7 +157,11 @@ def train(
     check_fields(check_parts(config), data, dataset)
     with naming(dataset):
         sequences = TrainingSequences(
-            data.histories, parts, max_length=max_history, last_only=training.last_only
+            data.histories,
+            parts,
+            max_length=max_history,
+            last_only=training.last_only,
+            augmentation=training.augmentation,
         )
 
     def build() -> Recommender:
@@ -227,6 +234,7 @@ def train(
             max_length=max_history,
             masks=(mask,),
             bootstrap=0,
+            candidates=parts.candidates,
         )
         return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}
 
@@ -343,8 +351,10 @@ def _is_finished(folder: Path, resolved: dict[str, Any]) -> bool:
 
 
 def _noted(record: dict[str, Any], key: str) -> Any:
-    """What a run noted; an older one left out the defaults of its parts."""
+    """What a run noted; an older one left out defaults of its parts and newer settings."""
     value = record.get(key)
+    if key == "training" and isinstance(value, dict):
+        return read_back(asdict(TRAINING_DEFAULT)) | value
     if key != "model" or not isinstance(value, dict):
         return value
     kinds: dict[str, Any] = {"item_encoder": ITEM_ENCODERS, "backbone": BACKBONES, "head": HEADS}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import time
 
@@ -154,6 +155,39 @@ def test_evaluation_asks_every_question_once(by_length: bool) -> None:
             assert target == history[-1]
             assert query[mask][-1] == len(history) - 1
     assert sorted(rows_seen) == list(range(37))
+
+
+def test_the_action_asked_for_is_that_of_the_next_event() -> None:
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(3, 12, size=30)
+    lists = [rng.integers(0, 9, size=n).tolist() for n in lengths]
+    acts = [rng.integers(0, 4, size=n).tolist() for n in lengths]
+    histories = Histories.from_lists(lists, actions=acts)
+    split = leave_one_out(histories)
+    sequences = TrainingSequences(histories, split, max_length=5)
+    made = sequences.__getitems__(list(range(len(sequences))))
+    for row in range(len(sequences)):
+        start, end = int(sequences.start[row]), int(sequences.end[row])
+        user = int(made["user"][row, 0])
+        assert histories.offsets[user] <= start < histories.offsets[user + 1]
+        assert set(made["user"][row].tolist()) == {user}
+        mask = made["mask"][row]
+        window = histories.actions[start:end].tolist()
+        assert made["action"][row][mask].tolist() == window[:-1][-5:]
+        assert made["query_action"][row][mask].tolist() == window[1:][-5:]
+        assert (made["query_action"][row][~mask] == 0).all()
+    questions = split.test
+    for told in (questions, dataclasses.replace(questions, actions=None)):
+        for rows, made in evaluation_batches(histories, told, max_length=4):
+            for row, at in enumerate(rows):
+                user = int(questions.users[at])
+                mask = made["mask"][row]
+                asked = made["query_action"][row][mask].tolist()
+                want = acts[user][1:-1][-4:] if told.actions is None else acts[user][1:][-4:]
+                assert asked[-1] == (0 if told.actions is None else acts[user][-1])
+                assert asked[:-1] == acts[user][1:-1][-(len(asked) - 1) :] or len(asked) == 1
+                assert told.actions is None or asked == want
+                assert made["user"][row].tolist() == [user] * mask.shape[0]
 
 
 def test_histories_of_a_folder_travel_as_their_path(small: Dataset) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.decoding import PrefixTrie, beam, beam_search, cpu_step, exact_parallel_search
+from genrec.decoding import Filter, PrefixTrie, beam, beam_search, cpu_step, exact_parallel_search
 from genrec.errors import ConfigError, GenrecError
 
 FULL = 10_000  # wider than any trie here
@@ -224,13 +224,16 @@ def test_other_floating_types_are_scored_in_float32(dtype):
     same(result, beam_search(same_values, trie, k=10, beam_width=20))
 
 
-@pytest.mark.parametrize(("module", "name"), [(beam, "_BUDGET"), (cpu_step, "_CACHED")])
+@pytest.mark.parametrize(
+    ("module", "name"), [(beam, "_BUDGET"), (cpu_step, "_CACHED"), (cpu_step, "_MOST")]
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_cutting_the_batch_to_fit_memory_changes_nothing(monkeypatch, module, name, backend):
     decoder, trie = setting()
     exclude = torch.randint(-1, 400, (6, 30), generator=torch.Generator().manual_seed(0))
     options = {"k": 10, "beam_width": 20, "exclude": exclude, "exact": True}
     options["backend"] = backend
+    options["filter"] = Filter.allow(trie, range(0, 400, 40))  # so few that all candidates get keys
     whole = beam_search(decoder, trie, **options)
     monkeypatch.setattr(module, name, 700)
     cut = beam_search(decoder, trie, **options)

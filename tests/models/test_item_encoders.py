@@ -17,15 +17,31 @@ from genrec.models import (
 )
 
 ITEMS, WIDTH, SIZES = 20, 6, (4, 3)
-OPTIONS = {"sum": {"parts": {"codes": {"type": "sid"}, "content": {"type": "semantic"}}}}
+OPTIONS = {
+    "sum": {"parts": {"codes": {"type": "sid"}, "content": {"type": "semantic"}}},
+    "features": {"columns": ["a", "b"], "vectors": ["v"], "max_rows": 5},
+    "user": {"columns": ["c"]},
+}
 
 
 @pytest.fixture
 def tables() -> ItemTables:
     torch.manual_seed(0)
     codes = torch.stack([torch.randint(0, k, (ITEMS,)) for k in SIZES], 1).int()
-    return ItemTables(num_items=ITEMS, codebook_sizes=SIZES, vector_dim=5).fill(
-        codes=codes, vectors=torch.randn(ITEMS, 5)
+    return ItemTables(
+        num_items=ITEMS,
+        codebook_sizes=SIZES,
+        vector_dim=5,
+        feature_columns=[("a", 9, 1), ("b", 4, 3)],
+        feature_vectors=[("v", 2)],
+        user_columns=[("c", 3, 1)],
+        num_users=4,
+    ).fill(
+        codes=codes,
+        vectors=torch.randn(ITEMS, 5),
+        features=torch.randint(0, 4, (ITEMS, 4)).int(),
+        more_vectors=torch.randn(ITEMS, 2),
+        known=torch.arange(ITEMS)[:, None] % 2 == 0,
     )
 
 

@@ -93,7 +93,8 @@ def last_click_split(
                 "candidates and events before it; use more users or a larger share"
             )
         sets.append(questions)
-    return Split(NAME, of.offsets[:-1].copy(), train_end, sets[1], sets[0], info)
+    first = of.offsets[:-1].copy()
+    return Split(NAME, first, train_end, sets[1], sets[0], info, np.flatnonzero(pool))
 
 
 def _numbers(dataset: Dataset) -> np.ndarray:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult, dense_search
+from genrec.decoding.pool import item_result, pool_search
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head
+from genrec.models.heads.dense_contrast import ItemSampler, contrast, pairs
 from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
 from genrec.models.tables import ItemTables
 
 PAIR_STATES = 64
 PAIR_BUDGET = {"cpu": 2**18, "default": 2**26}  # products held at once; on a CPU in its cache
+
+_BLOCK = 1 << 15
 
 
 class DenseHead(Head):
@@ -31,10 +34,15 @@ class DenseHead(Head):
             vectors of its own, which knows items that never occurred in training too).
         similarity: `dot` or `cosine`.
         temperature: logits are divided by it.
-        loss: `full` softmax over the catalogue, or `sampled` with `negatives` items drawn per
-            batch and the logQ correction of their logits, which makes the partition function
-            unbiased (Bengio and Senecal 2008); the positive is not drawn, so it is not corrected.
-        negatives: how many items `sampled` draws.
+        loss: `full` softmax over the catalogue; `sampled`, a softmax over the target and
+            `negatives` items drawn per batch; `infonce`, the same with `in_batch` targets of the
+            batch besides; `bce`, binary cross-entropy of the target and one item drawn uniformly
+            for each state (SASRec, and the TencentGR baseline).
+        negatives: how many items of the catalogue `sampled` and `infonce` draw; 0 is none.
+        in_batch: how many targets of the batch `infonce` draws.
+        log_q: correct the logits of drawn items for how often they are drawn, which makes the
+            partition function unbiased; the positive is not drawn, so it is not corrected. Without
+            it popular items of the batch are pushed down.
         negative_power: items are drawn in proportion to `count ** negative_power`; 0 is uniform.
         label_smoothing: of the full softmax.
 
@@ -54,6 +62,8 @@ class DenseHead(Head):
         temperature: float = 1.0,
         loss: str = "full",
         negatives: int = 512,
+        in_batch: int = 1024,
+        log_q: bool = True,
         negative_power: float = 0.0,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -61,7 +71,7 @@ class DenseHead(Head):
         for name, value, allowed in (
             ("items", items, ("encoder", "table", "content")),
             ("similarity", similarity, ("dot", "cosine")),
-            ("loss", loss, ("full", "sampled")),
+            ("loss", loss, ("full", "sampled", "infonce", "bce")),
         ):
             if value not in allowed:
                 raise ConfigError(
@@ -69,8 +79,12 @@ class DenseHead(Head):
                 )
         if temperature <= 0:
             raise ConfigError(f"head 'dense': temperature={temperature}; expected above 0")
-        if negatives < 1:
-            raise ConfigError(f"head 'dense': negatives={negatives}; expected at least 1")
+        least = 0 if loss == "infonce" and in_batch > 0 else 1
+        if negatives < least or in_batch < 0:
+            raise ConfigError(
+                f"head 'dense': negatives={negatives}, in_batch={in_batch}; expected negatives of "
+                f"at least {least}, and in_batch of 0 or more"
+            )
         if items == "encoder" and encoder.tokens_per_item != 1:
             raise ConfigError(
                 "head 'dense': items='encoder' compares with one vector per item, and this item "
@@ -82,13 +96,16 @@ class DenseHead(Head):
             label_smoothing,
         )
         self.kind, self.negatives, self.negative_power = loss, negatives, negative_power
+        self.in_batch, self.log_q = in_batch, log_q
+        self._sampler: ItemSampler | None = None
+        self._pool: tuple[Filter, torch.Tensor, torch.Tensor] | None = None
         self.own: ItemEncoder | None = None
         if items == "table":
             self.own = IdEmbedding(tables=tables, d_model=d_model)
         elif items == "content":
             tables.require("vectors", part="head 'dense' with items='content'")
             self.own = SemanticProjection(tables=tables, d_model=d_model)
-        self._catalog: tuple[tuple[Any, ...], torch.Tensor] | None = None
+        self._catalog: tuple[Any, torch.Tensor | None, torch.Tensor] | None = None
 
     def candidates(self, items: torch.Tensor | None = None) -> torch.Tensor:
         """Vectors `[n, D]` of `items`, or `[N, D]` of the whole catalogue."""
@@ -96,25 +113,42 @@ class DenseHead(Head):
         vectors = source.all_items() if items is None else source(items)
         return F.normalize(vectors, dim=-1) if self.similarity == "cosine" else vectors
 
-    def catalog(self) -> torch.Tensor:
-        """Vectors `[N, D]` that searches compare with; encoded again once a value has changed.
+    def catalog(self, items: torch.Tensor | None = None) -> torch.Tensor:
+        """Vectors `[N, D]` that searches compare with, kept between searches of a model in use.
 
-        Kept between searches, `4 N D` bytes, as encoding the whole catalogue costs more than a
-        search. In training mode, where dropout makes every encoding another one, nothing is kept.
+        `4 N D` bytes, as encoding the whole catalogue costs more than a search. They are encoded
+        again once a value was changed in place or the model was in training mode, in which nothing
+        is kept: fused optimisers leave no trace of what they change.
+
+        Args:
+            items: int64 `[n]`, only these; the same tensor is known again.
         """
         parts = (self.encoder if self.own is None else self.own, self.tables)
         values = [*(v for part in parts for v in (*part.parameters(), *part.buffers()))]
+        values += [] if items is None else [items]
         if self.training or any(value.is_inference() for value in values):
-            return self.candidates()
+            return self._in_blocks(items)
         device = self.tables.counts.device.type
         state = (
             torch.is_autocast_enabled(device),
             *((value.data_ptr(), value._version) for value in values),
         )
-        if self._catalog is None or self._catalog[0] != state:
+        kept = self._catalog
+        if kept is None or kept[0] != state or kept[1] is not items:
             with torch.inference_mode(False), torch.no_grad():
-                self._catalog = state, self.candidates()
-        return self._catalog[1]
+                kept = self._catalog = state, items, self._in_blocks(items)
+        return kept[2]
+
+    def _in_blocks(self, items: torch.Tensor | None) -> torch.Tensor:
+        if items is None:
+            return self.candidates()
+        return torch.cat([self.candidates(part) for part in items.split(_BLOCK)])
+
+    def train(self, mode: bool = True) -> DenseHead:
+        """As any module; training ends the life of the catalogue's vectors."""
+        if mode:
+            self._catalog = None
+        return super().train(mode)
 
     def scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits `[M, n]` of states `[M, D]` for candidates `[n, D]`."""
@@ -148,19 +182,32 @@ class DenseHead(Head):
         return scores / self.temperature
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy of the target items."""
+        """Mean loss of the target items, see the class."""
         if self.kind == "full":
             return self._full_loss(hidden, targets)
-        chance = self.tables.counts.clamp_min(1e-9) ** self.negative_power
-        chance = chance / chance.sum()
-        drawn = torch.multinomial(chance, self.negatives, replacement=True)
-        log_q = chance.log()
         positive = self._own_scores(hidden, self.candidates(targets))
+        if self.kind == "bce":
+            other = torch.randint_like(targets, self.tables.num_items)
+            negative = self._own_scores(hidden, self.candidates(other))
+            return pairs(positive, negative, other == targets)
+        drawn, expected = self._draw(targets)
         negative = self.scores(hidden, self.candidates(drawn))
-        negative = negative.float() - (log_q[drawn] + math.log(self.negatives))
-        negative = negative.masked_fill(drawn == targets.unsqueeze(1), -torch.inf)
-        logits = torch.cat([positive.float(), negative], dim=1)
-        return F.cross_entropy(logits, torch.zeros_like(targets))
+        return contrast(positive, negative, targets, drawn, expected if self.log_q else None)
+
+    def _draw(self, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Items int64 `[n]` to compare with, and how many draws of each are expected."""
+        counts = self.tables.counts
+        if self._sampler is None or not self._sampler.fits(counts, self.negative_power):
+            self._sampler = ItemSampler(counts, self.negative_power)
+        drawn = self._sampler.draw(self.negatives)
+        if self.kind != "infonce":
+            return drawn, self.negatives * self._sampler.chance[drawn]
+        order = torch.randperm(len(targets), device=targets.device)
+        own = targets[order[: self.in_batch]]
+        drawn = torch.cat([drawn, own])
+        # A target of the batch is an item drawn by popularity.
+        popular = counts[drawn].clamp_min(1e-9) / counts.sum().clamp_min(1e-9)
+        return drawn, self.negatives * self._sampler.chance[drawn] + len(own) * popular
 
     def _own_scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits `[M, 1]` of states `[M, D]` for a candidate each, rounded as `scores`."""
@@ -193,8 +240,55 @@ class DenseHead(Head):
         exact: bool = False,
         renormalize: bool = False,
     ) -> SearchResult:
-        """Exact top `k` over the catalogue."""
-        scores = self.scores(hidden, self.catalog()).float()
+        """Exact top `k` over the catalogue, or over the pool that a filter lets through.
+
+        Of a pool that is the same for all users, only the items in it are encoded and scored.
+        """
+        pool = self._pool_of(filter)
+        if pool is not None:
+            return self._pool_search(hidden, *pool, k=k, exclude=exclude)
+        catalog = self.catalog()
+
+        def block(start: int, stop: int) -> torch.Tensor:
+            return self.scores(hidden, catalog[start:stop]).float()
+
         return dense_search(
-            scores, k=k, tie_order=self.tables.tie_order, exclude=exclude, filter=filter
+            block, k=k, tie_order=self.tables.tie_order, exclude=exclude, filter=filter
         )
+
+    def _pool_of(self, filter: Filter | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Items of a small pool, int64 `[P]`, and where each item stands in it, -1 outside."""
+        if filter is None or len(filter) != 1:
+            return None
+        if self._pool is None or self._pool[0] is not filter:
+            device = self.tables.counts.device
+            inside = filter.to(device).contains(torch.arange(filter.num_items, device=device))[0]
+            items = inside.nonzero().squeeze(1)
+            place = torch.full((filter.num_items,), -1, dtype=torch.int64, device=device)
+            place[items] = torch.arange(len(items), device=device)
+            self._pool = filter, items, place
+        _, items, place = self._pool
+        return (items, place) if 0 < len(items) <= len(place) // 2 else None
+
+    def _pool_search(
+        self,
+        hidden: torch.Tensor,
+        items: torch.Tensor,
+        place: torch.Tensor,
+        *,
+        k: int,
+        exclude: torch.Tensor | None,
+    ) -> SearchResult:
+        if exclude is not None:
+            exclude = exclude.to(place.device)
+            exclude = torch.where(exclude >= 0, place[exclude.clamp_min(0)], -1)
+        queries = F.normalize(hidden.float(), dim=-1) if self.similarity == "cosine" else hidden
+        rows, scores = pool_search(
+            queries.float(),
+            self.catalog(items),
+            k=k,
+            tie_order=torch.argsort(torch.argsort(self.tables.tie_order[items])),
+            exclude=exclude,
+        )
+        found = items[rows.clamp_min(0)].masked_fill(rows < 0, -1)
+        return item_result(found, scores / self.temperature, evaluations=len(items))

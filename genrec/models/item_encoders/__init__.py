@@ -3,9 +3,12 @@
 from genrec.models.item_encoders.base import ITEM_ENCODERS, CodeTable, ItemEncoder
 from genrec.models.item_encoders.events import (
     ActionEmbedding,
+    CalendarEmbedding,
     EventFeature,
+    NextActionEmbedding,
     TimeGapEmbedding,
 )
+from genrec.models.item_encoders.features import FeatureEncoder, UserFeatures
 from genrec.models.item_encoders.ids import IdEmbedding
 from genrec.models.item_encoders.prefix import PrefixEmbedding
 from genrec.models.item_encoders.semantic import SemanticProjection
@@ -21,6 +24,10 @@ ITEM_ENCODERS.update(
         "prefix": PrefixEmbedding,
         "time-gap": TimeGapEmbedding,
         "action": ActionEmbedding,
+        "next-action": NextActionEmbedding,
+        "calendar": CalendarEmbedding,
+        "features": FeatureEncoder,
+        "user": UserFeatures,
         "sum": SumEncoder,
     }
 )
@@ -28,14 +35,18 @@ ITEM_ENCODERS.update(
 __all__ = [
     "ITEM_ENCODERS",
     "ActionEmbedding",
+    "CalendarEmbedding",
     "CodeTable",
     "EventFeature",
+    "FeatureEncoder",
     "IdEmbedding",
     "ItemEncoder",
+    "NextActionEmbedding",
     "PrefixEmbedding",
     "SemanticProjection",
     "SidEmbedding",
     "SidTokens",
     "SumEncoder",
     "TimeGapEmbedding",
+    "UserFeatures",
 ]

@@ -111,3 +111,95 @@ class ActionEmbedding(EventFeature):
                 f"num_actions={most}; set num_actions to the number of actions of the dataset"
             )
         return self.dropout(self.table(meta.action))
+
+
+class CalendarEmbedding(EventFeature):
+    """Hour of the day and day of the week (UTC), a learned embedding each.
+
+    Args:
+        tables: item tables; not read.
+        d_model: width.
+        times: of which moment. `event`: of the event. `request`: of the item to be predicted, for
+            services that know when they are asked.
+        dropout: on the embedding.
+    """
+
+    def __init__(
+        self, *, tables: ItemTables, d_model: int, times: str = "event", dropout: float = 0.0
+    ) -> None:
+        super().__init__(tables=tables, d_model=d_model)
+        if times not in ("event", "request"):
+            raise ConfigError(
+                f"item encoder 'calendar': times={times!r}; expected 'event' or 'request'"
+            )
+        self.times = times
+        self.reads = frozenset({"event_time" if times == "event" else "query_time"})
+        self.hour, self.weekday = nn.Embedding(24, d_model), nn.Embedding(7, d_model)
+        for table in (self.hour, self.weekday):
+            nn.init.normal_(table.weight, std=0.02)
+        self.dropout = nn.Dropout(dropout)
+
+    def events(self, meta: SequenceMeta) -> torch.Tensor:
+        """See `EventFeature.events`."""
+        time = meta.event_time if self.times == "event" else meta.query_time
+        if time is None:
+            raise ConfigError(
+                "item encoder 'calendar': needs the time of every event; use a dataset with "
+                "timestamps"
+            )
+        hour = time.div(3_600, rounding_mode="floor")
+        # 1 January 1970 was a Thursday.
+        day = hour.div(24, rounding_mode="floor") + 3
+        return self.dropout(self.hour(hour % 24) + self.weekday(day % 7))
+
+
+class NextActionEmbedding(EventFeature):
+    """One learned embedding per type of action of the event that is asked for.
+
+    For services that ask "which item will they click" and not "what comes next". Nothing is told
+    where the action is not known, and in training it is kept back now and then, so that one model
+    answers with and without it.
+
+    Args:
+        tables: item tables; not read.
+        d_model: width.
+        num_actions: actions of the dataset, without the unknown.
+        unknown: share of training events whose next action is kept back.
+        dropout: on the embedding.
+    """
+
+    reads = frozenset({"query_action"})
+
+    def __init__(
+        self,
+        *,
+        tables: ItemTables,
+        d_model: int,
+        num_actions: int = 15,
+        unknown: float = 0.1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(tables=tables, d_model=d_model)
+        if num_actions < 1 or not 0 <= unknown < 1:
+            raise ConfigError(
+                f"item encoder 'next-action': num_actions={num_actions}, unknown={unknown}; "
+                "expected at least 1, and from 0 to below 1"
+            )
+        self.unknown = unknown
+        self.table = nn.Embedding(num_actions + 1, d_model)
+        nn.init.normal_(self.table.weight, std=0.02)
+        self.dropout = nn.Dropout(dropout)
+
+    def events(self, meta: SequenceMeta) -> torch.Tensor:
+        """See `EventFeature.events`."""
+        asked = torch.zeros_like(meta.position) if meta.query_action is None else meta.query_action
+        most = self.table.num_embeddings - 1
+        if asked.numel() and int(asked.max()) > most:
+            raise ConfigError(
+                f"item encoder 'next-action': the data have action {int(asked.max())}, but "
+                f"num_actions={most}; set num_actions to the number of actions of the dataset"
+            )
+        if self.training and self.unknown:
+            kept = torch.rand(asked.shape, device=asked.device) >= self.unknown
+            asked = asked * kept
+        return self.dropout(self.table(asked))

@@ -1,0 +1,156 @@
+"""Sampled losses are what they say: unbiased with logQ, blind to a state's own target; pools."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from genrec.decoding import Filter
+from genrec.errors import ConfigError
+from genrec.models import DenseHead, IdEmbedding, ItemTables
+from genrec.models.heads.dense_contrast import ItemSampler
+
+
+def head(items: int = 40, **options):
+    torch.manual_seed(1)
+    tables = ItemTables(num_items=items).fill(
+        counts=torch.rand(items) ** 2 * 100 + 2, tie_order=torch.randperm(items)
+    )
+    encoder = IdEmbedding(tables=tables, d_model=6)
+    with torch.no_grad():
+        encoder.table.weight.mul_(30)
+    return DenseHead(tables=tables, encoder=encoder, d_model=6, **options).eval()
+
+
+@pytest.mark.parametrize("power", [0.0, 0.75, 1.0])
+def test_draws_follow_the_counts(power: float):
+    counts = torch.tensor([0.0, 1.0, 4.0, 16.0, 0.0, 3.0])
+    sampler = ItemSampler(counts, power)
+    torch.manual_seed(0)
+    drawn = torch.bincount(sampler.draw(200_000), minlength=6) / 200_000
+    want = counts.clamp_min(1e-9) ** power
+    torch.testing.assert_close(sampler.chance, want / want.sum(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(drawn, want / want.sum(), rtol=0.05, atol=0.005)
+    assert sampler.fits(counts, power) and not sampler.fits(counts, power + 1)
+    counts += 1
+    assert not sampler.fits(counts, power)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.75])
+def test_the_partition_of_both_sources_together_is_unbiased(power: float):
+    made = head(loss="infonce", negatives=30_000, in_batch=30_000, negative_power=power)
+    hidden = torch.randn(1, 6)
+    scores = (hidden @ made.encoder.all_items().T)[0]
+    # Targets of a batch come by popularity.
+    pool = torch.multinomial(made.tables.counts, 30_000, replacement=True)
+    drawn, expected = made._draw(pool)
+    assert len(drawn) == 60_000
+    estimate = (scores[drawn] - expected.log()).logsumexp(0)
+    torch.testing.assert_close(estimate, scores.logsumexp(0), atol=0.05, rtol=0)
+
+
+def test_infonce_equals_a_loop(monkeypatch: pytest.MonkeyPatch):
+    made = head(loss="infonce", negatives=5, in_batch=3, temperature=0.5, similarity="cosine")
+    hidden, targets = torch.randn(7, 6), torch.tensor([3, 3, 9, 1, 0, 25, 39])
+    drawn = torch.tensor([3, 8, 8, 9, 30, 1, 2, 3])
+    expected = torch.rand(8) + 0.1
+    monkeypatch.setattr(made, "_draw", lambda _: (drawn, expected))
+    items = F.normalize(made.encoder.all_items(), dim=1)
+    for log_q in (True, False):
+        made.log_q = log_q
+        losses = []
+        for state, target in zip(F.normalize(hidden, dim=1), targets.tolist(), strict=True):
+            own = float(state @ items[target]) / 0.5
+            terms = [math.exp(own)]
+            for item, count in zip(drawn.tolist(), expected.tolist(), strict=True):
+                if item != target:
+                    terms.append(
+                        math.exp(float(state @ items[item]) / 0.5) / (count if log_q else 1)
+                    )
+            losses.append(math.log(sum(terms)) - own)
+        assert float(made.loss(hidden, targets)) == pytest.approx(sum(losses) / 7, rel=1e-4)
+
+
+def test_without_log_q_popular_items_are_pushed_down():
+    hidden, gradients = torch.randn(200, 6), {}
+    for log_q in (True, False):
+        made = head(loss="infonce", negatives=0, in_batch=200, log_q=log_q)
+        torch.manual_seed(2)
+        targets = torch.multinomial(made.tables.counts, 200, replacement=True)
+        scores = torch.zeros(40, requires_grad=True)
+        made.candidates = lambda items, scores=scores: scores[items][:, None]
+        made.similarity = "dot"
+        made.loss(hidden[:, :1] * 0 + 1, targets).backward()
+        gradients[log_q] = scores.grad
+    popular = made.tables.counts.topk(3).indices
+    # With the correction, a score of 0 for all items is already their popularity times too little.
+    assert gradients[True][popular].mean() < gradients[False][popular].mean()
+
+
+def test_bce_equals_a_loop(monkeypatch: pytest.MonkeyPatch):
+    made = head(loss="bce")
+    hidden, targets = torch.randn(4, 6), torch.tensor([3, 7, 7, 0])
+    others = torch.tensor([5, 7, 1, 2])
+    monkeypatch.setattr(torch, "randint_like", lambda like, high: others)
+    items = made.encoder.all_items()
+    right = [math.log1p(math.exp(-float(hidden[r] @ items[t]))) for r, t in enumerate(targets)]
+    wrong = [
+        math.log1p(math.exp(float(hidden[r] @ items[o])))
+        for r, o in enumerate(others)
+        if o != targets[r]
+    ]
+    want = sum(right) / 4 + sum(wrong) / 3
+    assert float(made.loss(hidden, targets)) == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("banned", [False, True])
+def test_a_pool_is_searched_as_the_catalog_filtered(similarity: str, banned: bool):
+    made = head(items=200, similarity=similarity, temperature=0.3)
+    hidden = torch.randn(9, 6)
+    allowed = torch.randperm(200)[:60]
+    exclude = torch.randint(-1, 200, (9, 30)) if banned else None
+    pool = Filter.allow(200, allowed)
+    with torch.inference_mode():
+        found = made.search(hidden, k=12, exclude=exclude, filter=pool)
+        # A row for each user takes the other way, over the whole catalog.
+        each = Filter.allow(200, allowed.expand(9, -1))
+        want = made.search(hidden, k=12, exclude=exclude, filter=each)
+    assert torch.equal(found.items, want.items)
+    torch.testing.assert_close(found.scores, want.scores)
+    assert torch.equal(found.leaf_sizes, want.leaf_sizes) and found.certified.all()
+    assert set(found.evaluations.tolist()) == {60}
+
+
+def test_a_pool_is_encoded_once_until_a_value_changes(monkeypatch: pytest.MonkeyPatch):
+    made = head(items=100)
+    pool = Filter.allow(100, torch.arange(20))
+    calls = []
+    real = made.candidates
+    monkeypatch.setattr(
+        made, "candidates", lambda items: (calls.append(len(items)), real(items))[1]
+    )
+    with torch.no_grad():
+        first = made.search(torch.ones(2, 6), k=3, filter=pool)
+        made.search(torch.ones(2, 6), k=3, filter=pool)
+        assert calls == [20]
+        made.encoder.table.weight.neg_()
+        second = made.search(torch.ones(2, 6), k=3, filter=pool)
+    assert calls == [20, 20] and not torch.equal(first.items, second.items)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "sampled", "negatives": 0},
+        {"loss": "infonce", "negatives": 0, "in_batch": 0},
+        {"loss": "infonce", "in_batch": -1},
+        {"loss": "hinge"},
+    ],
+)
+def test_options_that_make_no_sense(options: dict):
+    with pytest.raises(ConfigError, match="head 'dense'"):
+        head(**options)
