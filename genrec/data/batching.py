@@ -179,6 +179,7 @@ def evaluation_batches(
     max_length: int,
     batch_size: int = 256,
     by_length: bool = True,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """Questions as batches, each with the rows of `eval_set` that it holds.
 
@@ -188,6 +189,7 @@ def evaluation_batches(
         max_length: keep the last events of an input.
         batch_size: questions in a batch.
         by_length: put inputs of similar length together, which saves padding.
+        part: (p, n) gives every n-th batch, from batch p on; the n parts together give all.
 
     Yields:
         (rows int64 [B], what `batch` returns with `targets`); every row comes exactly once.
@@ -195,20 +197,21 @@ def evaluation_batches(
     order = np.arange(len(eval_set))
     if by_length:
         order = np.argsort(np.minimum(eval_set.end - eval_set.start, max_length), kind="stable")
-    for low in range(0, len(order), batch_size):
+    first, parts = part
+    for low in range(first * batch_size, len(order), parts * batch_size):
         rows = order[low : low + batch_size]
-        part = eval_set.take(rows)
+        chosen = eval_set.take(rows)
         yield (
             rows,
             batch(
                 histories,
-                part.start,
-                part.end,
+                chosen.start,
+                chosen.end,
                 max_length=max_length,
-                targets=part.targets,
-                query_time=part.times,
-                query_action=part.actions,
-                users=part.users,
+                targets=chosen.targets,
+                query_time=chosen.times,
+                query_action=chosen.actions,
+                users=chosen.users,
             ),
         )
 

@@ -50,9 +50,10 @@ from genrec.pipeline.settings import (
     check_training_events,
     naming,
 )
+from genrec.processes import processes
 from genrec.tokenizers import SidVocabulary, make_tie_order
 from genrec.training import TrainingConfig, train_model
-from genrec.training.trainer import MODEL_KIND, processes, seconds_spent
+from genrec.training.trainer import MODEL_KIND, seconds_spent
 
 ENCODER_DEFAULT: dict[str, Any] = {"type": "sid"}
 BACKBONE_DEFAULT: dict[str, Any] = {"type": "transformer"}
@@ -234,6 +235,7 @@ def train(
             max_length=max_history,
             masks=(mask,),
             bootstrap=0,
+            shared=True,
             candidates=parts.candidates,
         )
         return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import PartialState
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
@@ -26,6 +25,7 @@ from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.data import TrainingBatches, TrainingSequences
 from genrec.errors import ArtefactError, ConfigError, GenrecError
 from genrec.models import Recommender
+from genrec.processes import processes
 from genrec.training.average import AVERAGE_FILE, WeightAverage
 from genrec.training.config import TrainingConfig
 
@@ -315,12 +315,6 @@ def _writing(checkpoints: Path) -> Iterator[None]:
             f"{checkpoints}: writing a checkpoint failed ({error}); free some space and run the "
             "same command again: it goes on from the last whole checkpoint"
         ) from error
-
-
-def processes() -> PartialState:
-    """The processes that `accelerate launch` or torchrun started; one if nobody did."""
-    # On the CPU accelerate has to be told so, or it takes each process for the only one.
-    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def quiet_transformers() -> None:

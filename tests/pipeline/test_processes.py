@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from genrec.pipeline import Run, train
+from genrec.pipeline import Run, run, train
 from genrec.training import TrainingConfig
 
 
@@ -73,3 +75,46 @@ def test_two_processes_train_one_run_with_the_losses_of_one_process(shop, tmp_pa
     assert len(losses(out)) == 3
     assert losses(out) == pytest.approx(losses(alone), abs=1e-4)
     assert losses(out)[-1] < losses(out)[0]
+
+
+RECIPE = """
+name: two
+prepare: {source: generated, num_items: 150, num_users: 130}
+vectors:
+  text: {type: lexical, template: "{title}. {category}", dim: 16}
+vocabularies:
+  rq:
+    vectors: text
+    quantizer: {type: rq-kmeans, codebook_sizes: [8, 8]}
+runs:
+  sid:
+    vocabulary: rq
+    d_model: 16
+    training: {epochs: 1, batch_size: 32}
+evaluate: {batch_size: 20, beams: [5], examples: 1}
+"""
+OWN_OF_A_RUN = ("seconds", "peak_memory_mb", "processes")
+
+
+def comparable(folder: Path) -> dict[str, Any]:
+    """`metrics.json` without times and memory."""
+    found = json.loads((folder / "metrics.json").read_text())
+    for row in found.get("beams", {}).get("rows", []):
+        del row["seconds"]
+    return {key: value for key, value in found.items() if not key.endswith(OWN_OF_A_RUN)}
+
+
+@pytest.mark.slow
+def test_two_processes_run_a_recipe_with_the_metrics_of_one_process(tmp_path):
+    recipe, out = tmp_path / "two.yaml", tmp_path / "out"
+    recipe.write_text(RECIPE)
+    said = launched("run", str(recipe), f"--out={out}")
+    assert said.count("kept epoch") == 1
+    assert (out / "report" / "report.html").is_file()
+    found = json.loads((out / "runs/sid/metrics.json").read_text())
+    assert found["processes"] == 2
+    together = [comparable(out / place) for place in ("runs/sid", "report/popularity")]
+    shutil.rmtree(out / "report")
+    run(str(recipe), out=str(out), progress=False)
+    assert "processes" not in json.loads((out / "runs/sid/metrics.json").read_text())
+    assert together == [comparable(out / place) for place in ("runs/sid", "report/popularity")]

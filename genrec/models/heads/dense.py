@@ -16,7 +16,8 @@ from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
 from genrec.models.tables import ItemTables
 
-PAIR_BUDGET = 2**22  # products of states and items held at once
+PAIR_STATES = 64
+PAIR_BUDGET = {"cpu": 2**18, "default": 2**26}  # products held at once; on a CPU in its cache
 
 _BLOCK = 1 << 15
 
@@ -158,18 +159,27 @@ class DenseHead(Head):
             return F.normalize(hidden.float(), dim=-1) @ candidates.float().T / self.temperature
 
     def pair_scores(self, hidden: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Logits `[M, n]` of states `[M, D]` for items of their own, int64 `[M, n]`.
+        """Logits `[M, n]` of states `[M, D]` for items int64 `[n]`, or `[M, n]` of their own.
 
-        A pair's score does not depend on what else is asked, to the last digit; so items of equal
-        vectors tie, whichever list they come from.
+        A pair's score does not depend on what else is asked, to the last digit, as that of a matrix
+        product may; so items of equal vectors tie, whichever list they come from.
+
+        Cost: `M n D` products, made and added up a block at a time.
         """
-        catalog = self.catalog().float()
-        query = hidden.float()
+        catalog, query = self.catalog().float(), hidden.float()
         if self.similarity == "cosine":
             query = F.normalize(query, dim=-1)
-        columns = max(1, PAIR_BUDGET // max(1, query.numel()))
-        parts = [(query[:, None] * catalog[some]).sum(-1) for some in items.split(columns, dim=1)]
-        return torch.cat(parts, 1) / self.temperature
+        scores = query.new_empty(len(query), items.shape[-1])
+        budget = PAIR_BUDGET.get(query.device.type, PAIR_BUDGET["default"])
+        columns = max(1, budget // (PAIR_STATES * self.d_model))
+        for low in range(0, len(query), PAIR_STATES):
+            rows = slice(low, low + PAIR_STATES)
+            of_rows = items if items.dim() == 1 else items[rows]
+            for start in range(0, items.shape[-1], columns):
+                some = of_rows[..., start : start + columns]
+                products = query[rows, None] * catalog[some]
+                scores[rows, start : start + columns] = products.sum(-1)
+        return scores / self.temperature
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss of the target items, see the class."""
