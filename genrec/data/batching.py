@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from genrec.data.augmentation import Augmentation
 from genrec.data.histories import Histories
 from genrec.data.splits import EvalSet, Split
 from genrec.errors import ConfigError, DataError
@@ -124,7 +125,12 @@ def training_windows(
 
 
 def training_batch(
-    histories: Histories, start: np.ndarray, end: np.ndarray, *, max_length: int
+    histories: Histories,
+    start: np.ndarray,
+    end: np.ndarray,
+    *,
+    max_length: int,
+    order: np.ndarray | None = None,
 ) -> Batch:
     """Windows as inputs and labels.
 
@@ -133,6 +139,8 @@ def training_batch(
         start: int64 [B], first event of each window.
         end: int64 [B], one past the last event of each window (at least two events each).
         max_length: longest input.
+        order: int64 [B, longest window], which event of a window stands at each place; items and
+            actions change places, times stay. For windows of at most `max_length + 1` events.
 
     Returns:
         What `batch` returns for the inputs, and `labels` int64 [B, S]: the item after each
@@ -151,7 +159,15 @@ def training_batch(
     )
     begin = np.maximum(start, last - max_length)
     mask = result["mask"].numpy()
-    index = np.minimum(begin[:, None] + 1 + np.arange(mask.shape[1]), last[:, None])
+    column = np.arange(mask.shape[1])
+    index = np.minimum(begin[:, None] + 1 + column, last[:, None])
+    if order is not None:
+        moved = begin[:, None] + np.minimum(order, (last - begin)[:, None])
+        index = moved[:, 1:]
+        result["items"] = _gather(histories.items, moved[:, :-1], mask)
+        if histories.actions is not None:
+            result["action"] = _gather(histories.actions, moved[:, :-1], mask)
+            result["query_action"] = _gather(histories.actions, index, mask)
     result["labels"] = _gather(histories.items, index, mask, IGNORED)
     return result
 
@@ -163,6 +179,7 @@ def evaluation_batches(
     max_length: int,
     batch_size: int = 256,
     by_length: bool = True,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """Questions as batches, each with the rows of `eval_set` that it holds.
 
@@ -172,6 +189,7 @@ def evaluation_batches(
         max_length: keep the last events of an input.
         batch_size: questions in a batch.
         by_length: put inputs of similar length together, which saves padding.
+        part: (p, n) gives every n-th batch, from batch p on; the n parts together give all.
 
     Yields:
         (rows int64 [B], what `batch` returns with `targets`); every row comes exactly once.
@@ -179,20 +197,21 @@ def evaluation_batches(
     order = np.arange(len(eval_set))
     if by_length:
         order = np.argsort(np.minimum(eval_set.end - eval_set.start, max_length), kind="stable")
-    for low in range(0, len(order), batch_size):
+    first, parts = part
+    for low in range(first * batch_size, len(order), parts * batch_size):
         rows = order[low : low + batch_size]
-        part = eval_set.take(rows)
+        chosen = eval_set.take(rows)
         yield (
             rows,
             batch(
                 histories,
-                part.start,
-                part.end,
+                chosen.start,
+                chosen.end,
                 max_length=max_length,
-                targets=part.targets,
-                query_time=part.times,
-                query_action=part.actions,
-                users=part.users,
+                targets=chosen.targets,
+                query_time=chosen.times,
+                query_action=chosen.actions,
+                users=chosen.users,
             ),
         )
 
@@ -209,16 +228,26 @@ class TrainingSequences(torch.utils.data.Dataset):
         split: which of them train.
         max_length: longest input.
         last_only: only the newest window of each user.
+        augmentation: crops and reorders windows, by default not at all.
+
+    Number i is window `i % len` as it is in epoch `i // len`.
 
     Raises:
         DataError: if no user has two training events.
     """
 
     def __init__(
-        self, histories: Histories, split: Split, *, max_length: int, last_only: bool = False
+        self,
+        histories: Histories,
+        split: Split,
+        *,
+        max_length: int,
+        last_only: bool = False,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.histories = histories
         self.max_length = max_length
+        self.augmentation = augmentation
         self.start, self.end = training_windows(
             split.train_start, split.train_end, max_length=max_length, last_only=last_only
         )
@@ -243,10 +272,14 @@ class TrainingSequences(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Windows as one batch: see `training_batch`."""
-        rows = np.asarray(indices, dtype=np.int64)
-        return training_batch(
-            self.histories, self.start[rows], self.end[rows], max_length=self.max_length
-        )
+        numbers = np.asarray(indices, dtype=np.int64)
+        epochs, rows = np.divmod(numbers, len(self))
+        start, end, order = self.start[rows], self.end[rows], None
+        if self.augmentation:
+            epoch = int(epochs[0])  # all of a batch are of one
+            start, end = self.augmentation.cropped(start, end, epoch=epoch, windows=rows)
+            order = self.augmentation.order(end - start, epoch=epoch, windows=rows)
+        return training_batch(self.histories, start, end, max_length=self.max_length, order=order)
 
 
 def _gather(

@@ -115,7 +115,7 @@ def rank_candidates(
         row = int(scores.isnan().any(dim=1).nonzero()[0])
         raise GenrecError(f"the scores hold NaN for row {row} of the batch")
     keys = rank_keys(scores, ties[items.clamp_min(0)]).masked_fill_(~real, DEAD)
-    best = torch.topk(keys, min(k, keys.shape[1]), dim=1).values
+    best = top_keys(keys, min(k, keys.shape[1]))[0]
     return _result(best, torch.argsort(ties), k)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -18,6 +20,7 @@ from genrec.evaluation.metrics import IntArray, ndcg_at, recall_at
 from genrec.evaluation.protocol import candidate_filter, history_matrix, outside_pool
 from genrec.evaluation.rankers import ModelRanker
 from genrec.evaluation.ranks import Ranks, is_excluded, ranks_from_search
+from genrec.processes import processes, summed
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def beam_study(
     sample: int | None = None,
     seed: int = 0,
     candidates: IntArray | None = None,
+    shared: bool = False,
     progress: bool = False,
 ) -> BeamStudy:
     """Search the same users at every width and exactly.
@@ -111,6 +115,7 @@ def beam_study(
         sample: use so many users, drawn with `seed`; None uses all.
         seed: seed of the sample.
         candidates: item indices `int64 [n]`: rank only this pool; by default the catalogue.
+        shared: share the batches out to the processes of `accelerate launch`, as `evaluate` does.
         progress: show a progress bar.
 
     Raises:
@@ -126,14 +131,20 @@ def beam_study(
     exact = ranker.replace(exact=True)
     searchers = [ranker.replace(beam_width=width, exact=False) for width in ordered]
     pool = candidate_filter(exact, candidates)
-    totals = [_Totals() for _ in range(len(ordered) + 1)]
+    team = processes()
+    part_of_all = (team.process_index, team.num_processes) if shared else (0, 1)
+    sums = np.zeros((math.ceil(len(eval_set) / batch_size), len(ordered) + 1, len(_SUMS)))
     batches = evaluation_batches(
-        dataset.histories, eval_set, max_length=max_length, batch_size=batch_size
+        dataset.histories,
+        eval_set,
+        max_length=max_length,
+        batch_size=batch_size,
+        part=part_of_all,
     )
     with tqdm(
         total=len(eval_set), desc="beam widths", unit="user", disable=None if progress else True
     ) as bar:
-        for rows, inputs in batches:
+        for number, (rows, inputs) in enumerate(batches):
             targets = inputs["targets"]
             part = eval_set.take(rows)
             exclude = None
@@ -143,8 +154,8 @@ def beam_study(
                 )
             encoded = exact.prepare(inputs)
             reference: SearchResult | None = None
-            pairs = zip([exact, *searchers], [totals[-1], *totals[:-1]], strict=True)
-            for searcher, total in pairs:
+            own = sums[part_of_all[0] + number * part_of_all[1]]
+            for place, searcher in enumerate([exact, *searchers]):
                 clock = time.perf_counter()
                 result = searcher.search(encoded, k=k, exclude=exclude, filter=pool)
                 _wait(result)
@@ -152,9 +163,11 @@ def beam_study(
                 reference = result if reference is None else reference
                 excluded = is_excluded(targets, exclude) | outside_pool(pool, targets)
                 ranks = ranks_from_search(result, searcher.leaf_of(targets), excluded=excluded)
-                total.add(result, reference, ranks, seconds, k)
+                own[place - 1] = _sums(result, reference, ranks, seconds, k)  # exact comes last
             bar.update(len(rows))
-    study = [total.row(width) for width, total in zip([*ordered, None], totals, strict=True)]
+    if shared:
+        sums = summed(sums)
+    study = [_row(width, total) for width, total in zip([*ordered, None], sums.sum(0), strict=True)]
     return BeamStudy(study, len(eval_set), k, masked)
 
 
@@ -176,42 +189,54 @@ def exact_items_found(result: SearchResult, exact: SearchResult) -> tuple[Tensor
     return torch.minimum(found, listed), listed
 
 
-class _Totals:
-    """Sums over batches, as float so that one division makes a row."""
+# What is added up over the users of a batch, and then over the batches in their order.
+_SUMS = (
+    "users",
+    "found",
+    "listed",
+    "false_certificates",
+    "certified",
+    "leaked",
+    "evaluations",
+    "recall",
+    "ndcg",
+    "seconds",
+)
 
-    def __init__(self) -> None:
-        self.users = self.found = self.listed = self.false_certificates = 0
-        self.certified = self.recall = self.ndcg = self.leaked = self.evaluations = 0.0
-        self.seconds = 0.0
 
-    def add(
-        self, result: SearchResult, exact: SearchResult, ranks: Ranks, seconds: float, k: int
-    ) -> None:
-        found, listed = exact_items_found(result, exact)
-        certified = result.certified.bool()
-        self.users += len(ranks)
-        self.found += int(found.sum())
-        self.listed += int(listed.sum())
-        self.false_certificates += int((certified & (found < listed)).sum())
-        self.certified += float(certified.sum())
-        self.leaked += float(result.leaked.double().sum())
-        self.evaluations += float(result.evaluations.sum())
-        self.recall += float(recall_at(ranks.before, ranks.ties, k).sum())
-        self.ndcg += float(ndcg_at(ranks.before, ranks.ties, k).sum())
-        self.seconds += seconds
+def _sums(
+    result: SearchResult, exact: SearchResult, ranks: Ranks, seconds: float, k: int
+) -> tuple[float, ...]:
+    found, listed = exact_items_found(result, exact)
+    certified = result.certified.bool()
+    return (
+        len(ranks),
+        int(found.sum()),
+        int(listed.sum()),
+        int((certified & (found < listed)).sum()),
+        int(certified.sum()),
+        float(result.leaked.double().sum()),
+        float(result.evaluations.sum()),
+        float(recall_at(ranks.before, ranks.ties, k).sum()),
+        float(ndcg_at(ranks.before, ranks.ties, k).sum()),
+        seconds,
+    )
 
-    def row(self, width: int | None) -> BeamRow:
-        return BeamRow(
-            beam_width=width,
-            list_recall=self.found / max(self.listed, 1),
-            certificate_rate=self.certified / self.users,
-            false_certificates=self.false_certificates,
-            recall=self.recall / self.users,
-            ndcg=self.ndcg / self.users,
-            leaked_mass=self.leaked / self.users,
-            evaluations=self.evaluations / self.users,
-            seconds=self.seconds,
-        )
+
+def _row(width: int | None, sums: np.ndarray) -> BeamRow:
+    total = dict(zip(_SUMS, sums.tolist(), strict=True))
+    users = total["users"]
+    return BeamRow(
+        beam_width=width,
+        list_recall=total["found"] / max(total["listed"], 1),
+        certificate_rate=total["certified"] / users,
+        false_certificates=int(total["false_certificates"]),
+        recall=total["recall"] / users,
+        ndcg=total["ndcg"] / users,
+        leaked_mass=total["leaked"] / users,
+        evaluations=total["evaluations"] / users,
+        seconds=total["seconds"],
+    )
 
 
 def _wait(result: SearchResult) -> None:

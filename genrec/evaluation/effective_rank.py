@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genrec.processes import largest, summed
+
 
 class EffectiveRank:
     """The effective rank of states that come in batches.
@@ -25,6 +27,13 @@ class EffectiveRank:
         values = torch.cat([values, values.new_ones(len(values), 1)], dim=1)
         products = (values.T @ values).cpu()
         self.moments = products if self.moments is None else self.moments + products
+
+    def share(self) -> None:
+        """Count the states of all processes; all must call it."""
+        width = largest(0 if self.moments is None else len(self.moments))
+        if width:
+            own = torch.zeros(width, width).double() if self.moments is None else self.moments
+            self.moments = torch.from_numpy(summed(own.numpy()))
 
     def value(self) -> float | None:
         """The effective rank of the states so far, None without any."""

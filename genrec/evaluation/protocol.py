@@ -27,6 +27,7 @@ from genrec.evaluation.metrics import IntArray
 from genrec.evaluation.rankers import PopularityRanker, Ranker
 from genrec.evaluation.ranks import Ranks, is_excluded, ranks_from_search
 from genrec.evaluation.results import Evaluation, SearchRecord
+from genrec.processes import processes, summed
 
 MASKS = ("unmasked", "masked")
 
@@ -46,6 +47,7 @@ def evaluate(
     request_time: bool = True,
     request_action: bool = False,
     candidates: IntArray | None = None,
+    shared: bool = False,
     progress: bool = False,
 ) -> Evaluation:
     """Rank the whole catalogue for every user of `eval_set` and see where the target stands.
@@ -70,6 +72,8 @@ def evaluate(
             asks "which item will they click"; otherwise they are told nothing. Report both.
         candidates: item indices `int64 [n]`: rank only this pool, for all users. By default the
             whole catalogue. Numbers of one pool are not comparable with those of another.
+        shared: share the batches out to the processes of `accelerate launch`. All of them must
+            call this, and all get the whole result, which is that of one process to the bit.
         progress: show a progress bar, on a terminal.
 
     Raises:
@@ -102,11 +106,13 @@ def evaluate(
         times=eval_set.times if request_time else None,
         actions=eval_set.actions if request_action else None,
     )
+    team = processes()
     batches = evaluation_batches(
         dataset.histories,
         told,
         max_length=max_length,
         batch_size=batch_size,
+        part=(team.process_index, team.num_processes) if shared else (0, 1),
     )
     bar = tqdm(
         total=len(eval_set),
@@ -129,18 +135,22 @@ def evaluate(
             encoded = ranker.prepare(inputs)
             if "hidden" in encoded and encoded["hidden"].ndim == 2:
                 spread.add(encoded["hidden"])
-            shared = (time.perf_counter() - clock) / len(masks)
+            common = (time.perf_counter() - clock) / len(masks)
             for mask in masks:
                 clock = time.perf_counter()
                 exclude = history if mask == "masked" else None
                 result = ranker.search(encoded, k=ks[-1], exclude=exclude, filter=pool)
                 excluded = is_excluded(targets, exclude) | lost
                 records[mask].append(_read(ranker, result, targets, excluded))
-                seconds[mask] += time.perf_counter() - clock + shared
+                seconds[mask] += time.perf_counter() - clock + common
             bar.update(len(rows))
             clock = time.perf_counter()
 
-    inverse = np.argsort(np.concatenate(order))
+    counted = np.array([repeated, outside])
+    if shared:
+        spread.share()
+        counted = summed(counted)
+    repeated, outside = counted.tolist()
     effective = spread.value()
     evaluation = Evaluation(
         ranker=ranker.name,
@@ -148,7 +158,10 @@ def evaluate(
         users=eval_set.users.astype(np.int64),
         targets=eval_set.targets.astype(np.int64),
         history_lengths=(eval_set.end - eval_set.start).astype(np.int64),
-        searches={mask: _join(records[mask], inverse, seconds[mask]) for mask in masks},
+        searches={
+            mask: _join(records[mask], order, len(eval_set), seconds[mask], shared=shared)
+            for mask in masks
+        },
         ks=ks,
         has_tuples=ranker.has_tuples,
         facts=dict(ranker.settings()),
@@ -164,6 +177,7 @@ def evaluate(
         request_time=request_time and eval_set.times is not None,
         request_action=request_action and eval_set.actions is not None,
         items=len(dataset.catalog),
+        **({"processes": team.num_processes} if shared and team.num_processes > 1 else {}),
         **({} if effective is None else {"effective_rank": round(effective, 3)}),
         **({} if pool is None else _about_pool(pool, outside / len(eval_set))),
         # The process's peak is that of whatever ran before; popularity itself needs next to none.
@@ -221,14 +235,27 @@ def _read(ranker: Ranker, result: SearchResult, targets: Tensor, excluded: Tenso
     )
 
 
-def _join(batches: list[_Batch], inverse: IntArray, seconds: float) -> SearchRecord:
-    ranks, *arrays = zip(*batches, strict=True)
-    certified, leaked, evaluations, excluded = (np.concatenate(a)[inverse] for a in arrays)
+def _join(
+    batches: list[_Batch], order: list[IntArray], users: int, seconds: float, *, shared: bool
+) -> SearchRecord:
+    """What was read of batches, in the order of the users; `order` holds the rows of each batch."""
+    columns: list[np.ndarray] = [np.zeros(users, dtype) for dtype in _TYPES]
+    for rows, (ranks, *others) in zip(order, batches, strict=True):
+        found = (ranks.before, ranks.ties, ranks.tuple_rank, *others)
+        for column, values in zip(columns, found, strict=True):
+            column[rows] = values
+    if shared:  # each user is one process's, and zero elsewhere
+        columns = [summed(column) for column in columns]
+    before, ties, tuple_rank, certified, leaked, evaluations, excluded = columns
     return SearchRecord(
-        ranks=Ranks.concatenate(ranks).take(inverse),
+        ranks=Ranks(before, ties, tuple_rank),
         certified=certified,
         leaked=leaked,
         evaluations=evaluations,
         target_excluded=excluded,
         seconds=seconds,
     )
+
+
+# Of what `_read` returns: rank intervals, certified, leaked, evaluations, excluded.
+_TYPES = (np.int64, np.int64, np.int64, np.bool_, np.float32, np.int64, np.bool_)

@@ -36,6 +36,7 @@ from genrec.pipeline.notes import note, note_missing_titles
 from genrec.pipeline.runs import Run
 from genrec.pipeline.settings import choose_device, names
 from genrec.pipeline.train import fitted_without_training
+from genrec.processes import processes
 from genrec.tokenizers import summarize
 
 # What a row of `slices` is cut by, in `metrics.json` and in the report.
@@ -143,6 +144,9 @@ def evaluate(
             "seed": seed,
         }
     )
+    # Launched as several processes, all of them search; the first one alone writes and speaks.
+    team = processes()
+    progress = progress and team.is_main_process
     place_of_models = choose_device(device)
     folder = check_folder_place(out)
     if (folder / MANIFEST).is_file():
@@ -200,6 +204,7 @@ def evaluate(
             seed=seed,
             candidates=pool,
             request_action=request_action,
+            shared=True,
             progress=progress,
         )
         if beams and isinstance(ranker, ModelRanker) and opened[name].searches_by_beams:
@@ -213,6 +218,7 @@ def evaluate(
                 sample=beam_users or None,
                 seed=seed,
                 candidates=pool,
+                shared=True,
                 progress=progress,
             )
         run = opened.get(name)
@@ -231,8 +237,12 @@ def evaluate(
         }
         if name in studies:
             record["beams"] = studies[name].as_dict()
-        write_metrics(place, [evaluations[name]], **record)
+        if team.is_main_process:
+            write_metrics(place, [evaluations[name]], **record)
+    team.wait_for_everyone()
     found = list(evaluations.values())
+    if not team.is_main_process:
+        return evaluations
     ranked = best_first(found, masks[0], headline_metric(found[0]))
     shown = collect_examples(
         [rankers[evaluation.ranker] for evaluation in ranked],

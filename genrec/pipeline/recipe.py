@@ -37,6 +37,7 @@ from genrec.pipeline.vocabulary import (
     embed,
     quantize,
 )
+from genrec.processes import processes
 from genrec.training import TrainingConfig
 
 # What `run` gives to the stages itself.
@@ -229,6 +230,7 @@ def run(
     for name, options in planned.items():
         with _naming(f"{recipe}: runs: {name}"):
             TrainingConfig(**options["training"]).check_machine()
+    progress = progress and processes().is_main_process
     stages = Stages(folder, Console(stderr=True, quiet=not progress))
     split = SplitConfig(**plan.split)
     dataset = str(folder / "dataset")
@@ -293,6 +295,7 @@ def run(
             ),
             after=after,
             resumes=True,
+            shared=True,
         )
     if trained:
         evaluated = stages.do(
@@ -306,6 +309,7 @@ def run(
                 **plan.evaluate,
             ),
             after=["dataset", *trained],
+            shared=True,
         )
         if progress and not evaluated:
             Console(soft_wrap=True).print(f"report: {folder / 'report' / 'report.html'}")

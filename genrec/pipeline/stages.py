@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
@@ -16,6 +17,7 @@ import genrec
 from genrec.artefacts import read_json, write_json
 from genrec.embedding.encoders import EncoderSource
 from genrec.embedding.text import TextEmbedder
+from genrec.processes import processes, summed
 
 
 class Stages:
@@ -34,6 +36,7 @@ class Stages:
         *,
         after: list[str] | None = None,
         resumes: bool = False,
+        shared: bool = False,
     ) -> bool:
         """Do `work` unless it is up to date: same key, and made from these very results.
 
@@ -43,6 +46,8 @@ class Stages:
             work: does it.
             after: stages whose results are its inputs.
             resumes: `work` takes `resume`, whether the same work was begun before and not ended.
+            shared: all processes of `accelerate launch` do the work together; otherwise the first
+                one does it while the others wait. The first one decides whether there is any.
 
         Returns:
             Whether there was work to do.
@@ -58,19 +63,28 @@ class Stages:
         made_from = note.get("after", {})
         fresh = all(made_from.get(stage) == moment for stage, moment in made.items())
         self.made[name] = note.get("made")
-        if same and done and fresh and (self.folder / name).is_dir():
+        up_to_date = same and done and fresh and (self.folder / name).is_dir()
+        team = processes()
+        # Of the first process, which also writes the notes that the others may read too early.
+        decided = np.array([up_to_date, same and not done]) & team.is_main_process
+        up_to_date, begun = summed(decided).tolist()
+        if up_to_date:
             self.console.print(f"[dim]{escape(name)}: up to date[/dim]")
             return False
         self.console.print(f"[bold]{escape(name)}[/bold]")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"key": key, "done": False})
+        if team.is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"key": key, "done": False})
         started = time.perf_counter()
-        work(**({"resume": same and not done} if resumes else {}))
+        if shared or team.is_main_process:
+            work(**({"resume": begun} if resumes else {}))
+        team.wait_for_everyone()
         seconds = time.perf_counter() - started
         # The moment tells the same work done twice apart, also after a kill in between.
         self.made[name] = time.time_ns()
         record = {"key": key, "done": True, "made": self.made[name], "after": made}
-        write_json(path, {**record, "seconds": round(seconds, 1)})
+        if team.is_main_process:
+            write_json(path, {**record, "seconds": round(seconds, 1)})
         self.console.print(f"[dim]{escape(name)}: {seconds:.1f} s[/dim]")
         return True
 

@@ -50,9 +50,10 @@ from genrec.pipeline.settings import (
     check_training_events,
     naming,
 )
+from genrec.processes import processes
 from genrec.tokenizers import SidVocabulary, make_tie_order
 from genrec.training import TrainingConfig, train_model
-from genrec.training.trainer import MODEL_KIND, processes, seconds_spent
+from genrec.training.trainer import MODEL_KIND, seconds_spent
 
 ENCODER_DEFAULT: dict[str, Any] = {"type": "sid"}
 BACKBONE_DEFAULT: dict[str, Any] = {"type": "transformer"}
@@ -157,7 +158,11 @@ def train(
     check_fields(check_parts(config), data, dataset)
     with naming(dataset):
         sequences = TrainingSequences(
-            data.histories, parts, max_length=max_history, last_only=training.last_only
+            data.histories,
+            parts,
+            max_length=max_history,
+            last_only=training.last_only,
+            augmentation=training.augmentation,
         )
 
     def build() -> Recommender:
@@ -230,6 +235,7 @@ def train(
             max_length=max_history,
             masks=(mask,),
             bootstrap=0,
+            shared=True,
             candidates=parts.candidates,
         )
         return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}
@@ -347,8 +353,10 @@ def _is_finished(folder: Path, resolved: dict[str, Any]) -> bool:
 
 
 def _noted(record: dict[str, Any], key: str) -> Any:
-    """What a run noted; an older one left out the defaults of its parts."""
+    """What a run noted; an older one left out defaults of its parts and newer settings."""
     value = record.get(key)
+    if key == "training" and isinstance(value, dict):
+        return read_back(asdict(TRAINING_DEFAULT)) | value
     if key != "model" or not isinstance(value, dict):
         return value
     kinds: dict[str, Any] = {"item_encoder": ITEM_ENCODERS, "backbone": BACKBONES, "head": HEADS}

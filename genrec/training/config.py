@@ -10,6 +10,7 @@ from transformers.integrations import (
     get_available_reporting_integrations,
 )
 
+from genrec.data import Augmentation
 from genrec.errors import ConfigError, expected_one_of
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -22,7 +23,7 @@ class TrainingConfig:
 
     Attributes:
         epochs: passes over the training sequences.
-        batch_size: sequences per step and device.
+        batch_size: sequences per step, over all processes together.
         learning_rate: peak of the schedule (AdamW).
         weight_decay: AdamW's.
         adam_beta2: AdamW's second moment.
@@ -44,6 +45,12 @@ class TrainingConfig:
             (`none`, `tensorboard`, ...).
         last_only: train on each user's newest window only (of `max_history` items, labelled at
             every position) and leave their older events out.
+        by_length: put sequences of similar length into a batch, which saves padding: so many
+            batches at a time are sorted by length; 0 leaves lengths alone.
+        crop: chance that a sequence is cut to a random contiguous part, anew in every epoch.
+        crop_share: a crop keeps at least this share of the events.
+        shuffle: chance that a random contiguous part of a sequence is reordered.
+        shuffle_share: at most this share of the events is reordered.
     """
 
     epochs: int = 30
@@ -66,13 +73,26 @@ class TrainingConfig:
     workers: int = 0
     report_to: str = "none"
     last_only: bool = False
+    by_length: int = 0
+    crop: float = 0.0
+    crop_share: float = 0.5
+    shuffle: float = 0.0
+    shuffle_share: float = 0.5
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the first value that makes no sense."""
         for name in ("epochs", "batch_size", "gradient_accumulation", "eval_epochs", "beam_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training: {name}={getattr(self, name)}; expected at least 1")
-        for name in ("weight_decay", "max_grad_norm", "eval_users", "patience", "workers"):
+        at_least_0 = (
+            "weight_decay",
+            "max_grad_norm",
+            "eval_users",
+            "patience",
+            "workers",
+            "by_length",
+        )
+        for name in at_least_0:
             if getattr(self, name) < 0:
                 raise ConfigError(f"training: {name}={getattr(self, name)}; expected 0 or more")
         if not 0 <= self.seed < 2**32:
@@ -87,6 +107,10 @@ class TrainingConfig:
             raise ConfigError(f"training: warmup={self.warmup}; expected a share from 0 to 1")
         if not 0 <= self.average < 1:
             raise ConfigError(f"training: average={self.average}; expected from 0 to below 1")
+        try:
+            _ = self.augmentation
+        except ConfigError as error:
+            raise ConfigError(f"training: {error}") from error
         if self.schedule not in SCHEDULES:
             raise ConfigError(
                 f"training: schedule={self.schedule!r}; expected one of {', '.join(SCHEDULES)}"
@@ -102,6 +126,17 @@ class TrainingConfig:
                     f"training: report_to={self.report_to!r}: {name!r} is unknown; "
                     f"{expected_one_of(name, known)}"
                 )
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How training sequences change from epoch to epoch."""
+        return Augmentation(
+            crop=self.crop,
+            crop_share=self.crop_share,
+            shuffle=self.shuffle,
+            shuffle_share=self.shuffle_share,
+            seed=self.seed,
+        )
 
     def check_machine(self) -> None:
         """Raise ConfigError naming the first value that this machine has no device or package for.

@@ -15,16 +15,17 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import PartialState
 from safetensors import SafetensorError
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import set_seed
 
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
-from genrec.data import TrainingSequences
+from genrec.data import TrainingBatches, TrainingSequences
 from genrec.errors import ArtefactError, ConfigError, GenrecError
 from genrec.models import Recommender
+from genrec.processes import processes
 from genrec.training.average import AVERAGE_FILE, WeightAverage
 from genrec.training.config import TrainingConfig
 
@@ -37,6 +38,16 @@ _ZIP_WRITER = re.compile("PytorchStreamWriter|inline_container")
 Validate = Callable[[Recommender], Mapping[str, float]]
 
 
+class TrainingLoader(DataLoader[Any]):
+    """Loads `TrainingBatches`, this process's part of each; the trainer names the epochs."""
+
+    batch_sampler: TrainingBatches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self.batch_sampler.set_epoch(epoch)
+
+
 class RecommenderTrainer(Trainer):
     """`transformers.Trainer` whose evaluation is a ranking of the catalogue.
 
@@ -44,6 +55,8 @@ class RecommenderTrainer(Trainer):
     repeats the same steps, so it finds or rewrites the same folder.
 
     Args:
+        sequences: training sequences whose `__getitems__` returns a whole batch.
+        batches: which of them make up which batch.
         validate: model -> metrics with `ndcg@10`, from real decoding on the validation users.
         average: running average of the weights, used for validation and for the best model.
         patience: stop after so many validations without a better one; 0 never stops.
@@ -54,15 +67,48 @@ class RecommenderTrainer(Trainer):
     def __init__(
         self,
         *,
+        sequences: TrainingSequences,
+        batches: TrainingBatches,
         validate: Validate,
         average: WeightAverage | None = None,
         patience: int = 0,
         spent: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Asked for by Trainer as both; `evaluate` ranks the validation users.
+        super().__init__(train_dataset=sequences, eval_dataset=sequences, **kwargs)
         self.begun = time.perf_counter() - spent
         self.validate, self.average, self.patience = validate, average, patience
+        self.sequences, self.batches = sequences, batches
+
+    def get_train_dataloader(self) -> TrainingLoader:
+        """The training batches, already shared out to processes."""
+        return TrainingLoader(
+            self.sequences,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The mean over the labels of all processes, not the mean of their means.
+
+        The gradients are averaged over the processes afterwards, so each one's mean counts in
+        proportion to its labels.
+        """
+        output = model(**inputs)
+        loss = output.loss
+        if self.accelerator.num_processes > 1:
+            labels = (inputs["labels"] >= 0).sum().to(loss.dtype)
+            loss = loss * labels / self.accelerator.reduce(labels, reduction="mean")
+        return (loss, output) if return_outputs else loss
 
     def evaluate(
         self,
@@ -211,6 +257,15 @@ def train_model(
         if checkpoint is None and checkpoints.is_dir():
             shutil.rmtree(checkpoints)
     log = _log_of(checkpoint) if checkpoint else []
+    team = processes()
+    batches = TrainingBatches(
+        sequences.lengths,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        by_length=config.by_length,
+        rank=team.process_index,
+        processes=team.num_processes,
+    )
     quiet_transformers()
     set_seed(config.seed)
     model = build()
@@ -219,9 +274,9 @@ def train_model(
         average.load(checkpoint)
     trainer = RecommenderTrainer(
         model=model,
-        args=_arguments(config, checkpoints, size, progress=progress),
-        train_dataset=sequences,
-        eval_dataset=sequences,  # asked for by Trainer; `evaluate` ranks the validation users
+        args=_arguments(config, checkpoints, len(batches), progress=progress),
+        sequences=sequences,
+        batches=batches,
         data_collator=_as_it_is,
         validate=validate,
         average=average,
@@ -262,12 +317,6 @@ def _writing(checkpoints: Path) -> Iterator[None]:
         ) from error
 
 
-def processes() -> PartialState:
-    """The processes that `accelerate launch` or torchrun started; one if nobody did."""
-    # On the CPU accelerate has to be told so, or it takes each process for the only one.
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
 def quiet_transformers() -> None:
     """Switch off the bars that saving and loading draw, and notes that no user can act on."""
     transformers.utils.logging.disable_progress_bar()
@@ -275,17 +324,15 @@ def quiet_transformers() -> None:
 
 
 def _arguments(
-    config: TrainingConfig, checkpoints: Path, size: int, *, progress: bool
+    config: TrainingConfig, checkpoints: Path, batches: int, *, progress: bool
 ) -> TrainingArguments:
-    world = processes().num_processes
-    batches = math.ceil(size / (config.batch_size * world))
     steps = math.ceil(batches / config.gradient_accumulation)
     total = steps * config.epochs
     every = steps * config.eval_epochs
     return TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=math.ceil(config.batch_size / processes().num_processes),
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,

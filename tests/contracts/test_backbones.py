@@ -156,6 +156,8 @@ def test_bfloat16_runs_and_is_close(backbone: Backbone) -> None:
         rough = backbone(x, full(2, 6))
     assert torch.isfinite(rough).all()
     torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.1)
+    (rough.float() ** 2).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in backbone.parameters() if p.requires_grad)
 
 
 def test_too_long_a_sequence_is_refused(backbone: Backbone) -> None:

@@ -52,6 +52,26 @@ def reference_batch(
     return fields
 
 
+@pytest.mark.parametrize(("users", "parts"), [(23, 2), (23, 3), (4, 5)])
+def test_parts_of_the_evaluation_batches_are_all_of_them(users: int, parts: int) -> None:
+    histories = build([[(item, 1, 0) for item in range(3 + user % 5)] for user in range(users)])
+    questions = leave_one_out(histories).test
+    whole = list(evaluation_batches(histories, questions, max_length=4, batch_size=5))
+    split = [
+        list(
+            evaluation_batches(
+                histories, questions, max_length=4, batch_size=5, part=(number, parts)
+            )
+        )
+        for number in range(parts)
+    ]
+    for number, (rows, inputs) in enumerate(whole):
+        own_rows, own_inputs = split[number % parts][number // parts]
+        assert own_rows.tolist() == rows.tolist()
+        assert torch.equal(own_inputs["items"], inputs["items"])
+    assert sum(map(len, split)) == len(whole)
+
+
 @settings(max_examples=80, deadline=None)
 @given(USERS, st.integers(1, 6), st.data())
 def test_batch_equals_a_loop(users: list, max_length: int, data: st.DataObject) -> None:

@@ -324,3 +324,11 @@ def test_dense_search_encodes_the_catalog_once_until_a_value_changes(monkeypatch
     head.search(hidden, k=30)
     head.search(hidden, k=30)
     assert len(made) == 5
+    head.eval()
+    head.search(hidden, k=30)
+    assert len(made) == 6
+    head.train()
+    encoder.table.weight.data.mul_(-1)  # leaves no trace, as fused optimisers do
+    head.eval()
+    assert torch.equal(head.search(hidden, k=30).scores, head.search(hidden, k=30).scores)
+    assert len(made) == 7

@@ -1,29 +1,120 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
-from genrec.pipeline import Run
+import pytest
+
+from genrec.pipeline import Run, run, train
+from genrec.training import TrainingConfig
 
 
-def test_two_processes_train_one_run(shop, tmp_path):
-    out = tmp_path / "run"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    train = ["-m", "genrec.cli", "train", str(shop / "dataset"), str(out)]
-    train += ["--vocabulary", str(shop / "vocabulary"), "--d_model=16", "--max_history=12"]
-    train += ["--training.epochs=2", "--training.batch_size=16"]
-    done = subprocess.run(
-        [sys.executable, *launch, *train],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+def launched(*arguments: str) -> str:
+    """Run a verb in two processes, as launchers start them, and return what it printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    team = [
+        subprocess.Popen(
+            [sys.executable, "-m", "genrec.cli", *arguments],
+            env={**os.environ, **world, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate()[1] for process in team]
+    assert [process.returncode for process in team] == [0, 0], said
+    return "".join(said)
+
+
+def losses(folder: Path) -> list[float]:
+    return [
+        entry["loss"] for entry in json.loads((folder / "log.json").read_text()) if "loss" in entry
+    ]
+
+
+def test_two_processes_train_one_run_with_the_losses_of_one_process(shop, tmp_path):
+    out, alone = tmp_path / "run", tmp_path / "alone"
+    # Each process draws its own dropout, so that only without it the losses can be the same.
+    settings = {
+        "backbone": {"type": "transformer", "layers": 1, "dropout": 0.0},
+        "head": {"type": "autoregressive", "dropout": 0.0},
+        "d_model": 16,
+        "max_history": 12,
+    }
+    training = {"epochs": 3, "batch_size": 15, "crop": 0.5, "by_length": 2, "learning_rate": 0.01}
+    said = launched(
+        "train", str(shop / "dataset"), str(out), f"--vocabulary={shop / 'vocabulary'}",
+        *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
+        *(f"--training.{key}={value}" for key, value in training.items()),
+    )  # fmt: skip
     found = Run.open(out)
     assert found.config["processes"] == 2
     assert found.model.config.d_model == 16
-    assert done.stderr.count("kept epoch") == 1
+    assert said.count("kept epoch") == 1
     assert {path.name for path in out.iterdir()} == {
         "run.json", "model", "log.json", "learning_curve.png",
     }  # fmt: skip
+    train(
+        str(shop / "dataset"),
+        str(alone),
+        vocabulary=str(shop / "vocabulary"),
+        training=TrainingConfig(**training),
+        progress=False,
+        **settings,
+    )
+    assert len(losses(out)) == 3
+    assert losses(out) == pytest.approx(losses(alone), abs=1e-4)
+    assert losses(out)[-1] < losses(out)[0]
+
+
+RECIPE = """
+name: two
+prepare: {source: generated, num_items: 150, num_users: 130}
+vectors:
+  text: {type: lexical, template: "{title}. {category}", dim: 16}
+vocabularies:
+  rq:
+    vectors: text
+    quantizer: {type: rq-kmeans, codebook_sizes: [8, 8]}
+runs:
+  sid:
+    vocabulary: rq
+    d_model: 16
+    training: {epochs: 1, batch_size: 32}
+evaluate: {batch_size: 20, beams: [5], examples: 1}
+"""
+OWN_OF_A_RUN = ("seconds", "peak_memory_mb", "processes")
+
+
+def comparable(folder: Path) -> dict[str, Any]:
+    """`metrics.json` without times and memory."""
+    found = json.loads((folder / "metrics.json").read_text())
+    for row in found.get("beams", {}).get("rows", []):
+        del row["seconds"]
+    return {key: value for key, value in found.items() if not key.endswith(OWN_OF_A_RUN)}
+
+
+@pytest.mark.slow
+def test_two_processes_run_a_recipe_with_the_metrics_of_one_process(tmp_path):
+    recipe, out = tmp_path / "two.yaml", tmp_path / "out"
+    recipe.write_text(RECIPE)
+    said = launched("run", str(recipe), f"--out={out}")
+    assert said.count("kept epoch") == 1
+    assert (out / "report" / "report.html").is_file()
+    found = json.loads((out / "runs/sid/metrics.json").read_text())
+    assert found["processes"] == 2
+    together = [comparable(out / place) for place in ("runs/sid", "report/popularity")]
+    shutil.rmtree(out / "report")
+    run(str(recipe), out=str(out), progress=False)
+    assert "processes" not in json.loads((out / "runs/sid/metrics.json").read_text())
+    assert together == [comparable(out / place) for place in ("runs/sid", "report/popularity")]

@@ -17,7 +17,6 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.data = Dataset.load(folder)
         self.split = leave_one_out(self.data.histories)
-        self.sequences = TrainingSequences(self.data.histories, self.split, max_length=12)
         self.seen: list[dict[str, torch.Tensor]] = []
 
     def build(self) -> Recommender:
@@ -62,9 +61,12 @@ class Bench:
         self.seen, self.script, self.stop_at, self.dropout = [], script or [], stop_at, dropout
         settings = {"epochs": 4, "batch_size": 64, "learning_rate": 1e-2, **options}
         config = TrainingConfig(**settings)
+        sequences = TrainingSequences(
+            self.data.histories, self.split, max_length=12, augmentation=config.augmentation
+        )
         return train_model(
             self.build,
-            self.sequences,
+            sequences,
             self.validate,
             output,
             config,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.data import Histories, TrainingSequences, leave_one_out
+from genrec.data import Histories, TrainingBatches, TrainingSequences, leave_one_out
 from genrec.errors import ArtefactError, ConfigError, GenrecError
 from genrec.training import TrainingConfig, train_model
 
@@ -125,14 +125,18 @@ def test_nothing_to_train_on_is_said(bench, tmp_path):
         )
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"average": 0.9}, {"crop": 0.8, "shuffle": 0.8, "by_length": 3}],
+    ids=["plain", "average", "augmented"],
+)
 @pytest.mark.parametrize("stop_at", [2, 3])
-def test_an_interrupted_training_goes_on_to_the_same_result(bench, tmp_path, stop_at, average):
-    whole = bench.train(tmp_path / "whole", average=average)
+def test_an_interrupted_training_goes_on_to_the_same_result(bench, tmp_path, stop_at, options):
+    whole = bench.train(tmp_path / "whole", **options)
     seen = bench.seen
     with pytest.raises(KeyboardInterrupt):
-        bench.train(tmp_path / "cut", average=average, stop_at=stop_at)
-    resumed = bench.train(tmp_path / "cut", average=average)
+        bench.train(tmp_path / "cut", stop_at=stop_at, **options)
+    resumed = bench.train(tmp_path / "cut", **options)
     assert len(bench.seen) == 4 - (stop_at - 1)
     assert equal(bench.seen[-1], seen[-1])
     assert equal(weights(resumed), weights(whole))
@@ -145,6 +149,33 @@ def test_an_interrupted_training_goes_on_to_the_same_result(bench, tmp_path, sto
         e for e in plain[1] if "eval_ndcg@10" in e
     ]
     assert [e for e in plain[0] if "loss" in e] == [e for e in plain[1] if "loss" in e]
+
+
+@pytest.mark.parametrize("option", ["crop", "shuffle"])
+def test_augmented_sequences_train_another_model_each_epoch_anew(bench, tmp_path, option):
+    plain = bench.train(tmp_path / "plain", epochs=2, dropout=0.0)
+    changed = bench.train(tmp_path / "changed", epochs=2, dropout=0.0, **{option: 1.0})
+    assert not equal(weights(plain), weights(changed))
+
+
+def test_batches_by_length_hold_the_same_sequences_with_the_same_losses(bench):
+    bench.dropout = 0.0
+    model = bench.build().eval()
+    sequences = TrainingSequences(bench.data.histories, bench.split, max_length=12)
+    found, padded = [], []
+    for by_length in (0, 4):
+        batches = TrainingBatches(sequences.lengths, batch_size=16, by_length=by_length)
+        total = labels = places = 0
+        for numbers in batches:
+            batch = sequences.__getitems__(numbers)
+            count = int((batch["labels"] >= 0).sum())
+            with torch.no_grad():
+                total += float(model(**batch).loss) * count
+            labels, places = labels + count, places + batch["mask"].numel()
+        found.append(total / labels)
+        padded.append(places)
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert padded[1] < padded[0]
 
 
 def test_resume_false_starts_over(bench, tmp_path):

@@ -16,7 +16,8 @@ from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
 from genrec.models.tables import ItemTables
 
-PAIR_BUDGET = 2**22  # products of states and items held at once
+PAIR_STATES = 64
+PAIR_BUDGET = {"cpu": 2**18, "default": 2**26}  # products held at once; on a CPU in its cache
 
 _BLOCK = 1 << 15
 
@@ -104,7 +105,7 @@ class DenseHead(Head):
         elif items == "content":
             tables.require("vectors", part="head 'dense' with items='content'")
             self.own = SemanticProjection(tables=tables, d_model=d_model)
-        self._catalog: tuple[tuple[Any, ...], torch.Tensor] | None = None
+        self._catalog: tuple[Any, torch.Tensor | None, torch.Tensor] | None = None
 
     def candidates(self, items: torch.Tensor | None = None) -> torch.Tensor:
         """Vectors `[n, D]` of `items`, or `[N, D]` of the whole catalogue."""
@@ -113,33 +114,41 @@ class DenseHead(Head):
         return F.normalize(vectors, dim=-1) if self.similarity == "cosine" else vectors
 
     def catalog(self, items: torch.Tensor | None = None) -> torch.Tensor:
-        """Vectors `[N, D]` that searches compare with; encoded again once a value has changed.
+        """Vectors `[N, D]` that searches compare with, kept between searches of a model in use.
 
-        Kept between searches, `4 N D` bytes, as encoding the whole catalogue costs more than a
-        search. In training mode, where dropout makes every encoding another one, nothing is kept.
+        `4 N D` bytes, as encoding the whole catalogue costs more than a search. They are encoded
+        again once a value was changed in place or the model was in training mode, in which nothing
+        is kept: fused optimisers leave no trace of what they change.
 
         Args:
             items: int64 `[n]`, only these; the same tensor is known again.
         """
         parts = (self.encoder if self.own is None else self.own, self.tables)
         values = [*(v for part in parts for v in (*part.parameters(), *part.buffers()))]
+        values += [] if items is None else [items]
         if self.training or any(value.is_inference() for value in values):
             return self._in_blocks(items)
         device = self.tables.counts.device.type
         state = (
-            0 if items is None else id(items),
             torch.is_autocast_enabled(device),
             *((value.data_ptr(), value._version) for value in values),
         )
-        if self._catalog is None or self._catalog[0] != state:
+        kept = self._catalog
+        if kept is None or kept[0] != state or kept[1] is not items:
             with torch.inference_mode(False), torch.no_grad():
-                self._catalog = state, self._in_blocks(items)
-        return self._catalog[1]
+                kept = self._catalog = state, items, self._in_blocks(items)
+        return kept[2]
 
     def _in_blocks(self, items: torch.Tensor | None) -> torch.Tensor:
         if items is None:
             return self.candidates()
         return torch.cat([self.candidates(part) for part in items.split(_BLOCK)])
+
+    def train(self, mode: bool = True) -> DenseHead:
+        """As any module; training ends the life of the catalogue's vectors."""
+        if mode:
+            self._catalog = None
+        return super().train(mode)
 
     def scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits `[M, n]` of states `[M, D]` for candidates `[n, D]`."""
@@ -150,18 +159,27 @@ class DenseHead(Head):
             return F.normalize(hidden.float(), dim=-1) @ candidates.float().T / self.temperature
 
     def pair_scores(self, hidden: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Logits `[M, n]` of states `[M, D]` for items of their own, int64 `[M, n]`.
+        """Logits `[M, n]` of states `[M, D]` for items int64 `[n]`, or `[M, n]` of their own.
 
-        A pair's score does not depend on what else is asked, to the last digit; so items of equal
-        vectors tie, whichever list they come from.
+        A pair's score does not depend on what else is asked, to the last digit, as that of a matrix
+        product may; so items of equal vectors tie, whichever list they come from.
+
+        Cost: `M n D` products, made and added up a block at a time.
         """
-        catalog = self.catalog().float()
-        query = hidden.float()
+        catalog, query = self.catalog().float(), hidden.float()
         if self.similarity == "cosine":
             query = F.normalize(query, dim=-1)
-        columns = max(1, PAIR_BUDGET // max(1, query.numel()))
-        parts = [(query[:, None] * catalog[some]).sum(-1) for some in items.split(columns, dim=1)]
-        return torch.cat(parts, 1) / self.temperature
+        scores = query.new_empty(len(query), items.shape[-1])
+        budget = PAIR_BUDGET.get(query.device.type, PAIR_BUDGET["default"])
+        columns = max(1, budget // (PAIR_STATES * self.d_model))
+        for low in range(0, len(query), PAIR_STATES):
+            rows = slice(low, low + PAIR_STATES)
+            of_rows = items if items.dim() == 1 else items[rows]
+            for start in range(0, items.shape[-1], columns):
+                some = of_rows[..., start : start + columns]
+                products = query[rows, None] * catalog[some]
+                scores[rows, start : start + columns] = products.sum(-1)
+        return scores / self.temperature
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss of the target items, see the class."""

@@ -124,6 +124,7 @@ class LigerHead(Head):
         excluded = Exclusions.from_items(trie, exclude, len(states), filter)
         asked = shared.nonzero().flatten()
         items = asked.expand(len(states), -1).masked_fill(~allowed(asked, excluded), -1)
+        scores = self.items.pair_scores(states, asked)
         leaked = torch.zeros(len(states), device=states.device)
         spent = torch.zeros(len(states), dtype=torch.int64, device=states.device)
         if not exact:
@@ -136,12 +137,12 @@ class LigerHead(Head):
                 beam_width=beam_width,
                 renormalize=renormalize,
             )
-            found = proposed.items
             # An item is asked once, and an item the model does not know has no dense score.
-            twice = F.pad(shared, (0, trie.num_items - known), value=True)[found.clamp_min(0)]
-            items = torch.cat([found.masked_fill(twice, -1), items], 1)
+            out = F.pad(shared, (0, trie.num_items - known), value=True)
+            own = proposed.items.masked_fill(out[proposed.items.clamp_min(0)], -1)
+            scores = torch.cat([scores, self.items.pair_scores(states, own.clamp_min(0))], 1)
+            items = torch.cat([items, own], 1)
             leaked, spent = proposed.leaked, proposed.evaluations
-        scores = self.items.pair_scores(states, items.clamp_min(0))
         result = rank_candidates(items, scores, k=k, tie_order=self.tables.tie_order)
         count = (items >= 0).sum(1)
         proven = (
