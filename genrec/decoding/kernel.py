@@ -111,6 +111,27 @@ def _order(keys, loads, n, k):
 
 
 @njit
+def _select(keys, loads, n, k):
+    """Bring the ``k`` largest of ``keys[:n]``, ``k < n``, to the front in any order; the least."""
+    low, high = 0, n - 1
+    while high - low > 16:
+        j = _split(keys, loads, low, high)
+        if j + 1 >= k:
+            high = j
+        else:
+            low = j + 1
+    for i in range(low + 1, high + 1):
+        j = i
+        while j > low and keys[j - 1] < keys[j]:
+            _swap(keys, loads, j - 1, j)
+            j -= 1
+    least = keys[0]
+    for i in range(1, k):
+        least = min(least, keys[i])
+    return least
+
+
+@njit
 def _key(score, tie):
     """`genrec.decoding.ranking.rank_keys` of one candidate."""
     bits = _f32(score + _f32(0.0)).view(np.int32)
@@ -311,9 +332,8 @@ def expand_rows(
                     if counting:
                         continue
                     if n == room:
-                        _order(keys, loads, n, keep + 1)
-                        n = keep + 1
-                        cut, cut_score = keys[keep], _key_score(keys[keep])
+                        cut = _select(keys, loads, n, keep + 1)
+                        n, cut_score = keep + 1, _key_score(cut)
                         if key <= cut:
                             continue
                     keys[n], loads[n] = key, (_i64(w) << 32) | child
