@@ -20,8 +20,16 @@ from genrec.models import RecommenderConfig
 from genrec.pipeline.checks import check_keys, check_types, expand_variables, read_yaml
 from genrec.pipeline.evaluate import check_evaluation, evaluate
 from genrec.pipeline.features import assumed_features
+from genrec.pipeline.jobs import train_all
 from genrec.pipeline.settings import SplitConfig, names
 from genrec.pipeline.stages import Stages, embedded_from, prepared_from
+from genrec.pipeline.sweeps import (
+    planned_runs,
+    print_summary,
+    summary,
+    variants,
+    write_summary,
+)
 from genrec.pipeline.train import (
     BACKBONE_DEFAULT,
     ENCODER_DEFAULT,
@@ -58,7 +66,7 @@ class Recipe:
         vocabularies: name -> `vectors` (a name above), `quantizer`, `collisions`, `seed`, and for a
             quantizer that learns from them `collaborative` (a name above).
         runs: name -> options of `train`; `vocabulary` and `vectors` are names above; `seeds`
-            repeats the run, once per seed.
+            repeats the run, once per seed, and `sweep` tries a grid of settings.
         evaluate: options of `evaluate`.
     """
 
@@ -118,9 +126,13 @@ class Recipe:
             for name, options in self.vocabularies.items()
         }
         for name, options in self.runs.items():
-            self._check_run(f"{where}: runs: {name}", name, options, sizes)
+            with _naming(f"{where}: runs: {name}"):
+                each = variants(name, options)
+            for variant, chosen in each.items():
+                self._check_run(f"{where}: runs: {variant}", variant, chosen, sizes)
         with _naming(f"{where}: runs"):
-            _with_seeds(self.runs)
+            for name in planned_runs(self.runs):
+                _check_name(where, "runs", name)
         check_keys(f"{where}: evaluate", self.evaluate, _options(evaluate, SUPPLIED_TO_EVALUATE))
         check_types(f"{where}: evaluate", self.evaluate, evaluate)
         with _naming(where):
@@ -188,6 +200,7 @@ def run(
     out: str | None = None,
     only: str | list[str] | None = None,
     order: str | None = None,
+    jobs: int = 1,
     progress: bool = True,
 ) -> Path:
     """Run a recipe's stages in order: prepare, embed, quantize, train, evaluate.
@@ -206,6 +219,8 @@ def run(
             that lists `seeds`), with commas between them, and make the vectors and
             vocabularies that they read only.
         order: order of events of one day, in place of the recipe's: `file` or `shuffled-day`.
+        jobs: train so many of the runs at a time, each in a process of its own that has its share
+            of the cores.
         progress: show progress bars and tables.
 
     Returns:
@@ -215,21 +230,26 @@ def run(
         ConfigError: for anything wrong with the recipe, or that this machine cannot do, before
             any stage runs.
     """
+    if jobs < 1 or (jobs > 1 and processes().num_processes > 1):
+        raise ConfigError(
+            f"run: jobs={jobs}; expected at least 1, and 1 where several processes were launched"
+        )
     plan = Recipe.load(recipe)
-    planned = _with_seeds(plan.runs)
-    if only := names(only or []):
-        check_keys(f"{recipe}: --only", only, dict.fromkeys([*plan.runs, *planned]))
-        chosen = _with_seeds({name: plan.runs[name] for name in plan.runs if name in only})
-        planned = {name: planned[name] for name in planned if name in only or name in chosen}
-        plan = plan.needed_by(planned)
+    planned = planned_runs(plan.runs)
+    if wanted := set(names(only or [])):
+        answers = {name: {name, one.variant, one.run} for name, one in planned.items()}
+        known = dict.fromkeys(sorted(set().union(*answers.values())))
+        check_keys(f"{recipe}: --only", wanted, known)
+        planned = {name: planned[name] for name in planned if answers[name] & wanted}
+        plan = plan.needed_by({name: one.options for name, one in planned.items()})
     if order is not None:
         plan.split = {**plan.split, "order": order}
     suffix = f"-{order}" if order not in (None, "file") else ""
     folder = Path(out or f"runs/{plan.name}{suffix}")
     check_folder_place(folder)
-    for name, options in planned.items():
+    for name, one in planned.items():
         with _naming(f"{recipe}: runs: {name}"):
-            TrainingConfig(**options["training"]).check_machine()
+            TrainingConfig(**one.options["training"]).check_machine()
     progress = progress and processes().is_main_process
     stages = Stages(folder, Console(stderr=True, quiet=not progress))
     split = SplitConfig(**plan.split)
@@ -272,31 +292,8 @@ def run(
             ),
             after=["dataset", *(f"vectors/{value}" for value in inputs.values())],
         )
-    trained = []
-    for name, options in planned.items():
-        after, settings = ["dataset"], dict(options)
-        for key, place in (("vocabulary", "vocabularies"), ("vectors", "vectors")):
-            if settings.get(key):
-                after.append(f"{place}/{settings[key]}")
-                settings[key] = str(folder / place / settings[key])
-        settings["training"] = TrainingConfig(**settings.get("training", {}))
-        trained.append(f"runs/{name}")
-        stages.do(
-            f"runs/{name}",
-            [options, split.describe()],
-            partial(
-                train,
-                dataset,
-                str(folder / "runs" / name),
-                name=name,
-                split=split,
-                progress=progress,
-                **settings,
-            ),
-            after=after,
-            resumes=True,
-            shared=True,
-        )
+    train_all(stages, {name: one.options for name, one in planned.items()}, split, jobs, progress)
+    trained = [f"runs/{name}" for name in planned]
     if trained:
         evaluated = stages.do(
             "report",
@@ -311,6 +308,13 @@ def run(
             after=["dataset", *trained],
             shared=True,
         )
+        table = folder / "report" / "runs.md"
+        if processes().is_main_process and (evaluated or not table.is_file()):
+            own = not plan.evaluate.get("candidates") and plan.evaluate.get("split") != "validation"
+            rows = summary(folder, planned, split=plan.evaluate.get("split", "test"), own=own)
+            write_summary(table, rows)
+            if progress:
+                print_summary(rows)
         if progress and not evaluated:
             Console(soft_wrap=True).print(f"report: {folder / 'report' / 'report.html'}")
     return folder
@@ -356,27 +360,3 @@ def _refer(
             f"{where}: {key} is {name!r}; expected one of the recipe's: "
             f"{', '.join(known) or 'none'}"
         )
-
-
-def _with_seeds(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """One run per seed, named `<run>-seed<n>`, for runs that list `seeds`.
-
-    Raises:
-        ConfigError: if two of them have one name, and so one folder.
-    """
-    expanded: dict[str, dict[str, Any]] = {}
-    for name, options in runs.items():
-        options = dict(options)
-        seeds = options.pop("seeds", None)
-        for seed in seeds if seeds else [None]:
-            training = dict(options.get("training", {}))
-            if seed is not None:
-                training["seed"] = seed
-            own = name if seed is None else f"{name}-seed{seed}"
-            if own in expanded:
-                raise ConfigError(
-                    f"two runs are called {own!r}, one by the seeds of {name!r}; "
-                    "choose another name or seed"
-                )
-            expanded[own] = {**options, "training": training}
-    return expanded

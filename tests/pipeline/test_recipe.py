@@ -133,6 +133,45 @@ def test_a_run_per_seed(recipe, plan, tmp_path):
     assert "sid-seed2" in page
 
 
+def test_a_grid_of_settings_with_seeds_several_at_a_time(recipe, plan, tmp_path):
+    del plan["runs"]["ids"]
+    plan["runs"]["sid"]["sweep"] = {"training.learning_rate": [0.01, 0.001], "d_model": [8]}
+    plan["runs"]["sid"]["seeds"] = [1, 2]
+    names = [
+        f"sid-d_model8-learning_rate{rate}-seed{seed}"
+        for rate in ("0.001", "0.01")
+        for seed in (1, 2)
+    ]
+    before = [f"runs.{name}" for name in names]
+    first = recipe(only=names[2])
+    assert before[2] in first and before[0] not in first
+    assert recipe(jobs=2) == ["report", before[0], before[1], before[3]]
+    assert recipe(jobs=2) == []
+    for name, rate in zip(names, (0.001, 0.001, 0.01, 0.01), strict=True):
+        config = Run.open(tmp_path / "out/runs" / name).config
+        assert config["training"]["learning_rate"] == rate
+        assert config["training"]["seed"] == int(name[-1])
+    table = (tmp_path / "out/report/runs.md").read_text()
+    assert table.count("| sid-d_model8") == 2
+    assert "| sid-d_model8-learning_rate0.001 | 2 | ." in table
+    # The same seeds and settings give the same models, each in a process of its own or not.
+    alone = (
+        run(str(recipe.path), out=str(tmp_path / "alone"), only=names[0], progress=False)
+        / "runs"
+        / names[0]
+    )
+    together = tmp_path / "out/runs" / names[0]
+    assert (
+        Run.open(alone).config["model_fingerprint"]
+        == Run.open(together).config["model_fingerprint"]
+    )
+
+
+def test_jobs_below_one_are_refused(recipe):
+    with pytest.raises(ConfigError, match="jobs=0; expected at least 1"):
+        recipe(jobs=0)
+
+
 def test_only_some_runs(recipe, plan, tmp_path):
     plan["runs"]["ids"]["seeds"] = [1, 2]
     recipe(only="ids-seed2")
@@ -245,6 +284,12 @@ WRONG = [
     ("runs/sid/max_history", 0, "max_history=0; expected at least 1"),
     ("runs/sid/seeds", [1, "2"], "seeds=[1, '2']; expected a list of integers"),
     ("runs/sid/seeds", [1, 1], "runs: two runs are called 'sid-seed1'"),
+    ("runs/sid/sweep", [1], "runs: sid: sweep=[1]; expected options with a list of values"),
+    ("runs/sid/sweep", {"d_model": 8}, "runs: sid: sweep: d_model: 8; expected a list"),
+    ("runs/sid/sweep", {"d_model.x": [8]}, "sweep: d_model.x: d_model has no options below it"),
+    ("runs/sid/sweep", {"d_modle": [8]}, "unknown key 'd_modle'"),
+    ("runs/sid/sweep", {"training.epoch": [8]}, "unknown key 'epoch'"),
+    ("runs/sid/sweep", {"vectors": ["a/b"]}, "runs: sid-vectorsa/b: vectors is 'a/b'; expected"),
     ("runs/popularity", {}, "runs: popularity: is the name of a baseline"),
     ("evaluate/beam", 3, "evaluate: unknown key 'beam'; did you mean 'beams'"),
     ("evaluate/masks", ["mask"], "evaluate: masks=['mask']; expected list"),

@@ -1,0 +1,103 @@
+"""The training stages of a recipe, one after another or several at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from genrec.pipeline.settings import SplitConfig
+from genrec.pipeline.stages import Stages
+from genrec.pipeline.train import train
+from genrec.training import TrainingConfig
+
+Known = tuple[dict[str, str], dict[str, int | None]]
+
+
+def train_all(
+    stages: Stages,
+    runs: Mapping[str, dict[str, Any]],
+    split: SplitConfig,
+    jobs: int,
+    progress: bool,
+) -> None:
+    """Train the runs of a recipe that are not up to date.
+
+    With several jobs each run has a process of its own, with its share of the cores. When one
+    fails, those that were begun end first; the same command goes on with what is missing.
+
+    Args:
+        stages: with the stages before in it; gets those of the runs.
+        runs: name -> options of `train`, with the names of vocabulary and vectors.
+        split: of the recipe.
+        jobs: runs at a time.
+        progress: show progress bars; with several jobs, one line per run.
+    """
+    if jobs == 1:
+        for name, options in runs.items():
+            _train(stages, name, options, split, progress)
+        return
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+    )
+    known: Known = (stages.keys, stages.made)
+    try:
+        begun = {
+            pool.submit(_train_alone, stages.folder, known, name, options, split): name
+            for name, options in runs.items()
+        }
+        for done in as_completed(begun):
+            key, made, worked = done.result()
+            name = f"runs/{begun[done]}"
+            stages.keys[name], stages.made[name] = key, made
+            state = "trained" if worked else "up to date"
+            stages.console.print(f"[dim]{escape(name)}: {state}[/dim]")
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _train_alone(
+    folder: Path, known: Known, name: str, options: dict[str, Any], split: SplitConfig
+) -> tuple[str, int | None, bool]:
+    """One run in a process of its own: its key, moment, and whether there was work to do."""
+    stages = Stages(folder, Console(quiet=True))
+    stages.keys, stages.made = known
+    worked = _train(stages, name, options, split, progress=False)
+    return stages.keys[f"runs/{name}"], stages.made[f"runs/{name}"], worked
+
+
+def _train(
+    stages: Stages, name: str, options: dict[str, Any], split: SplitConfig, progress: bool
+) -> bool:
+    after, settings = ["dataset"], dict(options)
+    for key, place in (("vocabulary", "vocabularies"), ("vectors", "vectors")):
+        if settings.get(key):
+            after.append(f"{place}/{settings[key]}")
+            settings[key] = str(stages.folder / place / settings[key])
+    settings["training"] = TrainingConfig(**settings.get("training", {}))
+    return stages.do(
+        f"runs/{name}",
+        [options, split.describe()],
+        partial(
+            train,
+            str(stages.folder / "dataset"),
+            str(stages.folder / "runs" / name),
+            name=name,
+            split=split,
+            progress=progress,
+            **settings,
+        ),
+        after=after,
+        resumes=True,
+        shared=True,
+    )

@@ -1,0 +1,189 @@
+"""Runs of a recipe that stand for several: grids of settings, and seeds; and their table."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from genrec.artefacts import read_json, replacing
+from genrec.errors import ConfigError
+from genrec.evaluation.report import number
+
+HEADINGS = ("run", "seeds", "validation", "unmasked", "masked", "parameters", "minutes")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training.
+
+    Attributes:
+        run: name in the recipe.
+        variant: name of its settings; the runs of one variant differ in the seed alone.
+        options: of `train`.
+    """
+
+    run: str
+    variant: str
+    options: dict[str, Any]
+
+
+def planned_runs(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, PlannedRun]:
+    """Every training of a recipe by the name of its folder.
+
+    A run with a `sweep` becomes one variant per combination of its lists, named after their values
+    (`sid-learning_rate0.001-dropout0.3`); a run with `seeds` one training per seed (`sid-seed1`).
+
+    Raises:
+        ConfigError: if two of them have one name, and so one folder, or a sweep makes no sense.
+    """
+    planned: dict[str, PlannedRun] = {}
+    for run, listed in runs.items():
+        for variant, options in variants(run, listed).items():
+            seeds = options.pop("seeds", None)
+            for seed in seeds if seeds else [None]:
+                training = dict(options.get("training", {}))
+                if seed is not None:
+                    training["seed"] = seed
+                name = variant if seed is None else f"{variant}-seed{seed}"
+                if name in planned:
+                    raise ConfigError(
+                        f"two runs are called {name!r}, one by the seeds or the sweep of {run!r}; "
+                        "choose another name or seed"
+                    )
+                planned[name] = PlannedRun(run, variant, {**options, "training": training})
+    return planned
+
+
+def variants(run: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options of each combination of a run's `sweep`, by name; without one the run itself.
+
+    Args:
+        run: its name.
+        options: as in the recipe; `sweep` maps options (`training.learning_rate`) to lists.
+
+    Raises:
+        ConfigError: naming the key that is no option with parts, or whose values are no list.
+    """
+    plain = copy.deepcopy(dict(options))
+    sweep = plain.pop("sweep", None)
+    if sweep is None:
+        return {run: plain}
+    if not isinstance(sweep, Mapping) or not sweep:
+        raise ConfigError(f"sweep={sweep!r}; expected options with a list of values each")
+    for key, values in sweep.items():
+        scalars = isinstance(values, list) and all(
+            isinstance(value, (str, int, float)) for value in values
+        )
+        if not scalars or not values:
+            raise ConfigError(
+                f"sweep: {key}: {values!r}; expected a list of numbers, words or truth values"
+            )
+    last = [str(key).rpartition(".")[2] for key in sweep]
+    shown = [
+        end if last.count(end) == 1 else str(key) for key, end in zip(sweep, last, strict=True)
+    ]
+    found = {}
+    for combination in itertools.product(*sweep.values()):
+        chosen = copy.deepcopy(plain)
+        for key, value in zip(sweep, combination, strict=True):
+            _put(chosen, str(key), value)
+        values = zip(shown, combination, strict=True)
+        found["-".join([run, *(f"{key}{_text(value)}" for key, value in values)])] = chosen
+    return found
+
+
+def summary(
+    folder: Path, planned: Mapping[str, PlannedRun], *, split: str = "test", own: bool = True
+) -> list[tuple[str, ...]]:
+    """One row per variant, best validation first: mean (standard deviation) over its seeds.
+
+    Args:
+        folder: of the recipe's output.
+        planned: the runs that were evaluated.
+        split: which split was.
+        own: whether their `metrics.json` are in the run folders, not below the report.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, one in planned.items():
+        groups.setdefault(one.variant, []).append(name)
+    rows = []
+    for variant, members in groups.items():
+        about = [read_json(folder / "runs" / name / "run.json") for name in members]
+        place = "runs" if own else "report"
+        metrics = [read_json(folder / place / name / "metrics.json") for name in members]
+        validation = [record["validation"]["ndcg@10"] for record in about]
+        cells = [variant, str(len(members)), mean_and_spread(validation)]
+        for mask in ("unmasked", "masked"):
+            cells.append(
+                ", ".join(
+                    f"{name} " + mean_and_spread([record[key]["value"] for record in metrics])
+                    for name, key in _headlines(metrics[0], f"{split}/{mask}/")
+                )
+            )
+        cells.append(f"{about[0]['parameters']:,}")
+        cells.append(f"{statistics.mean(record['seconds'] for record in about) / 60:.1f}")
+        rows.append((statistics.mean(validation), tuple(cells)))
+    return [cells for _, cells in sorted(rows, key=lambda row: -row[0])]
+
+
+def write_summary(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Write the rows of `summary` as a Markdown table."""
+    lines = [
+        "Mean (standard deviation) over seeds, best validation NDCG@10 first.",
+        "",
+        f"| {' | '.join(HEADINGS)} |",
+        f"|---|{'---:|' * (len(HEADINGS) - 1)}",
+        *(f"| {' | '.join(cells)} |" for cells in rows),
+    ]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def print_summary(rows: Sequence[Sequence[str]]) -> None:
+    """Print the rows of `summary`."""
+    table = Table(box=box.SIMPLE_HEAD, title="validation NDCG@10 and results over seeds")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == "run" else "right")
+    for cells in rows:
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """`.0477 (.0005)`, or the value alone where there is one."""
+    mean = number(statistics.mean(values))
+    return f"{mean} ({number(statistics.stdev(values))})" if len(values) > 1 else mean
+
+
+def _headlines(record: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
+    """Recall and NDCG at 10, or at the longest list there is below, else at the shortest."""
+    lengths = [int(key.rpartition("@")[2]) for key in record if key.startswith(f"{prefix}ndcg@")]
+    if not lengths:
+        return []
+    k = max((k for k in lengths if k <= 10), default=min(lengths))
+    return [(f"R@{k}", f"{prefix}recall@{k}"), (f"N@{k}", f"{prefix}ndcg@{k}")]
+
+
+def _put(options: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    place = options
+    for depth, parent in enumerate(parents, 1):
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"sweep: {key}: {'.'.join(parents[:depth])} has no options below it")
+    place[last] = value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
