@@ -142,6 +142,7 @@ def test_an_impossible_back_end_is_an_error(monkeypatch):
         chosen_backend("triton", cpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     step._installed.cache_clear()
+    step._has_triton.cache_clear()
     try:
         assert chosen_backend("auto", cpu) == "torch"
         with pytest.raises(ConfigError, match=r"pip install 'genrec\[fast\]'"):
@@ -151,6 +152,7 @@ def test_an_impossible_back_end_is_an_error(monkeypatch):
             chosen_backend("triton", torch.device("cuda"))
     finally:
         step._installed.cache_clear()
+        step._has_triton.cache_clear()
 
 
 def both(*arguments, **options):
