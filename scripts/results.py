@@ -190,7 +190,8 @@ def page(folders: list[Path], note: str) -> tuple[str, str]:
             if fingerprints:
                 facts.append(f"- {path.parent.name}, {metrics['tie_order']} order: {fingerprints}")
     rows.sort(key=lambda entry: (entry[2]["tie_order"], -entry[0]))
-    users = rows[0][2]["test/users"]
+    users, pool = rows[0][2]["test/users"], rows[0][2].get("candidates")
+    ranked = "the whole catalog ranked" if pool is None else f"a pool of {pool:,} items ranked"
     lines = [
         f"# {name}",
         "",
@@ -199,7 +200,7 @@ def page(folders: list[Path], note: str) -> tuple[str, str]:
         + f"; page by `python scripts/results.py`, {datetime.date.today()}. "
         f"{machines((method, metrics) for _, method, metrics in rows)} {note}".rstrip(),
         "",
-        f"Test split, {users:,} users, item level, the whole catalog ranked, collisions by "
+        f"Test split, {users:,} users, item level, {ranked}, collisions by "
         "expectation; intervals from a bootstrap over users. Best first within each order. Rank of "
         "states: the effective rank of the users' hidden states. Memory: peak of the training "
         "process.",

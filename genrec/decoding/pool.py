@@ -21,7 +21,7 @@ from genrec.decoding.result import SearchResult
 from genrec.errors import ConfigError, GenrecError
 
 _GROUP = 32
-BLOCK_USERS, BLOCK_ITEMS = 1024, 8192
+BLOCK_USERS, BLOCK_ITEMS = 512, 4096
 
 
 def pool_search(
@@ -50,7 +50,7 @@ def pool_search(
         Rows of the pool int64 `[B, k]`, -1 where no more are left, and scores float32 `[B, k]`,
         -inf there.
 
-    Memory: about `6 * block_users * block_items` bytes whatever P is: 50 MB by default.
+    Memory: about `6 * block_users * block_items` bytes whatever P is: about 12 MB by default.
 
     Raises:
         ConfigError: if shapes do not fit.
@@ -138,19 +138,20 @@ def _reaching(scores: Tensor, least: Tensor, start: int) -> tuple[Tensor, Tensor
     """Row, column (counted from `start`) and value of the scores that reach the row's least."""
     width = scores.shape[1]
     groups = width // _GROUP
-    grouped = scores[:, : groups * _GROUP].unflatten(1, (groups, _GROUP))
-    top = grouped.amax(dim=2)
+    # A group's members stand `groups` apart, so that its maximum is taken along whole rows.
+    grouped = scores[:, : groups * _GROUP].unflatten(1, (_GROUP, groups))
+    top = grouped.amax(dim=1)
     tail = scores[:, groups * _GROUP :]
     if bool(top.isnan().any()) or bool(tail.isnan().any()):
         bad = int((scores.isnan().any(dim=1)).nonzero()[0])
         raise GenrecError(f"the scores hold NaN for row {bad} of the queries")
     row, group = (top >= least[:, None]).nonzero(as_tuple=True)
-    inside = grouped[row, group]
+    inside = grouped[row, :, group]
     member, place = (inside >= least[row, None]).nonzero(as_tuple=True)
     tail_row, tail_place = (tail >= least[:, None]).nonzero(as_tuple=True)
     return (
         torch.cat([row[member], tail_row]),
-        start + torch.cat([group[member] * _GROUP + place, groups * _GROUP + tail_place]),
+        start + torch.cat([place * groups + group[member], groups * _GROUP + tail_place]),
         torch.cat([inside[member, place], tail[tail_row, tail_place]]),
     )
 

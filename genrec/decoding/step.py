@@ -8,6 +8,7 @@ taken where they can run, unless asked otherwise.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import os
 from typing import Literal, get_args
@@ -46,15 +47,16 @@ def chosen_backend(backend: str, device: torch.device) -> str:
     if backend == "auto":
         if cpu and _installed("numba"):
             return "compiled"
-        return "triton" if cuda and _installed("triton") else "torch"
+        return "triton" if cuda and _has_triton() else "torch"
     if backend == "compiled":
-        runs, module, where = cpu, "numba", "on the CPU only"
-        hint = "run: pip install 'genrec[fast]'"
+        installed, runs, where = _installed("numba"), cpu, "on the CPU only"
+        hint = "numba is not installed; run: pip install 'genrec[fast]'"
     else:  # Triton's interpreter runs anywhere, slowly
-        runs, module = cuda or os.environ.get("TRITON_INTERPRET") == "1", "triton"
-        where, hint = "on CUDA only, or in its interpreter (TRITON_INTERPRET=1)", "install triton"
-    if not _installed(module):
-        missing = f"{module} is not installed; {hint}"
+        installed, runs = _has_triton(), cuda or os.environ.get("TRITON_INTERPRET") == "1"
+        where = "on CUDA only, or in its interpreter (TRITON_INTERPRET=1)"
+        hint = "triton is not installed, or has no bitonic_merge yet; install a later one"
+    if not installed:
+        missing = hint
     elif not runs:
         missing = f"the trie is on {device}, and it runs {where}"
     else:
@@ -65,6 +67,15 @@ def chosen_backend(backend: str, device: torch.device) -> str:
 @functools.cache
 def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
+
+
+@functools.cache
+def _has_triton() -> bool:
+    """Whether triton is there, with what the kernels call."""
+    if not _installed("triton"):
+        return False
+    language = importlib.import_module("triton.language")
+    return hasattr(language, "topk") and hasattr(language, "bitonic_merge")
 
 
 def expand_beams(

@@ -132,7 +132,7 @@ def test_floors_and_wide_beams_go_to_torch(monkeypatch):
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(cases(max_levels=3, max_size=4, max_items=14), st.integers(1, 5), st.integers(0, 3))
 def test_searches_are_the_same_bits(case, width, gone):
@@ -153,7 +153,7 @@ def test_searches_are_the_same_bits(case, width, gone):
 @pytest.mark.parametrize("renormalize", [False, True])
 def test_a_decoder_of_logits_with_a_filter_per_user_and_exclusions(renormalize):
     rng = np.random.default_rng(0)
-    sizes = (4, 5, 4)
+    sizes = (3, 5, 3)
     codes = np.stack([rng.integers(0, size, 40) for size in sizes], axis=1)
     trie = PrefixTrie.from_codes(codes, sizes).to(DEVICE)
     tables = [
@@ -162,8 +162,8 @@ def test_a_decoder_of_logits_with_a_filter_per_user_and_exclusions(renormalize):
     ]
     decoder = LogitDecoder([table.to(DEVICE) for table in tables])
     options = {
-        "k": 6,
-        "beam_width": 5,
+        "k": 4,
+        "beam_width": 3,
         "renormalize": renormalize,
         "exclude": torch.from_numpy(rng.integers(-1, 40, (3, 9))).to(DEVICE),
         "filter": Filter.from_mask(trie, torch.from_numpy(rng.random((3, 40)) < 0.6)),

@@ -128,7 +128,7 @@ def place_vectors(
         mine &= known
         vectors[order[at[mine]]] = found[mine]
         rows.append(order[at[mine]])
-    vectors.flush()
+    # Not flushed: writing all pages out after each piece would cost more than all the rest.
     return {"rows": np.concatenate(rows), "lost": np.array([strangers, nulls])}
 
 
