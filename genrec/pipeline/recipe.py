@@ -21,6 +21,7 @@ from genrec.pipeline.checks import check_keys, check_types, expand_variables, re
 from genrec.pipeline.evaluate import check_evaluation, evaluate
 from genrec.pipeline.features import assumed_features
 from genrec.pipeline.jobs import train_all
+from genrec.pipeline.scales import scaled
 from genrec.pipeline.settings import SplitConfig, names
 from genrec.pipeline.stages import Stages, embedded_from, prepared_from
 from genrec.pipeline.sweeps import (
@@ -178,8 +179,13 @@ class Recipe:
         check_types(place, plain, train)
         _refer(place, "vocabulary", options.get("vocabulary"), self.vocabularies)
         _refer(place, "vectors", options.get("vectors"), self.vectors)
-        shape = ("d_model", "max_history", "input_norm", "input_dropout")
+        shape = ("max_history", "input_norm", "input_dropout")
         with _naming(place):
+            d_model, backbone = scaled(
+                options.get("scale"),
+                options.get("d_model", 64),
+                options.get("backbone", BACKBONE_DEFAULT),
+            )
             check_parts(
                 RecommenderConfig(
                     **assumed_features(options.get("item_encoder", {})),
@@ -187,7 +193,8 @@ class Recipe:
                     codebook_sizes=sizes.get(options.get("vocabulary") or "", ()),
                     vector_dim=2 if options.get("vectors") else 0,
                     item_encoder=options.get("item_encoder", ENCODER_DEFAULT),
-                    backbone=options.get("backbone", BACKBONE_DEFAULT),
+                    backbone=backbone,
+                    d_model=d_model,
                     head=options.get("head", HEAD_DEFAULT),
                     **{key: options[key] for key in shape if key in options},
                 )
