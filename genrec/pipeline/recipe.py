@@ -25,6 +25,7 @@ from genrec.pipeline.scales import scaled
 from genrec.pipeline.settings import SplitConfig, names
 from genrec.pipeline.stages import Stages, embedded_from, prepared_from
 from genrec.pipeline.sweeps import (
+    PlannedRun,
     planned_runs,
     print_summary,
     summary,
@@ -305,26 +306,29 @@ def run(
         evaluated = stages.do(
             "report",
             [plan.evaluate],
-            partial(
-                evaluate,
-                [str(folder / name) for name in trained],
-                str(folder / "report"),
-                progress=progress,
-                **plan.evaluate,
-            ),
+            partial(_report, folder, planned, plan.evaluate, progress),
             after=["dataset", *trained],
             shared=True,
         )
-        table = folder / "report" / "runs.md"
-        if processes().is_main_process and (evaluated or not table.is_file()):
-            own = not plan.evaluate.get("candidates") and plan.evaluate.get("split") != "validation"
-            rows = summary(folder, planned, split=plan.evaluate.get("split", "test"), own=own)
-            write_summary(table, rows)
-            if progress:
-                print_summary(rows)
         if progress and not evaluated:
             Console(soft_wrap=True).print(f"report: {folder / 'report' / 'report.html'}")
     return folder
+
+
+def _report(
+    folder: Path, planned: Mapping[str, PlannedRun], options: Mapping[str, Any], progress: bool
+) -> None:
+    """Evaluate the runs, and put mean and spread over their seeds beside the report."""
+    runs = [str(folder / "runs" / name) for name in planned]
+    evaluate(runs, str(folder / "report"), progress=progress, **options)
+    if not processes().is_main_process:
+        return
+    split = options.get("split", "test")
+    own = split == "test" and not options.get("candidates")
+    rows = summary(folder, planned, split=split, own=own)
+    write_summary(folder / "report" / "runs.md", rows)
+    if progress:
+        print_summary(rows)
 
 
 @contextlib.contextmanager
