@@ -73,6 +73,28 @@ def test_tables_that_do_not_hold_what_they_should(
     refused(tables(events, items), *expected, out=tmp_path / "shop")
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+@pytest.mark.parametrize("value", [2**63, float("inf")])
+def test_numeric_ids_that_are_too_large(refused, tmp_path, suffix, column, value):
+    kind = "float64" if isinstance(value, float) else "uint64"
+    events = GOOD.assign(user_id=range(60), item_id=range(60)).astype({column: kind})
+    events.loc[41, column] = value
+    out, path = tmp_path / "shop", tmp_path / f"interactions.{suffix}"
+    if suffix == "parquet":
+        events.to_parquet(path)
+    else:
+        path.write_text("\n".join(json.dumps(row) for row in events.to_dict("records")))
+    command = ["prepare", "tables", out, path]
+    refused(command, path.name, f"column {column!r} row 42 is ", "store them as text", out=out)
+
+
+def test_actions_with_fractions(refused, tables, tmp_path):
+    events = GOOD.assign(action=[0.5, 1.5] * 30)
+    expected = ["interactions.csv", "'action' row 1 is 0.5", "use integers or strings"]
+    refused(tables(events), *expected, out=tmp_path / "shop")
+
+
 def test_files_that_are_missing_or_no_tables(refused, tables, tmp_path):
     out = tmp_path / "shop"
     refused(["prepare", "tables", out, tmp_path / "no"], tmp_path / "no", "no such file", out=out)

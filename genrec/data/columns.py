@@ -22,6 +22,8 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # Seconds at which the year 1 and the year 10000 begin, as far as dates reach.
 _YEAR_1, _YEAR_10000 = -62_135_596_800, 253_402_300_800
 _INT64 = 2**63
+# From here on a float stands for several integers.
+_EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 
 
 def as_table(value: Any, name: str) -> pa.Table:
@@ -92,20 +94,19 @@ def id_column(table: pa.Table, column: str, name: str) -> pa.Array:
     """The ids of `column` as one int64 or large_string array [n].
 
     Raises:
-        DataError: at null or empty ids and at types that cannot be ids, naming the first row.
+        DataError: at null or empty ids, at types that cannot be ids and at numbers that int64 does
+            not hold exactly, naming the first row.
     """
     values = table.column(column)
     if pa.types.is_floating(values.type):
         # pandas turns integers with gaps into floats; whole numbers are integers again.
-        whole = pc.fill_null(pc.equal(values, pc.floor(values)), True)
-        if not pc.all(whole).as_py():
-            row = _first(pc.invert(whole))
-            raise DataError(
-                f"{name}: column {column!r} row {row + 1} is {values[row].as_py()!r}; "
-                "ids must be strings or integers"
-            )
+        exact, values = _EXACT[values.type], values.cast(pa.float64())
+        _require_id(pc.equal(values, pc.floor(values)), values, column, name)
+        _require_id(pc.less(pc.abs(values), exact), values, column, name)
         values = values.cast(pa.int64())
     if pa.types.is_integer(values.type):
+        if pa.types.is_uint64(values.type):
+            _require_id(pc.less(values, pa.scalar(_INT64, pa.uint64())), values, column, name)
         values = values.cast(pa.int64())
         bad = values.is_null()
     elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
@@ -124,6 +125,18 @@ def id_column(table: pa.Table, column: str, name: str) -> pa.Array:
             "remove or fill these rows"
         )
     return one_array(values)
+
+
+def _require_id(usable: pa.ChunkedArray, values: pa.ChunkedArray, column: str, name: str) -> None:
+    """Refuse the first of the numeric ids that is not usable; null ids are judged elsewhere."""
+    usable = pc.fill_null(usable, True)
+    if not pc.all(usable).as_py():
+        row = _first(pc.invert(usable))
+        raise DataError(
+            f"{name}: column {column!r} row {row + 1} is {values[row].as_py()!r}; ids must be "
+            "strings or integers, and integers must fit in 64 bits, with a sign, without rounding; "
+            "store them as text"
+        )
 
 
 def integers_if_canonical(ids: pa.Array) -> pa.Array:
@@ -305,16 +318,20 @@ def _scale(
 def action_codes(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[Any]]:
     """Actions (integers or strings) -> (int16 codes [n], the actions sorted).
 
+    Whole floats are integers again; NaN is missing like null.
+
     Code 0 is an unknown (null) action, code a >= 1 is the (a-1)-th of the returned list, so the
     codes index an embedding whose row 0 is padding.
 
     Raises:
-        DataError: at other types and at more than 32,766 different actions.
+        DataError: at other types, at fractions and at more than 32,766 different actions.
     """
     kind = column.type
     usable = pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-        column = column.cast(pa.int64(), safe=False)
+    if pa.types.is_floating(kind):
+        column = _whole_actions(column, name)
+    elif pa.types.is_boolean(kind):
+        column = column.cast(pa.int64())
     elif not usable and not pa.types.is_null(kind):
         raise DataError(f"{name}: column 'action' holds {kind}; expected integers or strings")
     values = pc.unique(column).drop_null()
@@ -328,6 +345,23 @@ def action_codes(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[A
         return np.zeros(len(column), dtype=np.int16), []
     codes = pc.fill_null(pc.index_in(column, value_set=values, skip_nulls=True), -1)
     return (_numpy(codes) + 1).astype(np.int16), values.to_pylist()
+
+
+def _whole_actions(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Float actions as int64."""
+    values = column.cast(pa.float64())
+    values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
+    whole = pc.and_(
+        pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), _EXACT[values.type])
+    )
+    whole = pc.fill_null(whole, True)
+    if not pc.all(whole).as_py():
+        row = _first(pc.invert(whole))
+        raise DataError(
+            f"{name}: column 'action' row {row + 1} is {values[row].as_py()!r}; an action "
+            "is a kind of event: use integers or strings"
+        )
+    return values.cast(pa.int64())
 
 
 def one_array(values: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.data.columns import action_codes, integers_if_canonical, like_ids, parse_timestamps
+from genrec.data.columns import (
+    action_codes,
+    id_column,
+    integers_if_canonical,
+    like_ids,
+    parse_timestamps,
+)
 from genrec.errors import DataError
 
 MOMENT = 1_519_905_600  # 2018-03-01T12:00:00Z
@@ -141,6 +147,55 @@ def test_bad_actions() -> None:
         action_codes(pa.chunked_array([[[1]]]), "t")
     with pytest.raises(DataError, match="40000 different values"):
         action_codes(pa.chunked_array([np.arange(40_000)]), "t")
+
+
+@pytest.mark.parametrize(
+    ("actions", "expected"),
+    [
+        ([[0.0, 0.5], [1.5]], "column 'action' row 2 is 0.5"),
+        ([[1.0], [None, float("inf")]], "column 'action' row 3 is inf"),
+        ([[1.0, 1e30]], r"column 'action' row 2 is 1e\+30"),
+    ],
+)
+def test_actions_that_are_no_integers_are_not_rounded(actions, expected) -> None:
+    with pytest.raises(DataError, match=f"log.csv: {expected}; .*use integers or strings"):
+        action_codes(pa.chunked_array(actions), "log.csv")
+
+
+def test_an_action_that_is_not_a_number_is_missing() -> None:
+    codes, names = action_codes(pa.chunked_array([pa.array([2.0, float("nan"), None])]), "t")
+    assert codes.tolist() == [1, 0, 0] and names == [2]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([5, 2**63], pa.uint64()),
+        pa.array([5, 2**64 - 1], pa.uint64()),
+        pa.array([5.0, 2.0**63]),
+        pa.array([5.0, 2.0**53]),
+        pa.array([5.0, 2.0**24], pa.float32()),
+        pa.array([5.0, float("inf")]),
+        pa.array([5.0, float("-inf")]),
+        pa.array([5.0, float("nan")]),
+        pa.array([5.0, 1.5]),
+    ],
+    ids=str,
+)
+def test_numeric_ids_that_int64_does_not_hold(values) -> None:
+    # In a second chunk, so that the row is that of the column.
+    table = pa.table({"sku": pa.chunked_array([values[:1], values[1:]])})
+    said = f"column 'sku' row 2 is {values[1].as_py()!r}"
+    with pytest.raises(DataError, match="store them as text") as error:
+        id_column(table, "sku", "items")
+    assert f"items: {said}" in str(error.value)
+
+
+def test_numeric_ids_that_int64_holds() -> None:
+    largest = {pa.uint64(): 2**63 - 1, pa.int64(): -(2**63), pa.float64(): -(2**53) + 1}
+    for kind, value in {**largest, pa.float32(): 2**24 - 1, pa.uint8(): 255}.items():
+        ids = id_column(pa.table({"sku": pa.array([value, 0], kind)}), "sku", "items")
+        assert ids.type == pa.int64() and ids.to_pylist() == [value, 0]
 
 
 def test_ids_meet_as_integers_or_as_text() -> None:

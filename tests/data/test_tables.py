@@ -176,6 +176,16 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
         prepare_tables(tmp_path / "out", tmp_path)
 
 
+def test_an_integer_of_more_than_64_bits_in_jsonl(tmp_path: Path) -> None:
+    # The mixed column makes Arrow give up, and the lines are read one by one.
+    lines = '{"n": 1, "x": "a"}\n{"n": 36893488147419103232, "x": 1}\n'
+    (tmp_path / "items.jsonl").write_text(lines)
+    with pytest.raises(
+        DataError, match=r"items.jsonl: column 'n' holds an integer of more than 64"
+    ):
+        read_table(tmp_path / "items.jsonl")
+
+
 def test_places_without_tables(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         prepare_tables(tmp_path / "out", tmp_path / "nothing")
@@ -253,7 +263,7 @@ def test_arrow_tables_keep_nested_columns(tmp_path: Path) -> None:
 def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "items.csv"
     path.write_bytes("ref,title\na,Brie\nb,Comté\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"items.csv: column 'title' row 1 is b'Comt\\xe9', which"):
+    with pytest.raises(DataError, match=r"items.csv: column 'title' row 2 is b'Comt\\xe9', which"):
         read_table(path)
     path.write_text("ref,title\na,Brie\nb,Comté\n", encoding="utf-8")
     assert read_table(path)["title"].to_pylist() == ["Brie", "Comté"]

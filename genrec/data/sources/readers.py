@@ -108,7 +108,7 @@ def _in_utf8(table: pa.Table, path: Path) -> pa.Table:
     for field in table.schema:
         if not (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)):
             continue
-        for row, value in enumerate(table[field.name].to_pylist()):
+        for row, value in enumerate(table[field.name].to_pylist(), start=1):
             try:
                 (value or b"").decode()
             except UnicodeDecodeError:
@@ -153,6 +153,10 @@ def _read_jsonl_lines(path: Path) -> pa.Table:
         values = [row.get(name) for row in rows]
         try:
             columns[name] = pa.array(values)
+        except OverflowError as error:
+            raise DataError(
+                f"{path}: column {name!r} holds an integer of more than 64 bits; store it as text"
+            ) from error
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise DataError(
                 f"{path}: column {name!r} mixes types ({error}); make it one type in every line"
