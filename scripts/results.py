@@ -3,23 +3,24 @@
     python scripts/results.py runs/amazon2014-beauty runs/amazon2014-beauty-shuffled-day
 
 Every figure in docs/results comes from here: each row is one `metrics.json`. Folders of one recipe
-(its orders of same-day events) go into one page; a page starts with the command that made it.
+(its orders of same-day events) go into one page; a page starts with the command that made it, and
+the machine is the one each run noted. Published figures stand beside methods of the same name
+(`scripts/published.json`); their texts, encoders and protocols differ.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import platform
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from genrec.artefacts import read_json
 from genrec.evaluation.report import number
 
+PUBLISHED = Path(__file__).with_name("published.json")
 DOCS = Path(__file__).parent.parent / "docs" / "results"
 COLUMNS = (
     "method",
@@ -34,12 +35,26 @@ COLUMNS = (
     "beam",
     "certified",
     "parameters",
+    "rank of states",
+    "vectors",
     "training",
+    "memory",
     "evaluation",
+    "published",
 )
 
 
-def row(method: str, metrics: dict[str, Any], searches: bool) -> list[str]:
+def row(
+    method: str, metrics: dict[str, Any], run: dict[str, Any], published: dict[str, Any]
+) -> list[str]:
+    """The cells of one method.
+
+    Args:
+        method: name of its folder.
+        metrics: its `metrics.json`.
+        run: its `run.json`, empty for a baseline.
+        published: figures by method, of the page's dataset.
+    """
     cells = [
         method,
         str(metrics["tie_order"]),
@@ -53,14 +68,48 @@ def row(method: str, metrics: dict[str, Any], searches: bool) -> list[str]:
             f"{number(ndcg['low'])} to {number(ndcg['high'])}",
         ]
     training = metrics.get("training_seconds")
+    memory = run.get("peak_device_memory_mb", run.get("peak_memory_mb"))
+    rank = metrics.get("effective_rank")
     return [
         *cells,
-        str(metrics["beam_width"]) if searches else "exact",
+        "exact" if metrics.get("exact") else str(metrics["beam_width"]),
         f"{metrics['certificate_rate']:.1%}",
         f"{metrics.get('parameters', 0):,}",
+        "" if rank is None else f"{rank:.1f}",
+        Path(run["vectors"]).name if run.get("vectors") else "",
         f"{training / 60:.1f} min" if training else "",
+        f"{memory:,.0f} MiB" if memory else "",
         f"{metrics['seconds']:.0f} s",
+        beside(published.get(method.rpartition("-seed")[0] or method)),
     ]
+
+
+def beside(figures: dict[str, Any] | None) -> str:
+    """Published figures of a method in a cell."""
+    if figures is None:
+        return ""
+    names = (("R@10", "recall@10"), ("N@10", "ndcg@10"))
+    found = [f"{name} {number(figures[key])}" for name, key in names if key in figures]
+    return f"{', '.join(found)} {figures['mask']} ({figures['source']})"
+
+
+def machines(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
+    """Where the runs were trained, as each of them noted it: one sentence for those that agree."""
+    groups: dict[str, list[str]] = {}
+    for name, metrics in rows:
+        noted = metrics.get("trained_on")
+        if noted is None:
+            continue
+        plural = "" if noted.get("threads") == 1 else "s"
+        text = (
+            f"{noted.get('machine', 'an unknown machine')}, {noted.get('threads')} thread{plural}"
+        )
+        if noted.get("processes", 1) > 1:
+            text += f", {noted['processes']} processes"
+        groups.setdefault(f"{text}, torch {noted.get('torch_version')}", []).append(name)
+    if len(groups) == 1:
+        return f"Trained on {next(iter(groups))}."
+    return " ".join(f"Trained on {text}: {', '.join(names)}." for text, names in groups.items())
 
 
 def over_seeds(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
@@ -112,15 +161,27 @@ def beams(method: str, study: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def published_for(name: str) -> dict[str, Any]:
+    """Published figures by method for a recipe, whose name starts with that of its dataset."""
+    known: dict[str, dict[str, Any]] = read_json(PUBLISHED)
+    return next((figures for data, figures in known.items() if name.startswith(data)), {})
+
+
 def page(folders: list[Path], note: str) -> tuple[str, str]:
+    """Name and text of the page of one recipe's output folders, the first in file order."""
     name = folders[0].name
-    rows, studies, facts = [], [], []
+    published = published_for(name)
+    rows, runs, studies, facts = [], {}, [], []
     for folder in folders:
         found = sorted((folder / "runs").glob("*/metrics.json"))
         for path in [*found, folder / "report" / "popularity" / "metrics.json"]:
             if not path.is_file():
                 continue
             metrics = read_json(path)
+            about = path.parent / "run.json"
+            runs[path.parent.name, metrics["tie_order"]] = (
+                read_json(about) if about.is_file() else {}
+            )
             study = metrics.get("beams")
             rows.append((metrics["test/unmasked/ndcg@10"]["value"], path.parent.name, metrics))
             if study:
@@ -136,16 +197,18 @@ def page(folders: list[Path], note: str) -> tuple[str, str]:
         "",
         f"`genrec run recipes/{name}.yaml`"
         + (" and the same with `--order shuffled-day`" if len(folders) > 1 else "")
-        + f"; page by `python scripts/results.py`, {datetime.date.today()}, "
-        f"{platform.machine()} CPU, torch {torch.__version__}. {note}",
+        + f"; page by `python scripts/results.py`, {datetime.date.today()}. "
+        f"{machines((method, metrics) for _, method, metrics in rows)} {note}".rstrip(),
         "",
         f"Test split, {users:,} users, item level, {ranked}, collisions by "
-        "expectation; intervals from a bootstrap over users. Best first within each order.",
+        "expectation; intervals from a bootstrap over users. Best first within each order. Rank of "
+        "states: the effective rank of the users' hidden states. Memory: peak of the training "
+        "process.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{'|'.join('---' if c in ('method', 'order') else '---:' for c in COLUMNS)}|",
         *(
-            f"| {' | '.join(row(method, metrics, 'beams' in metrics))} |"
+            f"| {' | '.join(row(method, metrics, runs[method, metrics['tie_order']], published))} |"
             for _, method, metrics in rows
         ),
         "",

@@ -19,6 +19,12 @@ from genrec.evaluation.report import (
     write_metrics,
 )
 from genrec.evaluation.results import Evaluation, SearchRecord, best_first
+from genrec.evaluation.scaling import (
+    PowerLaw,
+    ScalingFit,
+    bootstrap_power_law,
+    fit_power_law,
+)
 from genrec.evaluation.slices import (
     Slice,
     by_history_length,
@@ -36,19 +42,23 @@ __all__ = [
     "Interval",
     "ModelRanker",
     "PopularityRanker",
+    "PowerLaw",
     "Ranker",
     "Ranks",
     "Recommended",
+    "ScalingFit",
     "SearchRecord",
     "Slice",
     "beam_study",
     "best_first",
     "bootstrap_intervals",
+    "bootstrap_power_law",
     "by_history_length",
     "by_popularity",
     "collect_examples",
     "comparison_table",
     "evaluate",
+    "fit_power_law",
     "headline_metric",
     "history_matrix",
     "machine",

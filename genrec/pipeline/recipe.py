@@ -22,9 +22,11 @@ from genrec.pipeline.evaluate import check_evaluation, evaluate
 from genrec.pipeline.features import assumed_features
 from genrec.pipeline.jobs import train_all
 from genrec.pipeline.resolved import options_of, resolved, resolved_embedder, resolved_vocabulary
+from genrec.pipeline.scales import scaled
 from genrec.pipeline.settings import SplitConfig, names
 from genrec.pipeline.stages import Stages, embedded_from, prepared_from
 from genrec.pipeline.sweeps import (
+    PlannedRun,
     planned_runs,
     print_summary,
     summary,
@@ -177,8 +179,13 @@ class Recipe:
         check_types(place, plain, train)
         _refer(place, "vocabulary", options.get("vocabulary"), self.vocabularies)
         _refer(place, "vectors", options.get("vectors"), self.vectors)
-        shape = ("d_model", "max_history", "input_norm", "input_dropout")
+        shape = ("max_history", "input_norm", "input_dropout")
         with _naming(place):
+            d_model, backbone = scaled(
+                options.get("scale"),
+                options.get("d_model", 64),
+                options.get("backbone", BACKBONE_DEFAULT),
+            )
             check_parts(
                 RecommenderConfig(
                     **assumed_features(options.get("item_encoder", {})),
@@ -186,7 +193,8 @@ class Recipe:
                     codebook_sizes=sizes.get(options.get("vocabulary") or "", ()),
                     vector_dim=2 if options.get("vectors") else 0,
                     item_encoder=options.get("item_encoder", ENCODER_DEFAULT),
-                    backbone=options.get("backbone", BACKBONE_DEFAULT),
+                    backbone=backbone,
+                    d_model=d_model,
                     head=options.get("head", HEAD_DEFAULT),
                     **{key: options[key] for key in shape if key in options},
                 )
@@ -297,26 +305,29 @@ def run(
         evaluated = stages.do(
             "report",
             [resolved(evaluate, plan.evaluate, SUPPLIED_TO_EVALUATE)],
-            partial(
-                evaluate,
-                [str(folder / name) for name in trained],
-                str(folder / "report"),
-                progress=progress,
-                **plan.evaluate,
-            ),
+            partial(_report, folder, planned, plan.evaluate, progress),
             after=["dataset", *trained],
             shared=True,
         )
-        table = folder / "report" / "runs.md"
-        if processes().is_main_process and (evaluated or not table.is_file()):
-            own = not plan.evaluate.get("candidates") and plan.evaluate.get("split") != "validation"
-            rows = summary(folder, planned, split=plan.evaluate.get("split", "test"), own=own)
-            write_summary(table, rows)
-            if progress:
-                print_summary(rows)
         if progress and not evaluated:
             Console(soft_wrap=True).print(f"report: {folder / 'report' / 'report.html'}")
     return folder
+
+
+def _report(
+    folder: Path, planned: Mapping[str, PlannedRun], options: Mapping[str, Any], progress: bool
+) -> None:
+    """Evaluate the runs, and put mean and spread over their seeds beside the report."""
+    runs = [str(folder / "runs" / name) for name in planned]
+    evaluate(runs, str(folder / "report"), progress=progress, **options)
+    if not processes().is_main_process:
+        return
+    split = options.get("split", "test")
+    own = split == "test" and not options.get("candidates")
+    rows = summary(folder, planned, split=split, own=own)
+    write_summary(folder / "report" / "runs.md", rows)
+    if progress:
+        print_summary(rows)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS
 from genrec.models.registry import with_defaults
+from genrec.pipeline.scales import scaled
 from genrec.pipeline.train import train
 from genrec.pipeline.vocabulary import build_embedder, build_quantizer, quantize
 from genrec.training import TrainingConfig
@@ -52,8 +53,10 @@ def resolved_vocabulary(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolved_run(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `train`, of the parts of its model and of its training."""
+    """The options of `train`, of the parts of its model, its preset of size, and its training."""
     whole = resolved(train, options)
+    width, backbone = scaled(whole["scale"], whole["d_model"], whole["backbone"])
+    whole |= {"d_model": width, "backbone": backbone}
     parts = {name: with_defaults(kinds, whole[name]) for name, kinds in PARTS.items()}
     training = whole["training"]
     if not isinstance(training, TrainingConfig):

@@ -44,6 +44,7 @@ from genrec.pipeline.runs import (
     model_fingerprint,
     record_fingerprint,
 )
+from genrec.pipeline.scales import scaled
 from genrec.pipeline.settings import (
     SPLIT_DEFAULT,
     SplitConfig,
@@ -70,6 +71,7 @@ def train(
     item_encoder: dict[str, Any] = ENCODER_DEFAULT,
     backbone: dict[str, Any] = BACKBONE_DEFAULT,
     head: dict[str, Any] = HEAD_DEFAULT,
+    scale: str | None = None,
     d_model: int = 64,
     max_history: int = 50,
     input_norm: bool = False,
@@ -96,6 +98,7 @@ def train(
         backbone: `type` (transformer, hstu, fuxi-alpha, fuxi-beta, tokenformer, nextitnet, t5,
             hf) and its options.
         head: `type` (autoregressive, parallel, dense, regression, tokens, liger) and its options.
+        scale: preset of width, layers and heads (xs, s, m, l, xl, xxl), in place of `d_model`.
         d_model: width.
         max_history: longest history in items; longer ones keep their latest events.
         input_norm: layer norm on item vectors before the backbone.
@@ -135,6 +138,7 @@ def train(
     tie_order = sids.tie_order if sids is not None else make_tie_order(ids)
 
     features, of_features = feature_tables(data, item_encoder)
+    d_model, backbone = scaled(scale, d_model, backbone)
     config = RecommenderConfig(
         num_items=num_items,
         **features,

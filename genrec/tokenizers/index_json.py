@@ -1,8 +1,9 @@
-"""SIDs as JSON: the `*.index.json` of LETTER, LC-Rec and MiniOneRec, or lists of codes.
+"""SIDs as JSON: `*.index.json` of LETTER, LC-Rec, MiniOneRec, codebooks of UniGenRec, or codes.
 
-One object: item -> list of tokens (`{"0": ["<a_183>", "<b_70>", "<c_232>"], ...}`), or item -> list
-of codes (`{"0": [183, 70, 232], ...}`). The key is an item's number in the files that LETTER and
-the others ship, and an item's id elsewhere.
+One object: item -> list of tokens (`{"0": ["<a_183>", "<b_70>", "<c_232>"], ...}`), item -> tokens
+with spaces between them (`{"0": "<L0_183> <L1_70> <L2_232>", ...}`), or item -> list of codes
+(`{"0": [183, 70, 232], ...}`). The key is an item's number in the files that LETTER and the others
+ship, and an item's id elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from genrec.errors import DataError
 from genrec.tokenizers.tokens import item_tokens, level_name, parse_token
 from genrec.tokenizers.vocabulary import SidVocabulary
 
-EXPECTED = 'expected one object such as {"0": ["<a_183>", "<b_70>"]} or {"0": [183, 70]}'
+EXPECTED = (
+    'expected one object such as {"0": ["<a_183>", "<b_70>"]}, {"0": "<L0_183> <L1_70>"} or '
+    '{"0": [183, 70]}'
+)
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -47,6 +51,8 @@ def read_index_json(path: Path) -> tuple[list[str], np.ndarray]:
     keys = [key for key, _ in content]
     rows = [row for _, row in content]
     _check_distinct(path, keys)
+    if set(map(type, rows)) == {str}:
+        rows = list(map(str.split, rows))
     num_levels = _check_rows(path, keys, rows)
     flat = list(itertools.chain.from_iterable(rows))
     kinds = set(map(type, flat))
@@ -88,7 +94,10 @@ def _check_rows(path: Path, keys: list[str], rows: list[Any]) -> int:
     """The number of levels, the same for all items."""
     if set(map(type, rows)) != {list}:
         place = next(n for n, row in enumerate(rows) if type(row) is not list)
-        raise DataError(f"{path}: item {keys[place]!r}: is {_kind(rows[place])}; expected a list")
+        raise DataError(
+            f"{path}: item {keys[place]!r}: is {_kind(rows[place])}; expected a list, or for every "
+            "item a text of tokens with spaces between them"
+        )
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     expected = int(np.bincount(lengths).argmax())
     wrong = np.flatnonzero((lengths != expected) | (lengths == 0))
@@ -113,7 +122,7 @@ def _parse(path: Path, keys: list[str], flat: list[str], num_levels: int) -> np.
         level = place % num_levels
         raise DataError(
             f"{path}: item {keys[place // num_levels]!r}: token {level + 1} is {flat[place]!r}; "
-            f"expected '<{level_name(level)}_CODE>', the letter of its level and a number"
+            f"expected '<{level_name(level)}_CODE>' or '<L{level}_CODE>', its level and a number"
         )
     return np.fromiter(map(code_of.__getitem__, flat), dtype=np.int64, count=len(flat))
 

@@ -2,12 +2,10 @@
 
 | file | holds |
 |---|---|
-| `.json` | item -> list of tokens or codes (LETTER, LC-Rec, MiniOneRec `*.index.json`, UniGenRec) |
+| `.json` | item -> tokens or codes (LETTER, LC-Rec, MiniOneRec `*.index.json`, UniGenRec) |
 | `.npy` | integers [N, L] (UniGenRec) |
 | `.pt`, `.pth` | a tensor of integers [N, L] or [L, N] (GRID) |
 | `.parquet` | `item_id`, and one list of codes or one column of codes a level |
-
-The layout of UniGenRec's JSON is taken to be item -> list of integers.
 """
 
 from __future__ import annotations

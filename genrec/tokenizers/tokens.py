@@ -2,6 +2,7 @@
 
 The notation is that of LC-Rec (arXiv 2311.09049), which LETTER and MiniOneRec share: the letter is
 the level, the number the code. The 27th level is `aa`, as the columns of a spreadsheet go on.
+UniGenRec writes the level as a number, `<L0_183>`; that is read, not written.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from genrec.tokenizers.vocabulary import SidVocabulary
 
-_TOKEN = re.compile(r"<([a-z]{1,3})_(0|[1-9][0-9]{0,9})>")
+_TOKEN = re.compile(r"<(?:([a-z]{1,3})|L(0|[1-9][0-9]{0,3}))_(0|[1-9][0-9]{0,9})>")
 
 
 def sid_tokens(vocabulary: SidVocabulary) -> list[str]:
@@ -50,14 +51,17 @@ def token_table(sizes: Sequence[int]) -> list[np.ndarray]:
 
 
 def parse_token(token: str) -> tuple[int, int] | None:
-    """Level and code of a token; None if it is none."""
+    """Level and code of a token, `<b_70>` or `<L1_70>`; None if it is none."""
     found = _TOKEN.fullmatch(token)
     if found is None:
         return None
+    letters, number, code = found.groups()
+    if number is not None:
+        return int(number), int(code)
     level = 0
-    for letter in found.group(1):
+    for letter in letters:
         level = level * 26 + ord(letter) - ord("a") + 1
-    return level - 1, int(found.group(2))
+    return level - 1, int(code)
 
 
 def level_name(level: int) -> str:

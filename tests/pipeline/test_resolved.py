@@ -14,6 +14,7 @@ from genrec.pipeline.resolved import (
     resolved_run,
     resolved_vocabulary,
 )
+from genrec.pipeline.scales import SCALES
 from genrec.quantization import RQKMeans
 from genrec.training import TrainingConfig
 
@@ -65,6 +66,14 @@ def test_a_default_that_is_written_out_changes_nothing():
     quantizer = {"type": "rq-kmeans", "balanced": True}
     expected = resolved_vocabulary({"vectors": "text"})
     assert resolved_vocabulary({"vectors": "text", "quantizer": quantizer}) == expected
+
+
+def test_a_preset_that_changes_shows(monkeypatch):
+    options = {**RUN, "scale": "xs"}
+    before = resolved_run(options)
+    assert before["d_model"] == SCALES["xs"][0] and before["backbone"]["layers"] == SCALES["xs"][1]
+    monkeypatch.setitem(SCALES, "xs", (32, 3, 1))
+    assert resolved_run(options)["backbone"] == {**before["backbone"], "layers": 3}
 
 
 def test_what_run_gives_is_no_setting():

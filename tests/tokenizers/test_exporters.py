@@ -84,7 +84,10 @@ def test_level_names_go_on_like_the_columns_of_a_spreadsheet():
     assert [parse_token(f"<{name}_7>") for name in names] == [(n, 7) for n in range(len(names))]
 
 
-@pytest.mark.parametrize("token", ["<a_>", "<_1>", "a_1", "<a_-1>", "<a_1> ", "<A_1>", "<a_1", ""])
+@pytest.mark.parametrize(
+    "token",
+    ["<a_>", "<_1>", "a_1", "<a_-1>", "<a_1> ", "<A_1>", "<a_1", "", "<L_1>", "<L01_1>", "<l0_1>"],
+)
 def test_what_is_no_token(token):
     assert parse_token(token) is None
 

@@ -53,6 +53,23 @@ def test_json_of_codes_with_ids_as_keys(tmp_path):
     assert import_vocabulary(numbers).item_ids.tolist() == [7, 70]
 
 
+def test_codebook_of_unigenrec(tmp_path):
+    lines = (
+        '{"0": "<L0_182> <L1_65> <L2_137> <L3_186> <L4_0>",\n'
+        ' "2": "<L0_0> <L1_255> <L2_9> <L3_10> <L4_1>",\n'
+        ' "1": " <L0_182>\\t<L1_65>  <L2_137> <L3_186> <L4_1> "}'
+    )
+    expected = [[182, 65, 137, 186, 0], [182, 65, 137, 186, 1], [0, 255, 9, 10, 1]]
+    path = write_json(tmp_path / "codebook.json", lines)
+    made = import_vocabulary(path, IDS[:3], codebook_sizes=[256, 256, 256, 256, 2])
+    assert made.codes.tolist() == expected
+    lists = {key: text.split() for key, text in json.loads(lines).items()}
+    assert import_vocabulary(write_json(tmp_path / "l.json", lists)).codes.tolist() == expected
+    texts = {str(n): " ".join(letters(row)) for n, row in enumerate(CODES)}
+    made = import_vocabulary(write_json(tmp_path / "t.json", texts))
+    assert made.codes.tolist() == CODES.tolist()
+
+
 def test_append_numbers_the_items_of_a_tuple(tmp_path):
     np.save(tmp_path / "codes.npy", CODES)
     made = import_vocabulary(tmp_path / "codes.npy", IDS, collisions="append")
@@ -131,6 +148,11 @@ def test_parquet(tmp_path, table, columns):
         ('{"0": ["<a_1>", 2]}', "item '0': code 2 is 2; expected a token"),
         ('{"0": [1], "1": [true]}', "item '1': code 1 is true"),
         ('{"0": [1], "1": [null]}', "item '1': code 1 is null"),
+        ('{"0": "<L0_1> <L1_2>", "1": "<L0_1> <L1_1>", "2": "<L0_1>  "}', "'2': has 1 codes, most"),
+        ('{"0": " "}', "item '0': has 0 codes"),
+        ('{"0": "<L0_1> <L2_2>"}', "token 2 is '<L2_2>'; expected '<b_CODE>' or '<L1_CODE>'"),
+        ('{"0": "<L1_1> <L2_2>"}', "token 1 is '<L1_1>'; expected '<a_CODE>' or '<L0_CODE>'"),
+        ('{"0": "<L0_1>", "1": ["<L0_2>"]}', "item '0': is \"<L0_1>\"; expected a list, or for"),
         ('{"0": [1.5]}', "item '0': code 1 is 1.5"),
         ('{"0": [1], "1": [99999999999999999999]}', "item '1': code 1 is 99999999999999999999"),
         ('{"0": [1], "1": [-4]}', r"item 1 \(row 2\), level 0 is -4"),

@@ -8,7 +8,9 @@ there are to spare; what is in memory at once is one unit per process.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -104,7 +106,9 @@ class Stage:
     def _run_in_processes(self, waiting: Sequence[Unit], bar: tqdm) -> None:
         if self._pool is None:  # started once: a process takes seconds to import its modules
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context)
+            self._pool = ProcessPoolExecutor(
+                self.workers, mp_context=context, initializer=_end_with_parent
+            )
         todo = {self._pool.submit(_perform, unit, self.path(unit)): unit for unit in waiting}
         try:
             for future in as_completed(todo):
@@ -121,6 +125,18 @@ class Stage:
     def remove(self) -> None:
         """Remove the folder, when the dataset is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _perform(unit: Unit, path: Path) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -319,6 +323,28 @@ def test_several_processes_read_the_same(
     want = ready(tmp_path / "one", huggingface, workers=1)
     monkeypatch.setattr(stages, "_WORTH_PROCESSES", 0)
     assert ready(tmp_path / "two", huggingface, workers=2).fingerprint == want.fingerprint
+
+
+@pytest.mark.slow
+def test_processes_end_when_what_started_them_is_killed():
+    code = (
+        "import os, signal, time; from concurrent.futures import ProcessPoolExecutor as Pool;"
+        "import multiprocessing; from genrec.data.tencentgr.stage import _end_with_parent;"
+        "way = multiprocessing.get_context('spawn');"
+        "pool = Pool(1, mp_context=way, initializer=_end_with_parent);"
+        "print(pool.submit(os.getpid).result(), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False)
+    place = Path("/proc", ended.stdout.decode().strip())
+    assert ended.returncode == -signal.SIGKILL and place.name.isdigit()
+    for _ in range(100):
+        try:
+            if "State:\tZ" in (place / "status").read_text():
+                return
+        except OSError:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {place.name} is still there")
 
 
 def test_small_pieces_read_the_same(

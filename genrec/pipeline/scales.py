@@ -1,0 +1,53 @@
+"""Presets of model size, for studies of scale."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from genrec.errors import ConfigError, expected_one_of
+from genrec.models import BACKBONES
+
+# d_model, layers, heads: each backbone has about four times the parameters of the one before.
+SCALES: dict[str, tuple[int, int, int]] = {
+    "xs": (32, 1, 1),
+    "s": (64, 1, 2),
+    "m": (96, 2, 2),
+    "l": (192, 2, 4),
+    "xl": (256, 4, 4),
+    "xxl": (512, 4, 8),
+}
+
+
+def scaled(
+    scale: str | None, d_model: int, backbone: Mapping[str, Any]
+) -> tuple[int, dict[str, Any]]:
+    """Width and backbone of a preset; unchanged without one.
+
+    Args:
+        scale: a name in `SCALES`, or None.
+        d_model: the width without a preset.
+        backbone: `type` and options. Layers and heads are set where the type has them under these
+            names.
+
+    Raises:
+        ConfigError: for an unknown name, or a backbone that says layers or heads itself.
+    """
+    if scale is None:
+        return d_model, dict(backbone)
+    if scale not in SCALES:
+        raise ConfigError(f"scale={scale!r}; {expected_one_of(scale, SCALES)}")
+    width, layers, heads = SCALES[scale]
+    chosen = dict(backbone)
+    kind = BACKBONES.get(str(chosen.get("type")))
+    accepted = inspect.signature(kind).parameters if kind is not None else {}
+    for name, value in (("layers", layers), ("heads", heads)):
+        if name in chosen:
+            raise ConfigError(
+                f"scale={scale!r} sets the backbone's {name}, which is {chosen[name]} here; "
+                "leave one of them out"
+            )
+        if name in accepted:
+            chosen[name] = value
+    return width, chosen

@@ -1,0 +1,98 @@
+"""Fit the loss of a recipe's runs as a power law of their parameters, and draw it.
+
+    genrec run recipes/mine.yaml        # with sweep: {scale: [xs, s, m, l, xl]}
+    python scripts/scaling.py runs/mine --out scaling
+
+The loss is the mean training loss of the last epoch (`log.json`), the parameters are all of the
+model's (`run.json`). Writes scaling.png and scaling.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from genrec.artefacts import read_json, replacing, write_json
+from genrec.evaluation.scaling import ScalingFit, bootstrap_power_law
+
+
+def read_points(folder: Path) -> list[dict[str, Any]]:
+    """Name, parameters and last training loss of each finished run below `folder`."""
+    points = []
+    for path in sorted((folder / "runs").glob("*/run.json")):
+        losses = [
+            entry["loss"] for entry in read_json(path.with_name("log.json")) if "loss" in entry
+        ]
+        points.append(
+            {
+                "run": path.parent.name,
+                "parameters": read_json(path)["parameters"],
+                "loss": losses[-1],
+            }
+        )
+    return points
+
+
+def draw(points: list[dict[str, Any]], fit: ScalingFit, path: Path) -> None:
+    """The runs and the law over a logarithmic axis of parameters."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    sizes = np.array([point["parameters"] for point in points], dtype=float)
+    along = np.logspace(np.log10(sizes.min() / 1.5), np.log10(sizes.max() * 1.5), 200)
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.plot(along, fit.law.at(along), color="tab:orange", label=described(fit))
+    axes.plot(sizes, [point["loss"] for point in points], "o", color="tab:blue")
+    axes.set(xscale="log", xlabel="parameters", ylabel="training loss of the last epoch")
+    axes.legend(frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    pyplot.close(figure)
+
+
+def described(fit: ScalingFit) -> str:
+    """The law with the interval of its exponent."""
+    law, (low, high) = fit.law, fit.intervals["exponent"]
+    return (
+        f"{law.floor:.3f} + {law.scale:.3g} N^-{law.exponent:.3f} "
+        f"(exponent {low:.3f} to {high:.3f}, {fit.level:.0%})"
+    )
+
+
+def main(given: list[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="output folder of `genrec run`")
+    parser.add_argument("--out", type=Path, default=Path("scaling"), help="without an ending")
+    parser.add_argument("--samples", type=int, default=500, help="draws of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(given)
+    points = read_points(arguments.folder)
+    fit = bootstrap_power_law(
+        [point["parameters"] for point in points],
+        [point["loss"] for point in points],
+        samples=arguments.samples,
+        seed=arguments.seed,
+    )
+    found = {
+        "points": points,
+        "floor": fit.law.floor,
+        "scale": fit.law.scale,
+        "exponent": fit.law.exponent,
+        "relative_error": fit.law.error,
+        "intervals": {name: list(ends) for name, ends in fit.intervals.items()},
+        "level": fit.level,
+        "seed": arguments.seed,
+    }
+    draw(points, fit, arguments.out.with_suffix(".png"))
+    write_json(arguments.out.with_suffix(".json"), found)
+    print(json.dumps({key: value for key, value in found.items() if key != "points"}, indent=2))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The page of results, from small output folders."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "results.py"
+
+
+@pytest.fixture(scope="module")
+def results() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(folder: Path, ndcg: float, *, machine: str = "CPU of a test", **more: Any) -> None:
+    """`metrics.json` of a method; with a seed also the `run.json` of its training."""
+    folder.mkdir(parents=True)
+    metrics: dict[str, Any] = {
+        "tie_order": "file",
+        "certificate_rate": 0.5,
+        "parameters": 1234,
+        "seconds": 3.0,
+        "test/users": 40,
+        "fingerprints": {"dataset": "abc"},
+        "exact": True,
+        **more,
+    }
+    if "seed" in metrics:
+        trained = {"machine": machine, "threads": 1, "torch_version": "9.9"}
+        metrics |= {"training_seconds": 120.0, "trained_on": trained}
+        about = {"vectors": "../../vectors/white", "peak_memory_mb": 700.4}
+        (folder / "run.json").write_text(json.dumps(about))
+    for mask, factor in (("unmasked", 1), ("masked", 2)):
+        for name in ("recall@10", "ndcg@10"):
+            value = ndcg * factor
+            entry = {"value": value, "low": value - 0.01, "high": value + 0.01}
+            metrics[f"test/{mask}/{name}"] = entry
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def rows_of(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_methods_and_baselines_are_ranked_by_result(results: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "amazon2014-beauty-rpg"
+    write(folder / "runs/rpg-seed0", 0.04, seed=0, effective_rank=12.34)
+    write(folder / "runs/rpg-seed1", 0.02, seed=1)
+    write(folder / "runs/beams", 0.01, seed=0, exact=False, beam_width=50)
+    write(folder / "report/popularity", 0.03)
+    name, text = results.page([folder], "A note.")
+    assert name == "amazon2014-beauty-rpg"
+    head, *rows = rows_of(text)
+    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows[:4]}
+    assert list(table) == ["rpg-seed0", "popularity", "rpg-seed1", "beams"]
+    first = table["rpg-seed0"]
+    assert (first["R@10"], first["N@10"]) == (".0400", "**.0400**")
+    assert (first["masked R@10"], first["masked N@10"]) == (".0800", "**.0800**")
+    assert first["vectors"] == "white"
+    assert first["memory"] == "700 MiB"
+    assert first["rank of states"] == "12.3"
+    assert first["training"] == "2.0 min"
+    assert first["published"].startswith("R@10 .0809, N@10 .0464 unmasked (Hou et al. 2025")
+    assert (first["beam"], table["beams"]["beam"]) == ("exact", "50")
+    assert first["certified"] == "50.0%"
+    assert table["beams"]["published"] == table["popularity"]["training"] == ""
+    assert "Trained on CPU of a test, 1 thread, torch 9.9. A note." in text
+    means = [row for row in rows if row[0] == "rpg"]
+    assert means == [
+        ["rpg", "file", "2", ".0300 (.0141)", ".0300 (.0141)", ".0600 (.0283)", ".0600 (.0283)"]
+    ]
+
+
+def test_runs_of_several_machines_are_told_apart(results: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "some-data"
+    write(folder / "runs/a", 0.04, seed=0)
+    write(folder / "runs/b", 0.02, seed=0, machine="another")
+    _, text = results.page([folder], "")
+    assert "Trained on CPU of a test, 1 thread, torch 9.9: a. Trained on another, 1" in text
+
+
+def test_both_orders_stand_on_one_page(results: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path / "some-data/runs/a", 0.02, seed=0)
+    write(tmp_path / "some-data-shuffled-day/runs/a", 0.04, seed=0, tie_order="shuffled-day")
+    _, text = results.page([tmp_path / "some-data", tmp_path / "some-data-shuffled-day"], "")
+    assert [row[:2] for row in rows_of(text)[1:3]] == [["a", "file"], ["a", "shuffled-day"]]
+    assert "--order shuffled-day" in text
