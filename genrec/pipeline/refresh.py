@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from genrec.artefacts import check_target
 from genrec.data import Dataset
 from genrec.embedding import ItemVectors
+from genrec.errors import ArtefactError
 from genrec.pipeline.notes import note
 from genrec.pipeline.settings import (
     SPLIT_DEFAULT,
     TRAINING,
     SplitConfig,
     check_training_events,
+    plain_settings,
     training_events,
 )
 from genrec.tokenizers import SidVocabulary, print_churn, refresh_vocabulary
@@ -44,26 +48,31 @@ def refresh(
         progress: show what changed.
 
     Returns:
-        The vocabulary, as saved in `out`; `config["refresh"]["churn"]` says what changed.
+        The vocabulary, as saved in `out`; `config["refresh"]["churn"]` says what changed. It keeps
+        the note of the training events that the old one was made from, as SIDs that stay do.
+
+    Raises:
+        ArtefactError: if the vectors, or with `refit` the dataset and split, stand for other
+            training events than the vocabulary.
     """
     check_target(out, kind=VOCABULARY_KIND)
     loaded = SidVocabulary.from_pretrained(vocabulary)
     items = ItemVectors.from_pretrained(vectors)
-    # Codebooks that stay were fitted on content: of these items' events they know none.
     known = items.config.get(TRAINING)
+    _check_same_events(vocabulary, loaded, vectors, known)
     fit_items = None
     if dataset is not None:
         whole = Dataset.load(dataset)
         check_training_events(vectors, items.config, whole, split)
         if refit:
             known = training_events(whole, split)
+            _check_same_events(vocabulary, loaded, str(dataset), known)
         data, parts = split.apply(whole)
         items = items.aligned_to(data.catalog)
         fit_items = parts.train_counts(data.histories, len(data.catalog)) > 0
     made = refresh_vocabulary(
         loaded, items.vectors, items.item_ids, refit=refit, fit_items=fit_items, progress=progress
     )
-    made.config.pop(TRAINING, None)
     if known is not None:
         made.config[TRAINING] = known
     made.save_pretrained(out)
@@ -71,3 +80,19 @@ def refresh(
         print_churn(made.config["refresh"]["churn"])
         note(f"refreshed from {vocabulary}, saved in {out}")
     return made
+
+
+def _check_same_events(
+    vocabulary: str, loaded: SidVocabulary, other: str, known: dict[str, Any] | None
+) -> None:
+    """Check that `other` adds no training events to those that SIDs and codebooks stand for."""
+    old = loaded.config.get(TRAINING)
+    if old is None or known is None or old == known:
+        return
+    key = "split" if old.get("split") != known.get("split") else "dataset_fingerprint"
+    raise ArtefactError(
+        f"{other}: stands for the training events of another {key.partition('_')[0]} "
+        f"({plain_settings(known.get(key))}) than {vocabulary} ({plain_settings(old.get(key))}), "
+        "whose SIDs stay: the two together may know events that are tested; use those of one "
+        "dataset and split, or build the vocabulary again with genrec quantize"
+    )

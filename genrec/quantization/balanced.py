@@ -25,7 +25,7 @@ def balanced_kmeans(
     *,
     rng: np.random.Generator,
     iterations: int = 25,
-    init: str = "k-means++",
+    init: str | Tensor = "k-means++",
     on_step: Callable[[], object] | None = None,
 ) -> Tensor:
     """Centroids float32 [k, d] of clusters of at most ceil(n / k) of the rows of x [n, d].
@@ -33,7 +33,7 @@ def balanced_kmeans(
     Arguments as of `kmeans`. Empty clusters of a plain assignment to the nearest centroid are
     re-seeded at the end, as there.
     """
-    centroids = kmeans(x, k, rng=rng, iterations=1, init=init)
+    centroids = kmeans(x, k, rng=rng, iterations=int(isinstance(init, str)), init=init)
     prices = torch.zeros(k, dtype=torch.float64, device=x.device)
     for _ in range(iterations):
         codes, prices = capped_assign(x, centroids, -(-len(x) // k), prices)

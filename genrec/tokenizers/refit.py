@@ -15,8 +15,10 @@ from scipy.optimize import linear_sum_assignment
 
 from genrec.errors import ConfigError, DataError
 from genrec.quantization import Quantizer, RQKMeans, make_quantizer
+from genrec.quantization.balanced import balanced_kmeans
 from genrec.quantization.base import option_names
-from genrec.quantization.kmeans import center, cluster, subtract
+from genrec.quantization.fixed_codes import FixedCodes
+from genrec.quantization.kmeans import assign, center, cluster, subtract
 from genrec.quantization.vectors import Vectors
 
 Arrays = dict[str, np.ndarray]
@@ -27,7 +29,13 @@ def refit_quantizer(old: Quantizer, vectors: np.ndarray, *, progress: bool = Fal
 
     Raises:
         DataError: if the vectors have another width, or are fewer than the codes of a level.
+        ConfigError: if it learns from more than the vectors.
     """
+    if old.learns_from:
+        raise ConfigError(
+            f"quantizer {old.type!r}: learns from {', '.join(sorted(old.learns_from))} vectors "
+            "too, which a refit does not have; refresh without refit, or build the vocabulary again"
+        )
     if not isinstance(old, RQKMeans):
         return _unfitted(old).fit(vectors, progress=progress)
     matrix = Vectors(vectors, width=old.width)
@@ -42,7 +50,11 @@ def refit_quantizer(old: Quantizer, vectors: np.ndarray, *, progress: bool = Fal
     state = {}
     for level, book in enumerate(old.codebooks()):
         start = rest.new_tensor(book) - (mean if level == 0 else 0)
-        fresh, codes = cluster(rest, len(book), rng=rng, iterations=old.iterations, init=start)
+        if old.balanced:
+            fresh = balanced_kmeans(rest, len(book), rng=rng, iterations=old.iterations, init=start)
+            codes = assign(rest, fresh)
+        else:
+            fresh, codes = cluster(rest, len(book), rng=rng, iterations=old.iterations, init=start)
         subtract(rest, fresh, codes)
         state[f"codebook.{level}"] = (fresh + (mean if level == 0 else 0)).cpu().numpy()
     return _with_state(old, state)
@@ -80,12 +92,14 @@ def relabel_quantizer(quantizer: Quantizer, labels: Sequence[np.ndarray]) -> Qua
     """The same quantizer with code c of level l called `labels[l][c]`.
 
     Raises:
-        ConfigError: if the codebooks of this type cannot be found in its state.
+        ConfigError: if the codebooks of this type cannot be found in its state, or do not say
+            which code a vector gets.
     """
     state = {name: array.copy() for name, array in quantizer._state().items()}
     for level, (book, label) in enumerate(zip(quantizer.codebooks(), labels, strict=True)):
         place = _codebook(state, level)
-        if place is None or place.shape != book.shape or not (place == book).all():
+        fixed = isinstance(quantizer, FixedCodes)
+        if fixed or place is None or place.shape != book.shape or not (place == book).all():
             raise ConfigError(
                 f"quantizer {quantizer.type!r}: its codes cannot be renamed, so a refit would "
                 "change most SIDs; refresh without refit, or build the vocabulary again"
@@ -99,8 +113,11 @@ def _codebook(state: Arrays, level: int) -> np.ndarray | None:
     name = f"codebook.{level}"
     if name in state:
         return state[name]
-    stacked = state.get("codebooks")
-    return stacked[level] if stacked is not None and level < len(stacked) else None
+    if "codebooks" not in state:
+        return None
+    # By level [L, K, d], or by subspace and level [M, L, K, d]; a view, the array being contiguous.
+    stacked = state["codebooks"].reshape(-1, *state["codebooks"].shape[-2:])
+    return stacked[level] if level < len(stacked) else None
 
 
 def _unfitted(like: Quantizer) -> Quantizer:

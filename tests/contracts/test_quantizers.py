@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from genrec.errors import ArtefactError, ConfigError, DataError, GenrecError
 from genrec.quantization import QUANTIZERS, Quantizer, load_quantizer, make_quantizer
+from genrec.tokenizers.refit import relabel_quantizer
 
 # Options that make a quantizer quick enough to be fitted dozens of times.
 QUICK = {
@@ -405,3 +406,21 @@ def test_any_vectors_give_valid_codes_or_a_clear_error(case, vectors, size, leve
 def test_a_seed_that_is_none(quantizer_name, seed):
     with pytest.raises(ConfigError, match=r"seed: is .*; expected an integer of 0 or more"):
         build(quantizer_name, seed=seed)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_renamed_codes_are_what_is_encoded_or_are_refused(case):
+    x = clustered()
+    quantizer = build(case).fit(x)
+    codes = quantizer.encode(x)
+    rng = np.random.default_rng(0)
+    labels = [rng.permutation(size) for size in quantizer.codebook_sizes]
+    if type_of(case) in UNFITTED:
+        with pytest.raises(ConfigError, match=f"{type_of(case)!r}: its codes cannot be renamed"):
+            relabel_quantizer(quantizer, labels)
+        return
+    renamed = relabel_quantizer(quantizer, labels)
+    expected = np.stack([label[column] for label, column in zip(labels, codes.T, strict=True)], 1)
+    assert np.array_equal(renamed.encode(x), expected)
+    assert np.array_equal(renamed.decode(expected), quantizer.decode(codes))
+    assert not np.array_equal(expected, codes)

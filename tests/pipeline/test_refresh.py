@@ -6,7 +6,9 @@ import pytest
 from genrec import cli
 from genrec.data import Dataset
 from genrec.embedding import ItemVectors
+from genrec.errors import ArtefactError
 from genrec.pipeline import SplitConfig, refresh
+from genrec.pipeline.settings import TRAINING, training_events
 from genrec.tokenizers import SidVocabulary, remove_items
 
 
@@ -46,6 +48,62 @@ def test_a_refit_is_on_items_of_the_training_events(shop, smaller, tmp_path):
     assert np.array_equal(made.fitted, seen)
     made.check_catalog(data.catalog)
     assert made.config["refresh"]["refit"]
+
+
+def noted(folder, loader, note):
+    """The artefact, saved again with this note of training events, or with none."""
+    artefact = loader.from_pretrained(folder)
+    artefact.config.pop(TRAINING, None)
+    if note is not None:
+        artefact.config[TRAINING] = note
+    artefact.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("with_dataset", [False, True])
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("new", [False, True])
+def test_the_note_of_training_events_stays_with_the_sids(
+    own_shop, tmp_path, refit, with_dataset, old, new
+):
+    note = training_events(Dataset.load(own_shop / "dataset"), SplitConfig())
+    noted(own_shop / "vocabulary", SidVocabulary, note if old else None)
+    noted(own_shop / "vectors", ItemVectors, note if new else None)
+    made = refresh(
+        str(own_shop / "vocabulary"),
+        str(own_shop / "vectors"),
+        str(tmp_path / "v"),
+        refit=refit,
+        dataset=str(own_shop / "dataset") if with_dataset else None,
+        progress=False,
+    )
+    expected = note if old or new or (refit and with_dataset) else None
+    assert made.config.get(TRAINING) == expected
+    assert SidVocabulary.from_pretrained(tmp_path / "v").config.get(TRAINING) == expected
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_vectors_of_other_training_events_are_refused(own_shop, tmp_path, refit):
+    note = training_events(Dataset.load(own_shop / "dataset"), SplitConfig())
+    places = str(own_shop / "vocabulary"), str(own_shop / "vectors"), str(tmp_path / "v")
+    noted(own_shop / "vectors", ItemVectors, {**note, "dataset_fingerprint": "other"})
+    with pytest.raises(
+        ArtefactError, match=r"vectors: stands for .* another dataset \(other\) tha"
+    ):
+        refresh(*places, refit=refit, progress=False)
+    noted(own_shop / "vectors", ItemVectors, {**note, "split": {"type": "temporal"}})
+    with pytest.raises(ArtefactError, match=r"another split \(type=temporal\) than .*vocabulary"):
+        refresh(*places, refit=refit, progress=False)
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_refit_on_other_training_events_is_refused(shop, tmp_path):
+    places = str(shop / "vocabulary"), str(shop / "vectors"), str(tmp_path / "v")
+    dataset, split = str(shop / "dataset"), SplitConfig(order="shuffled-day")
+    refresh(*places, dataset=dataset, split=split, progress=False)
+    with pytest.raises(ArtefactError, match=r"dataset: stands for .* another split"):
+        refresh(*places[:2], str(tmp_path / "w"), refit=True, dataset=dataset, split=split)
+    assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.parametrize(

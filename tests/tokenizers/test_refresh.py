@@ -19,12 +19,13 @@ from genrec.tokenizers import (
     refresh_vocabulary,
     remove_items,
 )
-from genrec.tokenizers.refit import match_labels, relabel_quantizer
+from genrec.tokenizers.refit import match_labels, refit_quantizer, relabel_quantizer
 
 POLICIES = ("allow", "append", "reassign", "sinkhorn")
 KINDS = {
     "rq-kmeans": {"codebook_sizes": [8, 8, 8]},
     "opq": {"num_subspaces": 3, "codebook_size": 8},
+    "mhq": {"num_subspaces": 3, "levels": 1, "codebook_size": 8, "epochs": 3},
     "rq-vae": {"codebook_sizes": [8, 8, 8], "hidden": [16], "latent": 4, "steps": 150},
 }
 
@@ -236,6 +237,43 @@ def test_a_quantizer_that_cannot_be_renamed_is_found_before_the_fit(vectors, ite
     monkeypatch.setattr("genrec.tokenizers.refresh.refit_quantizer", None)
     with pytest.raises(ConfigError, match="'rq-kmeans': its codes cannot be renamed"):
         refresh_vocabulary(old, vectors, item_ids, refit=True)
+
+
+@pytest.mark.parametrize("kind", ["hash", "random"])
+def test_codes_given_by_a_function_are_not_refitted(vectors, item_ids, kind, monkeypatch):
+    quantizer = make_quantizer(kind, codebook_sizes=[8, 8, 8])
+    old = build_vocabulary(vectors[:100], item_ids[:100], quantizer)
+    monkeypatch.setattr("genrec.tokenizers.refresh.refit_quantizer", None)
+    with pytest.raises(ConfigError, match=f"{kind!r}: its codes cannot be renamed"):
+        refresh_vocabulary(old, vectors, item_ids, refit=True)
+    assert len(refresh_vocabulary(old, vectors, item_ids)) == 120
+
+
+def test_what_learned_from_collaborative_vectors_is_not_refitted(vectors, item_ids):
+    options = {**KINDS["rq-vae"], "steps": 20, "warmup_steps": 5, "alignment": 0.01}
+    side = {"collaborative": vectors[:100, :3]}
+    quantizer = make_quantizer("rq-vae", **options)
+    old = build_vocabulary(vectors[:100], item_ids[:100], quantizer, side_vectors=side)
+    with pytest.raises(ConfigError, match="'rq-vae': learns from collaborative vectors too"):
+        refresh_vocabulary(old, vectors, item_ids, refit=True)
+    assert len(refresh_vocabulary(old, vectors, item_ids)) == 120
+
+
+def test_a_refit_of_balanced_clusters_stays_balanced():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2400, 4)).astype(np.float32)
+    x[:240] = 5 * x[:240] + 8
+    x = x[rng.permutation(2400)]
+    spread = {}
+    for balanced in (False, True):
+        old = make_quantizer("rq-kmeans", codebook_sizes=[16, 16], balanced=balanced).fit(x[:2000])
+        fresh = refit_quantizer(old, x)
+        assert fresh.config == old.config
+        spread[balanced] = np.bincount(fresh.encode(x)[:, 0], minlength=16).std()
+        anew = make_quantizer("rq-kmeans", codebook_sizes=[16, 16], balanced=balanced).fit(x)
+        loads = np.bincount(anew.encode(x)[:, 0], minlength=16)
+        assert spread[balanced] < 1.5 * loads.std()
+    assert spread[True] < 0.6 * spread[False]
 
 
 def test_churn_by_hand():
