@@ -23,6 +23,9 @@ from genrec.tokenizers import (
 )
 from genrec.tokenizers.inspection import train_counts
 
+# Where the categories are looked for, unless a column is named.
+CATEGORY_COLUMNS = ("category", "categories")
+
 
 def inspect(
     vocabulary: str,
@@ -55,7 +58,8 @@ def inspect(
         compare: a second vocabulary of the same items, shown beside the first.
         compare_vectors: the vectors that one was built from, if they are others.
         title_column: column of titles; ids are shown where there is none.
-        category_column: column of categories, for the purity of prefixes.
+        category_column: column of categories, for the purity of prefixes; `category` or
+            `categories` by default where the items have it.
         facets: levels of each facet, where the codes of the first vocabulary have facets; by
             default what its quantizer says (`mhq` has facets).
         k: neighbours per item.
@@ -80,6 +84,9 @@ def inspect(
         data, parts = split.apply(Dataset.load(dataset))
         catalog, histories = data.catalog, data.histories
         note_missing_titles(catalog, title_column)
+        if category_column is None:
+            named = (name for name in CATEGORY_COLUMNS if name in catalog.columns)
+            category_column = next(named, None)
 
     def look(folder: str, of: str | None, facets: int | None = None) -> Inspected:
         loaded = SidVocabulary.from_pretrained(folder)

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from genrec.pipeline.resolved import resolved_run
 from genrec.pipeline.settings import SplitConfig
 from genrec.pipeline.stages import Stages
 from genrec.pipeline.train import train
@@ -87,7 +88,7 @@ def _train(
     settings["training"] = TrainingConfig(**settings.get("training", {}))
     return stages.do(
         f"runs/{name}",
-        [options, split.describe()],
+        [resolved_run(options), split.describe()],
         partial(
             train,
             str(stages.folder / "dataset"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from genrec.pipeline.checks import check_keys, check_types, expand_variables, re
 from genrec.pipeline.evaluate import check_evaluation, evaluate
 from genrec.pipeline.features import assumed_features
 from genrec.pipeline.jobs import train_all
+from genrec.pipeline.resolved import options_of, resolved, resolved_embedder, resolved_vocabulary
 from genrec.pipeline.scales import scaled
 from genrec.pipeline.settings import SplitConfig, names
 from genrec.pipeline.stages import Stages, embedded_from, prepared_from
@@ -50,8 +51,6 @@ from genrec.pipeline.vocabulary import (
 from genrec.processes import processes
 from genrec.training import TrainingConfig
 
-# What `run` gives to the stages itself.
-SUPPLIED = ("dataset", "out", "split", "progress", "name", "resume")
 _NAME = re.compile(r"[\w-][\w.-]*")
 SUPPLIED_TO_EVALUATE = ("runs", "out", "dataset", "vocabulary", "progress")
 
@@ -135,7 +134,7 @@ class Recipe:
         with _naming(f"{where}: runs"):
             for name in planned_runs(self.runs):
                 _check_name(where, "runs", name)
-        check_keys(f"{where}: evaluate", self.evaluate, _options(evaluate, SUPPLIED_TO_EVALUATE))
+        check_keys(f"{where}: evaluate", self.evaluate, options_of(evaluate, SUPPLIED_TO_EVALUATE))
         check_types(f"{where}: evaluate", self.evaluate, evaluate)
         with _naming(where):
             check_evaluation(self.evaluate)
@@ -156,7 +155,7 @@ class Recipe:
 
     def _check_vocabulary(self, place: str, options: dict[str, Any]) -> tuple[int, ...]:
         """Check one vocabulary and return its codebook sizes (with one of any size appended)."""
-        check_keys(place, options, _options(quantize))
+        check_keys(place, options, options_of(quantize))
         check_types(place, options, quantize)
         _refer(place, "vectors", options.get("vectors"), self.vectors, required=True)
         _refer(place, "collaborative", options.get("collaborative"), self.vectors)
@@ -169,7 +168,7 @@ class Recipe:
     def _check_run(
         self, place: str, name: str, options: dict[str, Any], sizes: Mapping[str, tuple[int, ...]]
     ) -> None:
-        check_keys(place, options, [*_options(train), "seeds"])
+        check_keys(place, options, [*options_of(train), "seeds"])
         if name == "popularity":
             raise ConfigError(f"{place}: is the name of a baseline; choose another name")
         seeds = options.get("seeds", [])
@@ -267,13 +266,13 @@ def run(
     source = options.pop("source")
     stages.do(
         "dataset",
-        [source, options, prepared_from(options)],
+        [source, resolved(SOURCES[source], options, ("out",)), prepared_from(options)],
         partial(SOURCES[source], dataset, **options),
     )
     for name, embedder in plan.vectors.items():
         stages.do(
             f"vectors/{name}",
-            ["dataset", embedder, split.describe(), embedded_from(embedder)],
+            ["dataset", resolved_embedder(embedder), split.describe(), embedded_from(embedder)],
             partial(
                 embed,
                 dataset,
@@ -289,7 +288,7 @@ def run(
         places = {key: str(folder / "vectors" / value) for key, value in inputs.items()}
         stages.do(
             f"vocabularies/{name}",
-            [options, split.describe()],
+            [resolved_vocabulary(options), split.describe()],
             partial(
                 quantize,
                 out=str(folder / "vocabularies" / name),
@@ -305,7 +304,7 @@ def run(
     if trained:
         evaluated = stages.do(
             "report",
-            [plan.evaluate],
+            [resolved(evaluate, plan.evaluate, SUPPLIED_TO_EVALUATE)],
             partial(_report, folder, planned, plan.evaluate, progress),
             after=["dataset", *trained],
             shared=True,
@@ -357,10 +356,6 @@ def _check_name(where: str, key: str, name: Any) -> None:
             f"{where}: {key}: {name!r} names a folder; expected letters, digits, `_`, `-` and `.`, "
             "not a `.` first"
         )
-
-
-def _options(function: Callable[..., Any], supplied: tuple[str, ...] = SUPPLIED) -> list[str]:
-    return [name for name in inspect.signature(function).parameters if name not in supplied]
 
 
 def _refer(

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from genrec.data import Dataset
+from genrec.data.dataset import write_dataset
 from genrec.errors import ArtefactError, ConfigError
 from genrec.pipeline import SplitConfig, embed, inspect, quantize
 
@@ -55,6 +58,46 @@ def test_only_training_events_are_looked_at(shop):
     figures = inspect(str(shop / "vocabulary"), dataset=str(shop / "dataset"))
     expected = int(parts.train_counts(data.histories, len(data.catalog)).sum())
     assert figures["popularity"]["events"] == expected < data.histories.num_events
+
+
+def with_columns(shop, folder, **columns):
+    """The shop's dataset with the ids and titles of its items and these columns."""
+    dataset = Dataset.load(shop / "dataset")
+    items = dataset.catalog.table.select(["item_id", "title"])
+    for name, values in columns.items():
+        items = items.append_column(name, pa.array(values))
+    write_dataset(folder, items, pq.read_table(shop / "dataset" / "interactions.parquet"))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("columns", "option", "expected"),
+    [
+        (["category", "categories"], {}, "category"),
+        (["brand", "categories"], {}, "categories"),
+        (["brand", "kind"], {}, None),
+        (["category", "kind"], {"category_column": "kind"}, "kind"),
+    ],
+)
+def test_the_column_of_categories_is_found(shop, tmp_path, columns, option, expected):
+    names = {c: [f"{c} {n % (k + 2)}" for n in range(150)] for k, c in enumerate(columns)}
+    dataset = with_columns(shop, tmp_path / "dataset", **names)
+    page = tmp_path / "page.html"
+    figures = inspect(str(shop / "vocabulary"), dataset=dataset, html=str(page), **option)
+    assert figures.get("purity", {}).get("column") == expected
+    if expected is not None:
+        assert figures["purity"]["categories"] == columns.index(expected) + 2
+    plain = tmp_path / "plain.html"
+    named = {} if expected is None else {"category_column": expected}
+    inspect(str(shop / "vocabulary"), dataset=dataset, html=str(plain), **named)
+    assert page.read_text() == plain.read_text()
+
+
+def test_a_column_of_categories_that_is_empty(shop, tmp_path):
+    dataset = with_columns(shop, tmp_path / "dataset", category=[""] * 150)
+    page = str(tmp_path / "page.html")
+    figures = inspect(str(shop / "vocabulary"), dataset=dataset, html=page)
+    assert figures["purity"]["categories"] == 0 and figures["purity"]["prefixes"] == []
 
 
 def test_bad_input_is_found_before_the_work(shop, tmp_path):

@@ -12,6 +12,7 @@ import yaml
 
 from genrec.errors import ConfigError
 from genrec.pipeline import Recipe, Run, run
+from genrec.quantization import RQKMeans
 
 TRAINING = {"epochs": 1, "batch_size": 64}
 
@@ -100,6 +101,15 @@ def test_stages_are_done_once_and_again_where_their_settings_or_inputs_change(
     assert recipe() == ALL
     plan["split"] = {"order": "shuffled-day"}
     assert recipe() == [stage for stage in ALL if stage != "dataset"]
+    assert recipe() == []
+
+
+def test_a_default_that_changes_counts_like_a_setting(recipe, plan, monkeypatch):
+    assert recipe() == ALL
+    assert RQKMeans.__init__.__kwdefaults__["balanced"] is True
+    monkeypatch.setitem(RQKMeans.__init__.__kwdefaults__, "balanced", False)
+    assert recipe() == ["report", "runs.sid", "vocabularies.rq"]
+    plan["vocabularies"]["rq"]["quantizer"]["balanced"] = False
     assert recipe() == []
 
 
@@ -386,7 +396,8 @@ def test_the_page_of_recipes_names_every_part_and_option():
 
     from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS
     from genrec.pipeline import evaluate, quantize
-    from genrec.pipeline.recipe import SUPPLIED, SUPPLIED_TO_EVALUATE
+    from genrec.pipeline.recipe import SUPPLIED_TO_EVALUATE
+    from genrec.pipeline.resolved import SUPPLIED
     from genrec.quantization import QUANTIZERS
 
     page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
