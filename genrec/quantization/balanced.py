@@ -61,7 +61,8 @@ def capped_assign(x: Tensor, centroids: Tensor, cap: int, prices: Tensor) -> tup
     codes = _assign_priced(x, centroids, prices)
     counts = torch.bincount(codes, minlength=len(centroids))
     own = _distances(x, centroids, torch.arange(len(x), device=x.device), codes)
-    scale = float(own.mean())
+    # Summed by numpy: the order of torch's sum of many rows depends on the number of threads.
+    scale = float(own.cpu().numpy().mean())
     fresh = prices + _STEP * scale * (counts.double() / cap - 1).clamp(max=1)
     fresh -= fresh.min()
     # A row moves to an open code only, and a full code never opens again: every round fills a

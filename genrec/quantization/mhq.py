@@ -162,12 +162,12 @@ class MHQ(Quantizer):
             )
         rng = np.random.default_rng(self.seed)
         x = vectors.sample(self.samples_per_code * self.codebook_size, rng).double()
-        mean = x.mean(dim=0)
-        x -= mean
-        gain = self._gains(x.square().mean(dim=0))
-        x *= gain
-        size = float(x.square().sum(dim=1).mean().sqrt()) or 1.0
         with one_thread():
+            mean = x.mean(dim=0)
+            x -= mean
+            gain = self._gains(x.square().mean(dim=0))
+            x *= gain
+            size = float(x.square().sum(dim=1).mean().sqrt()) or 1.0
             y = (x / size).float().to(self.device)
             del x
             weight = self._start(y)

@@ -16,11 +16,11 @@ class RQKMeansPlus(QuantizedAutoencoder):
     """Residual k-means whose vectors and codebooks are then refined together.
 
     The latent vector is the vector itself plus what an MLP adds, which is nothing at the start: the
-    first codebooks are those of RQ-k-means. Training goes on as for RQ-VAE, so that the codes
-    adapt without the collapse that RQ-VAE risks from a random encoder. The decoder has the same
-    form, an addition of this implementation; so the first reconstruction is that of RQ-k-means
-    too. Vectors are centred and brought to one scale, not standardised by column: distances stay
-    those between the vectors.
+    first codebooks are those of plain RQ-k-means (`balanced=False`). Training goes on as for
+    RQ-VAE, so that the codes adapt without the collapse that RQ-VAE risks from a random encoder.
+    The decoder has the same form, an addition of this implementation; so the first reconstruction
+    is theirs too. Vectors are centred and brought to one scale, not standardised by column:
+    distances stay those between the vectors.
 
     Args:
         codebook_sizes: number of codes of each level.

@@ -178,7 +178,7 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     )
     if "distortion_increase" in report:
         facts.add_row(
-            "items moved by reassign",
+            f"items moved by {summary['collision_policy']}",
             f"{report['moved_items']:,}, distortion {report['distortion_increase']:+.2%}",
         )
     largest = summary["largest_bucket"]

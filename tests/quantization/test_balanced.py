@@ -87,6 +87,30 @@ def test_the_quantizer_balances_unless_told_otherwise_and_uses_every_code():
     assert (loads[1] > 0).all()
 
 
+def test_neither_threads_nor_batches_change_a_bit():
+    """Rows enough that torch would share a sum of them out among its threads."""
+    x = points(33_001, 2)
+    threads = torch.get_num_threads()
+    made = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            # One sum in three is another one in other parts, so there are several.
+            prices = [
+                capped_assign(points(33_001, 2, seed), x[:2], 33_001, free(2))[1].tolist()
+                for seed in range(12)
+            ]
+            quantizer = RQKMeans((4, 4), iterations=2, samples_per_code=10_000).fit(x.numpy())
+            encoded = [quantizer.encode(x.numpy(), batch_size=size) for size in (1_000, 100_000)]
+            assert np.array_equal(*encoded)
+            books = [book.tobytes() for book in quantizer.codebooks()]
+            made.append((prices, books, encoded[0]))
+    finally:
+        torch.set_num_threads(threads)
+    assert made[0][:2] == made[1][:2]
+    assert np.array_equal(made[0][2], made[1][2])
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     values=st.lists(st.sampled_from([0.0, 1.0, 2.5, -3.0, 1e6]), min_size=1, max_size=40),

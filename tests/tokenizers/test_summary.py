@@ -10,7 +10,8 @@ from rich.console import Console
 
 from genrec.data import Catalog
 from genrec.errors import ArtefactError, ConfigError
-from genrec.tokenizers import SidVocabulary, print_summary, summarize
+from genrec.quantization import make_quantizer
+from genrec.tokenizers import SidVocabulary, build_vocabulary, print_summary, summarize
 
 
 @pytest.fixture
@@ -85,3 +86,12 @@ def test_it_is_json_and_prints(vocabularies, vectors, policy):
     assert "unseen items (20)" in printed
     assert ("largest bucket" in printed) == (policy == "allow")
     assert ("items moved by reassign" in printed) == (policy == "reassign")
+
+
+def test_the_policy_that_moved_items_is_named(vectors, item_ids):
+    quantizer = make_quantizer("rq-kmeans", codebook_sizes=[4, 4]).fit(vectors)
+    made = build_vocabulary(vectors, item_ids, quantizer, collisions="sinkhorn", fit=False)
+    text = io.StringIO()
+    print_summary(summarize(made), Console(file=text, width=100))
+    assert "items moved by sinkhorn" in text.getvalue()
+    assert "reassign" not in text.getvalue()
