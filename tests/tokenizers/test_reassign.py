@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.quantization import make_quantizer
-from genrec.tokenizers import make_tie_order, resolve_collisions
+from genrec.quantization import RQKMeans, load_quantizer, make_quantizer
+from genrec.tokenizers import SidVocabulary, build_vocabulary, make_tie_order, resolve_collisions
 from genrec.tokenizers.collisions import colliding_items, mean_squared_distance
 from genrec.tokenizers.reassign import _spread, reassign_codes
 
@@ -266,3 +266,33 @@ def test_twelve_thousand_items_in_seconds(given_codebooks):
     assert time.perf_counter() - start < 20
     assert colliding_items(codes, (256, 256, 256)) > 11_000
     assert colliding_items(new, (256, 256, 256)) == 0
+
+
+@pytest.mark.slow
+def test_a_level_of_65535_codes(tmp_path):
+    """Codes past 2 ** 15, from the fit to the tuples of the items."""
+    size = 65_535
+    x = np.random.default_rng(0).normal(size=(size + 65, 2)).astype(np.float32)
+    quantizer = RQKMeans((size, 2), iterations=1, init="sample", balanced=False).fit(x)
+    quantizer.save_pretrained(tmp_path / "q")
+    loaded = load_quantizer(tmp_path / "q")
+    books = quantizer.codebooks()
+    assert [len(book) for book in books] == [size, 2]
+    # Each code's own vector, far ones included, then some of them thrice more.
+    some = books[0][np.r_[0:100, size - 100 : size]]
+    some = np.concatenate([some, some[:20], some[:20], some[-20:]])
+    codes = loaded.encode(some)
+    assert np.array_equal(codes, quantizer.encode(some))
+    distances = ((some[:, None].astype(np.float64) - books[0]) ** 2).sum(axis=2)
+    assert np.array_equal(codes[:, 0], distances.argmin(axis=1))
+    assert codes[:, 0].max() == size - 1
+    made = build_vocabulary(some, np.arange(len(some)), loaded, fit=False)
+    assert made.codebook_sizes == (size, 2)
+    assert made.num_tuples == len(made) == 260
+    assert made.config["collisions"]["moved_items"] > 0
+    trie = made.trie()
+    assert np.array_equal(trie.leaf_codes(trie.item_leaf.long()).numpy(), made.codes)
+    made.save_pretrained(tmp_path / "v")
+    again = SidVocabulary.from_pretrained(tmp_path / "v")
+    assert np.array_equal(again.codes, made.codes)
+    assert again.fingerprint == made.fingerprint
