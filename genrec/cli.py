@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
@@ -65,18 +66,18 @@ def main(args: Sequence[str] | None = None) -> None:
     # beside other busy processes. It is read when PyTorch is imported, which the verbs do.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    warnings.filterwarnings("ignore", category=FutureWarning)
     given = [_spelled_out(arg) for arg in (sys.argv[1:] if args is None else args)]
     console = Console(stderr=True, soft_wrap=True)
     try:
-        result = auto_cli(
-            _components(given),
-            args=given,
-            prog="genrec",
-            description="Generative recommendation with semantic IDs.",
-            version=genrec.__version__,
-            parser_class=_Parser,
-        )
+        with _notes(console):
+            result = auto_cli(
+                _components(given),
+                args=given,
+                prog="genrec",
+                description="Generative recommendation with semantic IDs.",
+                version=genrec.__version__,
+                parser_class=_Parser,
+            )
         if "prepare" in given and hasattr(result, "histories"):
             console.print(Text(_prepared(result)))
     except GenrecError as error:
@@ -99,6 +100,19 @@ def main(args: Sequence[str] | None = None) -> None:
 def _spelled_out(arg: str) -> str:
     """`--from`, which is no name that Python gives to an argument, as the `--path` it means."""
     return "--path" + arg.removeprefix("--from") if arg.split("=")[0] == "--from" else arg
+
+
+@contextlib.contextmanager
+def _notes(console: Console) -> Iterator[None]:
+    """Shows warnings as a line each, without the place in the code they come from."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        console.print(Text.assemble(("note: ", "yellow"), str(message)))
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _prepared(made: Any) -> str:

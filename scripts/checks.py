@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyarrow.parquet import read_table
 
-from genrec.artefacts import file_sha256, read_json
+from genrec.artefacts import read_json
 from genrec.data import Dataset, leave_one_out
 from genrec.data.sources import prepare
 from genrec.evaluation import PopularityRanker, evaluate
@@ -77,7 +78,7 @@ def demo(out: Path, *, kill: bool = False) -> float:
             if kill and len(list((out / KILLED / "checkpoints").glob("checkpoint-*"))) >= 2:
                 process.send_signal(signal.SIGKILL)
                 break
-            time.sleep(0.02)
+            time.sleep(0.02 if kill else 0.2)
         code = process.wait()
     if code != (-signal.SIGKILL if kill else 0):
         raise SystemExit(f"the demo in {out} ended with {code}, see above")
@@ -93,12 +94,13 @@ def results(out: Path) -> dict[str, Any]:
         metrics = read_json(path)
         beams = metrics.get("beams", {}).get("rows", [])
         kept = [{k: v for k, v in row.items() if k != "seconds"} for row in beams]
-        flat = {key: value for key, value in metrics.items() if key.startswith("test/")}
+        names = [name for name in metrics if name.startswith("test/") and "seconds" not in name]
+        flat = {name: metrics[name] for name in names}
         found[path.parent.name] = (metrics.get("fingerprints"), flat, kept)
     for path in sorted(out.glob("runs/*/model/manifest.json")):
         found[f"weights of {path.parent.parent.name}"] = read_json(path)["files"]
     for path in sorted(out.glob("runs/*/ranks/*")):
-        found[f"ranks of {path.parent.parent.name}"] = file_sha256(path)
+        found[f"ranks of {path.parent.parent.name}"] = read_table(path).replace_schema_metadata()
     return found
 
 

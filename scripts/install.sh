@@ -13,6 +13,7 @@ CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 echo "installing into $VENV; the first time takes a few minutes" >&2
+echo "1/3 PyTorch" >&2
 pip="$VENV/bin/python -m pip -q --disable-pip-version-check"
 
 if ! "$VENV/bin/python" -c "import torch" 2>/dev/null; then
@@ -27,8 +28,10 @@ if ! "$VENV/bin/python" -c "import torch" 2>/dev/null; then
         $pip install "$TORCH"
     fi
 fi
+echo "2/3 genrec, its dependencies and its tools" >&2
 $pip install -e ".[dev]" --config-settings editable_mode=compat
 
+echo "3/3 the compiled step of searches" >&2
 # The compiled decoding step is kept beside the code; the first search need not wait for it.
 "$VENV/bin/python" -c "
 import torch

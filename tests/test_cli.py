@@ -185,6 +185,16 @@ def test_the_example_of_run_is_a_recipe_of_the_repository(genrec, tmp_path, monk
     assert called[-1] == "report"
 
 
+def test_a_warning_is_a_line_without_its_place_in_the_code(genrec, shop, tmp_path):
+    code, _, err = genrec(
+        "embed", shop / "dataset", tmp_path / "vectors", "--embedder.type", "lexical",
+        "--embedder.template", "{title}", "--embedder.dim", 5000,
+    )  # fmt: skip
+    assert code == 0
+    assert "note: the TF-IDF matrix has only" in err
+    assert "UserWarning" not in err and ".py:" not in err
+
+
 def test_prepare_tables(genrec, tmp_path):
     export = tmp_path / "exports"
     export.mkdir()
