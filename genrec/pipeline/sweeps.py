@@ -154,7 +154,7 @@ def print_summary(rows: Sequence[Sequence[str]]) -> None:
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "run" else "right")
     for cells in rows:
-        table.add_row(*cells)
+        table.add_row(*(cell.replace(", ", "\n") for cell in cells))  # a metric a line: 80 columns
     Console().print(table)
 
 
