@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,6 +39,8 @@ class Indexer:
     user_names: pa.Array
     item_names: np.ndarray
     feature_sizes: dict[str, int]
+    _order: np.ndarray = field(init=False, repr=False, compare=False)
+    _sorted: np.ndarray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         order = np.argsort(self.item_names, kind="stable")
@@ -47,10 +49,10 @@ class Indexer:
 
     def items(self, names: np.ndarray) -> np.ndarray:
         """Re-numbered items of raw ids int64 `[n]`; 0 where the index has none."""
-        ordered: np.ndarray = self._sorted  # type: ignore[attr-defined]
+        ordered = self._sorted
         place = np.minimum(np.searchsorted(ordered, names), len(ordered) - 1)
         found = (ordered[place] == names) & (np.asarray(names) >= 0)
-        return np.where(found, self._order[place], 0)  # type: ignore[attr-defined]
+        return np.where(found, self._order[place], 0)
 
 
 def read_indexer(path: str | os.PathLike[str]) -> Indexer:
