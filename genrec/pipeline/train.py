@@ -8,22 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 
 import genrec
 from genrec.artefacts import (
-    check_folder,
-    check_folder_place,
     fingerprint,
     read_json,
-    replacing,
-    write_json,
 )
 from genrec.data import Dataset, TrainingSequences
 from genrec.embedding import ItemVectors
-from genrec.errors import ArtefactError, ConfigError
+from genrec.errors import ConfigError
 from genrec.evaluation import ModelRanker, evaluate, machine, peak_memory
 from genrec.models import (
     BACKBONES,
@@ -32,17 +27,14 @@ from genrec.models import (
     Recommender,
     RecommenderConfig,
 )
-from genrec.models.registry import with_defaults
 from genrec.pipeline.checks import check_part
 from genrec.pipeline.features import feature_tables
 from genrec.pipeline.notes import note, plural
+from genrec.pipeline.run_life import check_out, finish, is_finished, plot_learning_curve, start
 from genrec.pipeline.runs import (
-    OF_THE_MODEL,
     RUN_FILE,
     UNFINISHED_FILE,
     Run,
-    model_fingerprint,
-    record_fingerprint,
 )
 from genrec.pipeline.scales import scaled
 from genrec.pipeline.settings import (
@@ -54,7 +46,7 @@ from genrec.pipeline.settings import (
 from genrec.processes import processes
 from genrec.tokenizers import SidVocabulary, make_tie_order
 from genrec.training import TrainingConfig, train_model
-from genrec.training.trainer import MODEL_KIND, seconds_spent
+from genrec.training.trainer import seconds_spent
 
 ENCODER_DEFAULT: dict[str, Any] = {"type": "sid"}
 BACKBONE_DEFAULT: dict[str, Any] = {"type": "transformer"}
@@ -118,7 +110,7 @@ def train(
         ArtefactError: if vocabulary or vectors belong to other items or were made from the training
             events of another split, or `out` cannot be written.
     """
-    folder = _check_out(out)
+    folder = check_out(out)
     if name and Path(name).name != name:
         raise ConfigError(f"train: name={name!r}; expected a name without a folder")
     training.check_machine()
@@ -200,7 +192,7 @@ def train(
     # Launched as several processes, all of them train; the first one alone writes and speaks.
     team = processes()
     progress = progress and team.is_main_process
-    finished = resume and _is_finished(folder, resolved)
+    finished = resume and is_finished(folder, resolved)
     team.wait_for_everyone()
     if finished:
         if team.is_main_process:
@@ -212,7 +204,7 @@ def train(
     if progress and (folder / RUN_FILE).is_file():
         note(f"{folder}: holds a finished run, which this one replaces when it ends", "yellow")
     if team.is_main_process:
-        _start(folder, resolved, resume=resume)
+        start(folder, resolved, resume=resume)
     team.wait_for_everyone()
     unseen = fitted_without_training(sids, counts)
     if unseen and progress:
@@ -257,7 +249,7 @@ def train(
     if team.is_main_process:
         log = read_json(folder / "log.json")
         plot_learning_curve(log, folder / "learning_curve.png")
-        _finish(
+        finish(
             folder,
             {
                 **resolved,
@@ -327,128 +319,3 @@ def check_fields(model: Recommender, data: Dataset, dataset: str) -> None:
                 f"train: the item encoder {encoder!r} reads the {field} of every event, which "
                 f"{dataset} does not have; leave that part out"
             )
-
-
-def _check_out(out: str) -> Path:
-    folder = check_folder_place(out)
-    known = any((folder / name).is_file() for name in (RUN_FILE, UNFINISHED_FILE))
-    if folder.is_dir() and any(folder.iterdir()) and not known:
-        raise ArtefactError(
-            f"{folder}: the folder exists and is no run of genrec; choose another output folder "
-            "or remove it first"
-        )
-    return folder
-
-
-def _is_finished(folder: Path, resolved: dict[str, Any]) -> bool:
-    """Whether the folder holds the whole run of just these settings, and none begun after it."""
-    if not (folder / RUN_FILE).is_file():
-        return False
-    # A kill in the last moment leaves both files.
-    notes = [folder / name for name in (RUN_FILE, UNFINISHED_FILE)]
-    for found in [read_json(path) for path in notes if path.is_file()]:
-        if any(_noted(found, key) != read_back(value) for key, value in resolved.items()):
-            return False
-    try:
-        check_folder(Run.open(folder).folder / "model", kind=MODEL_KIND)
-    except ArtefactError:
-        return False
-    return True
-
-
-def _noted(record: dict[str, Any], key: str) -> Any:
-    """What a run noted; an older one left out defaults of its parts and newer settings."""
-    value = record.get(key)
-    if key == "training" and isinstance(value, dict):
-        return read_back(asdict(TRAINING_DEFAULT)) | value
-    if key != "model" or not isinstance(value, dict):
-        return value
-    kinds: dict[str, Any] = {"item_encoder": ITEM_ENCODERS, "backbone": BACKBONES, "head": HEADS}
-    parts = {name: value[name] for name in kinds if isinstance(value.get(name), dict)}
-    return value | {
-        name: read_back(with_defaults(kinds[name], part)) for name, part in parts.items()
-    }
-
-
-def _start(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
-    """Note the configuration of the training, unless checkpoints of another one are there."""
-    note = folder / UNFINISHED_FILE
-    if resume and note.is_file() and any((folder / "checkpoints").glob("checkpoint-*")):
-        before = read_json(note)
-        for key in resolved:
-            # Folders may have moved; fingerprints say whether it is the same thing.
-            if key in ("genrec_version", "name", "dataset", "vocabulary", "vectors"):
-                continue
-            if _noted(before, key) != read_back(resolved[key]):
-                raise ConfigError(
-                    f"{folder}: holds an unfinished run with another {key}; finish that one with "
-                    "its own settings, start over with --resume false, or choose another folder"
-                )
-    elif (folder / "checkpoints").is_dir():
-        shutil.rmtree(folder / "checkpoints")
-    made = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(note, resolved)
-    except OSError as error:
-        raise ArtefactError(f"{folder}: cannot be written ({error.strerror})") from error
-    except ArtefactError:
-        if made:
-            folder.rmdir()
-        raise
-
-
-def _finish(folder: Path, record: dict[str, Any]) -> None:
-    """Put the best model into its place and describe it; killed half-way, it can be repeated."""
-    best = check_folder(folder / "checkpoints" / "best", kind=MODEL_KIND)
-    copy = folder / "checkpoints" / "model"
-    try:
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(best, copy)
-        for name in OF_THE_MODEL:
-            if (folder / name).is_dir():
-                shutil.rmtree(folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)
-        copy.rename(folder / "model")
-    except OSError as error:
-        raise ArtefactError(
-            f"{folder}: writing the model failed ({error.strerror or error}); free some space and "
-            "run the same command again: nothing has to be trained anew"
-        ) from error
-    validation = read_json(folder / "model" / "validation.json")
-    identity = model_fingerprint(folder / "model")
-    record = {**record, "validation": validation, "model_fingerprint": identity}
-    write_json(folder / RUN_FILE, {**record, "fingerprint": record_fingerprint(record)})
-    shutil.rmtree(folder / "checkpoints")
-    (folder / UNFINISHED_FILE).unlink()
-
-
-def read_back(value: Any) -> Any:
-    """The value as JSON would return it (tuples as lists)."""
-    if isinstance(value, dict):
-        return {str(key): read_back(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [read_back(item) for item in value]
-    return value
-
-
-def plot_learning_curve(log: list[dict[str, Any]], path: Path) -> None:
-    """Draw training loss and validation NDCG@10 over epochs as a PNG."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, left = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
-    loss = [(entry["epoch"], entry["loss"]) for entry in log if "loss" in entry]
-    metric = [(entry["epoch"], entry["eval_ndcg@10"]) for entry in log if "eval_ndcg@10" in entry]
-    left.plot(*zip(*loss, strict=True), color="tab:blue", label="training loss")
-    left.set(xlabel="epoch", ylabel="training loss")
-    right = left.twinx()
-    right.plot(*zip(*metric, strict=True), color="tab:orange", label="validation NDCG@10")
-    right.set(ylabel="validation NDCG@10", ylim=(0, None))
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=120, format="png")
-    finally:
-        pyplot.close(figure)
