@@ -121,8 +121,10 @@ class TrainingConfig:
             ("precision", PRECISIONS),
         ):
             value = getattr(self, name)
-            if value not in known:
-                raise ConfigError(f"training: {name}={value!r}; expected one of {', '.join(known)}")
+            if value not in choices:
+                raise ConfigError(
+                    f"training: {name}={value!r}; expected one of {', '.join(choices)}"
+                )
         if self.muon_learning_rate is not None and self.optimizer != "muon":
             raise ConfigError(
                 f"training: muon_learning_rate={self.muon_learning_rate} with optimizer="
