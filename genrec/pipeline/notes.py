@@ -6,10 +6,13 @@ from rich.console import Console
 from rich.text import Text
 
 from genrec.data import Catalog
+from genrec.processes import processes
 
 
 def note(text: str, style: str = "") -> None:
-    """Print one line on stderr, whatever it holds taken literally."""
+    """Print one line on stderr, whatever it holds taken literally; the first process alone does."""
+    if not processes().is_main_process:
+        return
     Console(stderr=True, soft_wrap=True, highlight=False).print(Text(text, style=style))
 
 
