@@ -37,6 +37,9 @@ VERBS = {
     "bench": "Time parts of genrec beside the alternatives, on this machine.",
     "run": "Run a recipe's stages in order: prepare, embed, quantize, train, evaluate.",
 }
+# Of the processes that a launcher started, all work in these verbs, and the first one in others.
+SHARED = ("train", "evaluate", "recommend", "run")
+MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 EXAMPLE = "example: "
 # What `--help` writes for a value, by the first word of its type; else the name of the option.
 KINDS = (("int", "N"), ("float", "X"), ("dict", "{NAME: VALUE,...}"))
@@ -72,6 +75,10 @@ def main(args: Sequence[str] | None = None) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     given = [_spelled_out(arg) for arg in (sys.argv[1:] if args is None else args)]
     console = Console(stderr=True, soft_wrap=True)
+    if given and given[0] in SHARED:
+        _note_one_process(console)
+    elif os.environ.get("RANK", "0") != "0":
+        return
     try:
         with _notes(console):
             result = auto_cli(
@@ -99,6 +106,21 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("interrupted; run the same command again to go on")
         sys.exit(130)
+
+
+def _note_one_process(console: Console) -> None:
+    """Say that `accelerate launch --cpu --num_processes N` started one process."""
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and (
+        "MASTER_PORT" in os.environ
+    )
+    if asked and not any(name in os.environ for name in ("WORLD_SIZE", *MPI)):
+        console.print(
+            Text.assemble(
+                ("note: ", "yellow"),
+                "accelerate launch --cpu starts further processes through MPI only, so this is one "
+                "process; --multi_gpu in place of --cpu starts them, on CPUs too",
+            )
+        )
 
 
 def _spelled_out(arg: str) -> str:

@@ -7,11 +7,14 @@ from rich.text import Text
 
 from genrec.artefacts import MANIFEST, check_target
 from genrec.data import Catalog
+from genrec.processes import processes
 from genrec.tokenizers.vocabulary import KIND as VOCABULARY
 
 
 def note(text: str, style: str = "") -> None:
-    """Print one line on stderr, whatever it holds taken literally."""
+    """Print one line on stderr, whatever it holds taken literally; the first process alone does."""
+    if not processes().is_main_process:
+        return
     Console(stderr=True, soft_wrap=True, highlight=False).print(Text(text, style=style))
 
 
