@@ -99,7 +99,8 @@ def test_help_speaks_the_language_of_the_command_line(genrec):
         "--quantizer {NAME: VALUE,...} `type` (",
         "(default: {type: rq-kmeans})",
         "--progress {true,false} show progress bars. (default: true)",
-        "--split.draw N last-click only, seed of the draw of users; 2025 by default. example:",
+        "--collaborative COLLABORATIVE folder of vectors of the same items",
+        "(rq-vae with `alignment`). --seed N",
     ):
         assert expected in out
     assert "(default: [5, 10, 20])" in genrec("evaluate", "--help")[1]
