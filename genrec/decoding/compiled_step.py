@@ -21,11 +21,8 @@ _SHARE = 2**18  # log-probabilities that are worth a thread
 
 # What the kernel gets for an option that is not used.
 _NO_BOOL, _NO_FLOAT = np.empty(0, dtype=bool), np.empty(0, dtype=np.float32)
-_NO_WORDS, _NO_COUNTS = np.empty((1, 0), dtype=np.int64), np.empty((1, 0), dtype=np.int32)
+_NO_WORDS, _NO_COUNTS = np.empty((0, 0), dtype=np.int64), np.empty((0, 0), dtype=np.int32)
 _NO_NODES, _NO_MARKS = np.empty((0, 0), dtype=np.int64), np.empty(0, dtype=np.int64)
-
-_MARGIN = 1.3  # how many more candidates than needed are kept where some may not be shown
-_RARE = 0.2  # share of nodes that may be shown below which every candidate is asked at once
 
 OFTEN = 8  # steps after which it pays to mark all nodes of a depth
 
@@ -38,8 +35,6 @@ def compiled_step(given: Expansion) -> Step:
     tokens, pointer, ties, _ = level_arrays(trie, level)
     if log_probs.dtype != torch.float32 or log_probs.requires_grad:
         log_probs = log_probs.detach().to(torch.float32)
-    share = excluded.share_alive(level + 1)
-    spare = int((_MARGIN / share - 1.0) * (given.keep + 1)) + 8 if share > _RARE else -1
     inputs: tuple[Any, ...] = (
         as_array(log_probs),
         as_array(nodes),
@@ -48,7 +43,6 @@ def compiled_step(given: Expansion) -> Step:
         pointer,
         ties,
         *tests_of_nodes(trie, level + 1, excluded),
-        spare,
         _NO_FLOAT if floor is None else as_array(floor),
         given.renormalize,
         given.logits,
@@ -83,7 +77,7 @@ def as_array(values: Tensor) -> np.ndarray:
 
 
 def tests_of_nodes(trie: PrefixTrie, depth: int, excluded: Exclusions) -> tuple[np.ndarray, ...]:
-    """Which nodes of ``depth`` may be shown: what `kernel_parts.shown_to` reads for every user."""
+    """Which nodes of ``depth`` may be shown: what the kernels read, of all users."""
     item_starts = level_arrays(trie, depth - 1)[3]
     live, filter = trie.live_nodes(depth), excluded.filter
     members = None if filter is None else filter.members

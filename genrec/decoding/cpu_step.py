@@ -134,11 +134,14 @@ def _wide(values: np.ndarray, width: int, fill: float) -> np.ndarray:
 
 def _wanted(given: Expansion) -> int:
     """How many of the best candidates are taken, so that with a filter enough are left."""
+    filter, trie = given.excluded.filter, given.trie
     wanted = given.keep + 1
-    if given.excluded.filter is None:
+    if filter is None or len(filter) == 0:
         return wanted
-    share = given.excluded.share_alive(given.level + 1)
-    return int(_MARGIN * wanted / max(share, 1e-6)) + 8
+    items = trie.num_positions / trie.num_nodes[given.level + 1]  # of a node
+    share = float(filter.num_allowed.min()) / trie.num_positions
+    alive = 1.0 - (1.0 - share) ** items
+    return int(_MARGIN * wanted / max(alive, 1e-6)) + 8
 
 
 def _taken(candidates: Candidates, given: Expansion, wanted: int) -> _Taken:

@@ -46,7 +46,6 @@ class Exclusions:
         self._allowed_before = torch.where(real, self.ranks - steps, _NEVER)
         everything = trie.num_positions if self.members is None else self.members.totals
         self.num_allowed = everything - real.sum(dim=1)
-        self._fewest: int | None = None  # of num_allowed, once asked for
 
     @classmethod
     def from_items(
@@ -84,18 +83,6 @@ class Exclusions:
     def empty(self) -> bool:
         """Whether no user excludes anything; a filter may leave items out all the same."""
         return self.positions.shape[1] == 0
-
-    def share_alive(self, depth: int) -> float:
-        """About which share of a depth's nodes hold an allowed item, for the user with the fewest.
-
-        As if the allowed items were spread at random, and each node held as many items.
-        """
-        if (self.members is None and self.empty) or len(self.num_allowed) == 0:
-            return 1.0
-        if self._fewest is None:
-            self._fewest = int(self.num_allowed.min())
-        items = self.trie.num_positions / self.trie.num_nodes[depth]  # of a node
-        return 1.0 - (1.0 - self._fewest / self.trie.num_positions) ** items
 
     def select(self, rows: Tensor | slice) -> Exclusions:
         """The exclusions and filters of some of the users."""

@@ -15,15 +15,15 @@ from numba import njit
 
 from genrec.decoding.kernel_parts import (
     CHUNK,
-    admit,
+    DEAD,
     any_between,
     chunk_max,
+    contains,
     exp_sum,
-    keep_shown,
     key_score,
-    nothing,
     order,
-    shown_to,
+    rank_key,
+    select,
 )
 
 _f32, _i64 = np.float32, np.int64
@@ -56,7 +56,6 @@ def expand_rows(
     before,
     item_starts,
     dead,
-    spare,
     floor,
     renormalize,
     logits,
@@ -83,12 +82,10 @@ def expand_rows(
         live: bool, which nodes of the next depth exist; empty: all.
         marks: int64, bits of the next depth's nodes that a filter for all users leaves; empty: see
             ``words``.
-        words: int64 ``[R, n]``, bits of the filter; no columns: no filter, or one with ``marks``.
+        words: int64 ``[R, n]``, bits of the filter; no rows: no filter, or one with ``marks``.
         before: int32 ``[R, n]``, members before each word.
         item_starts: int32, the first position of each node of the next depth.
         dead: int64 ``[B, E]``, excluded nodes in ascending order with -1 anywhere between.
-        spare: how many more than the best ``keep + 1`` candidates are kept and asked in the end
-            whether they may be shown; below 0: all are asked before.
         floor: float32 ``[B]``, the lowest score kept; empty: any.
         renormalize: whether scores are log-softmax over the existing children.
         logits: whether ``log_probs`` still lack their normalization.
@@ -105,76 +102,109 @@ def expand_rows(
     gathered = np.empty(size, dtype=np.float32)
     exps = np.empty(size, dtype=np.float32)
     tops = np.empty((size + CHUNK - 1) // CHUNK, dtype=np.float32)
-    most = keep + 1 + max(0, spare)
-    room = 2 * most + 64
+    room = 2 * (keep + 1) + 64
     keys = np.empty(room, dtype=np.int64)
     loads = np.empty(room, dtype=np.int64)
+    banned = np.empty(dead.shape[1], dtype=np.int64)
     for b in range(start, stop):
-        shown = shown_to(b, live, marks, words, before, item_starts, dead)
-        asking = max(len(live), len(marks), words.shape[1], len(shown.banned)) > 0
+        row = b if words.shape[0] > 1 else 0
+        num_banned = 0
+        for i in range(dead.shape[1]):
+            if dead[b, i] >= 0:
+                banned[num_banned] = dead[b, i]
+                num_banned += 1
         least = floor[b] if len(floor) else _f32(-np.inf)
-        late = asking and spare >= 0 and len(floor) == 0
-        complete = False
-        while not complete:
-            lost, fine, best = 0.0, True, nothing()
-            for w in range(width):
-                node = nodes[b, w]
-                if node < 0:
-                    continue
-                first = _i64(pointer[node])
-                count = _i64(pointer[node + 1]) - first
-                base = scores[b, w]
-                x = log_probs[b, w]
-                full = count == size and len(live) == 0
-                # a score is ((x - high) - log_sum) + base, in this order, as the torch path rounds
-                high, log_sum, mass = _f32(0.0), _f32(0.0), _f32(1.0)
-                top = _f32(-np.inf)
+        n, reach = 0, 0
+        cut, below = _i64(DEAD), _i64(DEAD)
+        cut_score, below_score = _f32(-np.inf), _f32(-np.inf)
+        lost, fine = 0.0, True
+        for w in range(width):
+            node = nodes[b, w]
+            if node < 0:
+                continue
+            first = _i64(pointer[node])
+            count = _i64(pointer[node + 1]) - first
+            base = scores[b, w]
+            x = log_probs[b, w]
+            full = count == size and len(live) == 0
+            # a score is ((x - high) - log_sum) + base, in this order, as the torch path rounds
+            high, log_sum, mass = _f32(0.0), _f32(0.0), _f32(1.0)
+            top = _f32(-np.inf)
+            if logits:
+                top = chunk_max(x, size, tops)
+                total = exp_sum(x, size, top, exps)
+                high, log_sum = top, _f32(np.log(total))
+                fine = fine and not np.isnan(total)
+            values = x
+            if not full:
+                existing = _f32(0.0)
+                for j in range(count):
+                    code = tokens[first + j]
+                    here = len(live) == 0 or live[first + j]
+                    gathered[j] = x[code] if here else _f32(-np.inf)
+                    if logits and here:
+                        existing += exps[code]
+                values = gathered
                 if logits:
-                    top = chunk_max(x, size, tops)
-                    total = exp_sum(x, size, top, exps)
-                    high, log_sum = top, _f32(np.log(total))
-                    fine = fine and not np.isnan(total)
-                values = x
-                if not full:
-                    existing = _f32(0.0)
-                    for j in range(count):
-                        code = tokens[first + j]
-                        here = len(live) == 0 or live[first + j]
-                        gathered[j] = x[code] if here else _f32(-np.inf)
-                        if logits and here:
-                            existing += exps[code]
-                    values = gathered
-                    if logits:
-                        mass = existing / total
-                if not (full and logits):
-                    top = chunk_max(values, count, tops)
-                if not logits:
-                    mass = exp_sum(values, count, _f32(0.0), exps)
-                    fine = fine and not np.isnan(mass)
-                if renormalize:
-                    high, log_sum = top, _f32(0.0)
-                    if np.isfinite(top):
-                        total = exp_sum(values, count, top, exps)
-                        high, log_sum = top + _f32(np.log(total)), _f32(0.0)
-                    else:
-                        high = _f32(0.0)
-                lost += max(0.0, 1.0 - mass) * np.exp(base)
-                row = (w, base, values, count, tops, high, log_sum)
-                bound = 0 if counting else most
-                best = admit(
-                    row, first, ties, least, asking and not late, shown, bound, keys, loads, best
-                )
-            n, complete = best.n, True
-            if late:
-                n, complete = keep_shown(keys, loads, best, most, keep + 1, shown)
-                late = complete  # else once more, and all are asked before
+                    mass = existing / total
+            if not (full and logits):
+                top = chunk_max(values, count, tops)
+            if not logits:
+                mass = exp_sum(values, count, _f32(0.0), exps)
+                fine = fine and not np.isnan(mass)
+            if renormalize:
+                high, log_sum = top, _f32(0.0)
+                if np.isfinite(top):
+                    total = exp_sum(values, count, top, exps)
+                    high, log_sum = top + _f32(np.log(total)), _f32(0.0)
+                else:
+                    high = _f32(0.0)
+            lost += max(0.0, 1.0 - mass) * np.exp(base)
+            for c in range((count + CHUNK - 1) // CHUNK):
+                s = _f32(_f32(_f32(tops[c] - high) - log_sum) + base)
+                if s < cut_score or (s < least and s < below_score):
+                    continue
+                for j in range(c * CHUNK, min(count, (c + 1) * CHUNK)):
+                    s = _f32(_f32(_f32(values[j] - high) - log_sum) + base)
+                    if s < cut_score or (s < least and s < below_score):
+                        continue
+                    child = first + j
+                    tie = _i64(ties[child]) if len(ties) else child * _i64(0x9E3779B1)
+                    key = rank_key(s, tie)
+                    if key <= cut or (s < least and key <= below):
+                        continue
+                    if len(live) and not live[child]:
+                        continue
+                    if len(marks) and not (marks[child >> 6] >> (child & 63)) & 1:
+                        continue
+                    if words.shape[0] and not any_between(
+                        words[row],
+                        before[row],
+                        _i64(item_starts[child]),
+                        _i64(item_starts[child + 1]),
+                    ):
+                        continue
+                    if num_banned and contains(banned, num_banned, child):
+                        continue
+                    if s < least:
+                        below, below_score = key, s
+                        continue
+                    reach += 1
+                    if counting:
+                        continue
+                    if n == room:
+                        cut = select(keys, loads, n, keep + 1)
+                        n, cut_score = keep + 1, key_score(cut)
+                        if key <= cut:
+                            continue
+                    keys[n], loads[n] = key, (_i64(w) << 32) | child
+                    n += 1
         leaked[b] = lost
         if counting:
-            dropped[b] = best.reach
+            dropped[b] = reach
             continue
-        if not late:
-            order(keys, loads, n, min(n, keep + 1))
-        dropped[b] = keys[keep] if n > keep else best.below
+        order(keys, loads, n, min(n, keep + 1))
+        dropped[b] = keys[keep] if n > keep else below
         for i in range(min(n, keep)):
             w, child = loads[i] >> 32, loads[i] & 0xFFFFFFFF
             out_nodes[b, i], out_scores[b, i] = child, key_score(keys[i])

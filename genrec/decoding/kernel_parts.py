@@ -1,4 +1,4 @@
-"""What the compiled kernels share: exponentials, selection, and the candidates of one beam.
+"""What the compiled kernels share: exponentials, selection, rank keys, and sets of nodes.
 
 numba keeps compiled code by the file of the function that was called, so after a change here the
 caches of the kernels that use it (`__pycache__/*.nbi`) have to go.
@@ -7,8 +7,6 @@ Sums of exponentials may be reordered by the compiler; scores, thresholds and ke
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -158,167 +156,13 @@ def any_between(words, before, low, high):
 
 
 @njit
-def contains(ordered, value):
-    """Whether ``ordered``, ascending, holds ``value``."""
-    low, high = 0, len(ordered)
+def contains(ordered, n, value):
+    """Whether ``ordered[:n]``, ascending, holds ``value``."""
+    low, high = 0, n
     while low < high:
         middle = (low + high) // 2
         if ordered[middle] < value:
             low = middle + 1
         else:
             high = middle
-    return low < len(ordered) and ordered[low] == value
-
-
-class Shown(NamedTuple):
-    """What decides whether a node of the next depth may be shown to a user.
-
-    Attributes:
-        live: bool, which nodes exist; empty: all.
-        marks: int64, bits of the nodes that a filter for all users leaves; empty: see ``words``.
-        words: int64, bits of the user's filter; empty: no filter, or one with ``marks``.
-        before: int32, members before each word.
-        item_starts: int32, the first position of each node.
-        banned: int64, excluded nodes in ascending order.
-    """
-
-    live: np.ndarray
-    marks: np.ndarray
-    words: np.ndarray
-    before: np.ndarray
-    item_starts: np.ndarray
-    banned: np.ndarray
-
-
-@njit
-def shown_to(user, live, marks, words, before, item_starts, dead):
-    """`Shown` of one user; ``words``, ``before`` and ``dead`` with a row for all or for each."""
-    row = user if words.shape[0] > 1 else 0
-    alive = 0
-    banned = np.empty(dead.shape[1], dtype=np.int64)
-    for i in range(dead.shape[1]):
-        if dead[user, i] >= 0:
-            banned[alive] = dead[user, i]
-            alive += 1
-    return Shown(live, marks, words[row], before[row], item_starts, banned[:alive])
-
-
-@njit
-def is_shown(child, shown):
-    """Whether a node exists, a filter leaves it, and it is not excluded."""
-    if len(shown.live) and not shown.live[child]:
-        return False
-    if len(shown.marks) and not (shown.marks[child >> 6] >> (child & 63)) & 1:
-        return False
-    if len(shown.words):
-        low, high = _i64(shown.item_starts[child]), _i64(shown.item_starts[child + 1])
-        if not any_between(shown.words, shown.before, low, high):
-            return False
-    return not (len(shown.banned) and contains(shown.banned, child))
-
-
-class Best(NamedTuple):
-    """How far the buffer of a user's candidates is.
-
-    Attributes:
-        n: candidates in it.
-        cut: rank key below which nothing can enter any more.
-        cut_score: its score.
-        reach: candidates that reached the floor.
-        below: rank key of the best candidate below the floor.
-        below_score: its score.
-    """
-
-    n: int
-    cut: int
-    cut_score: float
-    reach: int
-    below: int
-    below_score: float
-
-
-@njit
-def nothing():
-    """An empty buffer."""
-    low = _f32(-np.inf)
-    return Best(0, _i64(DEAD), low, 0, _i64(DEAD), low)
-
-
-@njit
-def keep_shown(keys, loads, best, most, wanted, shown):
-    """Sort a buffer of candidates that were not asked, and leave out what may not be shown.
-
-    Args:
-        keys: rank keys in the buffer.
-        loads: beam and child of each.
-        best: the buffer.
-        most: candidates that it was cut back to.
-        wanted: how many are wanted, at most ``most``.
-        shown: which may be shown.
-
-    Returns:
-        How many of the best ones there are, ``wanted`` at most, and whether these are all, or
-        ``wanted``: else some were cut off that should have been looked at.
-    """
-    whole = best.cut == DEAD
-    looked = best.n if whole else min(best.n, most)
-    order(keys, loads, best.n, looked)
-    found = 0
-    for i in range(looked):
-        if found < wanted and is_shown(loads[i] & 0xFFFFFFFF, shown):
-            keys[found], loads[found] = keys[i], loads[i]
-            found += 1
-    return found, whole or found == wanted
-
-
-@njit
-def admit(row, first, ties, floor, asking, shown, most, keys, loads, best):
-    """Put the children of one beam that may be among the best into the buffer.
-
-    Args:
-        row: the beam's number, its score, the logits or log-probabilities of its children, their
-            number, their maxima by chunk, and what is taken off them, in two parts.
-        first: the first child.
-        ties: int32, tie ranks of the next depth; empty: those of inner nodes.
-        floor: lowest score kept.
-        asking: whether children that may not be shown are left out.
-        shown: which may.
-        most: candidates that the buffer is cut back to when it is full; below 1: only count.
-        keys: int64, rank keys in the buffer.
-        loads: int64, beam and child of each.
-        best: the buffer so far.
-
-    Returns:
-        The buffer afterwards.
-    """
-    w, base, values, count, tops, high, log_sum = row
-    n, cut, cut_score, reach, below, below_score = best
-    for c in range((count + CHUNK - 1) // CHUNK):
-        s = _f32(_f32(_f32(tops[c] - high) - log_sum) + base)
-        if s < cut_score or (s < floor and s < below_score):
-            continue
-        for j in range(c * CHUNK, min(count, (c + 1) * CHUNK)):
-            s = _f32(_f32(_f32(values[j] - high) - log_sum) + base)
-            if s < cut_score or (s < floor and s < below_score):
-                continue
-            child = first + j
-            tie = _i64(ties[child]) if len(ties) else child * _i64(0x9E3779B1)
-            key = rank_key(s, tie)
-            if key <= cut or (s < floor and key <= below):
-                continue
-            if asking and not is_shown(child, shown):
-                continue
-            if s < floor:
-                below, below_score = key, s
-                continue
-            reach += 1
-            if most < 1:
-                continue
-            if n == len(keys):
-                cut = select(keys, loads, n, most)
-                n, cut_score = most, key_score(cut)
-                if key <= cut:
-                    continue
-            keys[n], loads[n] = key, (_i64(w) << 32) | child
-            n += 1
-    return Best(n, cut, cut_score, reach, below, below_score)
+    return low < n and ordered[low] == value

@@ -7,117 +7,170 @@ candidates is written. What may reorder sums is as in `genrec.decoding.kernel`.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
 from genrec.decoding.kernel_parts import (
     CHUNK,
     DEAD,
-    SUMS,
-    Best,
-    admit,
+    any_between,
     chunk_max,
-    exp,
+    contains,
     exp_sum,
     key_score,
-    nothing,
     order,
     rank_key,
     select,
-    shown_to,
 )
+from genrec.models.heads.light_arithmetic import add, affine, dot, gelu, standardize
 
 _f32, _i64 = np.float32, np.int64
 _TOGETHER = 4  # beams
 _DENSE = 4  # a quarter of the codes: with more children all codes are scored
 
 
-@njit(fastmath=SUMS)
-def _affine(x, rows, weight, bias, out):
-    """``x[:rows] @ weight + bias``; four rows share what is read of the weight."""
-    inner, n = weight.shape
-    r, whole = 0, inner // 4 * 4
-    while r + 4 <= rows:
-        o0, o1, o2, o3 = out[r], out[r + 1], out[r + 2], out[r + 3]
-        for j in range(n):
-            o0[j] = bias[j]
-            o1[j] = bias[j]
-            o2[j] = bias[j]
-            o3[j] = bias[j]
-        for k in range(0, whole, 4):
-            a0, a1, a2, a3 = x[r, k], x[r, k + 1], x[r, k + 2], x[r, k + 3]
-            b0, b1, b2, b3 = x[r + 1, k], x[r + 1, k + 1], x[r + 1, k + 2], x[r + 1, k + 3]
-            c0, c1, c2, c3 = x[r + 2, k], x[r + 2, k + 1], x[r + 2, k + 2], x[r + 2, k + 3]
-            d0, d1, d2, d3 = x[r + 3, k], x[r + 3, k + 1], x[r + 3, k + 2], x[r + 3, k + 3]
-            for j in range(n):
-                w0, w1, w2, w3 = weight[k, j], weight[k + 1, j], weight[k + 2, j], weight[k + 3, j]
-                o0[j] += a0 * w0 + a1 * w1 + a2 * w2 + a3 * w3
-                o1[j] += b0 * w0 + b1 * w1 + b2 * w2 + b3 * w3
-                o2[j] += c0 * w0 + c1 * w1 + c2 * w2 + c3 * w3
-                o3[j] += d0 * w0 + d1 * w1 + d2 * w2 + d3 * w3
-        for k in range(whole, inner):
-            a0, b0, c0, d0 = x[r, k], x[r + 1, k], x[r + 2, k], x[r + 3, k]
-            for j in range(n):
-                w0 = weight[k, j]
-                o0[j] += a0 * w0
-                o1[j] += b0 * w0
-                o2[j] += c0 * w0
-                o3[j] += d0 * w0
-        r += 4
-    for s in range(r, rows):
-        o0 = out[s]
-        for j in range(n):
-            o0[j] = bias[j]
-        for k in range(inner):
-            a0 = x[s, k]
-            for j in range(n):
-                o0[j] += a0 * weight[k, j]
+@njit
+def _banned_of(user, dead):
+    """The excluded nodes of a user, ascending; ``dead`` is int64 ``[B, E]`` with -1 anywhere."""
+    banned = np.empty(dead.shape[1], dtype=np.int64)
+    count = 0
+    for i in range(dead.shape[1]):
+        if dead[user, i] >= 0:
+            banned[count] = dead[user, i]
+            count += 1
+    return banned[:count]
 
 
-@njit(fastmath=SUMS, error_model="numpy")  # a check of the division would keep it from vectors
-def _gelu(x):
-    """``x * Phi(x)`` in place; erf by Abramowitz and Stegun's 7.1.26, which is within 1.5e-7."""
-    for i in range(len(x)):
-        y = x[i]
-        z = abs(y) * _f32(0.70710678)
-        t = _f32(1.0) / (_f32(1.0) + _f32(0.3275911) * z)
-        p = _f32(1.061405429)
-        p = p * t + _f32(-1.453152027)
-        p = p * t + _f32(1.421413741)
-        p = p * t + _f32(-0.284496736)
-        p = p * t + _f32(0.254829592)
-        tail = _f32(0.5) * abs(y) * p * t * exp(-z * z)
-        x[i] = (y if y > _f32(0.0) else _f32(0.0)) - tail
+@njit
+def _is_shown(child, live, marks, words, before, item_starts, banned):
+    """Whether a node of the next depth may be shown to a user.
+
+    Args:
+        child: the node.
+        live: bool, which nodes exist; empty: all.
+        marks: int64, bits of the nodes that a filter for all users leaves; empty: see ``words``.
+        words: int64, bits of the user's filter; empty: no filter, or one with ``marks``.
+        before: int32, members before each word.
+        item_starts: int32, the first position of each node.
+        banned: int64, excluded nodes in ascending order.
+    """
+    if len(live) and not live[child]:
+        return False
+    if len(marks) and not (marks[child >> 6] >> (child & 63)) & 1:
+        return False
+    if len(words):
+        low, high = _i64(item_starts[child]), _i64(item_starts[child + 1])
+        if not any_between(words, before, low, high):
+            return False
+    return not (len(banned) and contains(banned, len(banned), child))
 
 
-@njit(fastmath=SUMS, error_model="numpy")
-def _standardize(x, eps, out):
-    """A row less its mean, by its standard deviation."""
-    n = len(x)
-    total = _f32(0.0)
-    for i in range(n):
-        total += x[i]
-    mean = total / _f32(n)
-    square = _f32(0.0)
-    for i in range(n):
-        square += (x[i] - mean) * (x[i] - mean)
-    scale = _f32(1.0) / np.sqrt(square / _f32(n) + eps)
-    for i in range(n):
-        out[i] = (x[i] - mean) * scale
+class _Best(NamedTuple):
+    """How far the buffer of a user's candidates is.
+
+    Attributes:
+        n: candidates in it.
+        cut: rank key below which nothing can enter any more.
+        cut_score: its score.
+        below: rank key of the best candidate below the floor.
+        below_score: its score.
+    """
+
+    n: int
+    cut: int
+    cut_score: float
+    below: int
+    below_score: float
 
 
-@njit(fastmath=SUMS)
-def _sum(first, second, out):
-    for i in range(len(out)):
-        out[i] = first[i] + second[i]
+@njit
+def _nothing():
+    """An empty buffer."""
+    low = _f32(-np.inf)
+    return _Best(0, _i64(DEAD), low, _i64(DEAD), low)
 
 
-@njit(fastmath=SUMS)
-def _dot(x, y):
-    total = _f32(0.0)
-    for i in range(len(x)):
-        total += x[i] * y[i]
-    return total
+@njit
+def _admit(
+    w,
+    base,
+    first,
+    count,
+    values,
+    tops,
+    high,
+    log_sum,
+    ties,
+    floor,
+    asking,
+    live,
+    marks,
+    words,
+    before,
+    item_starts,
+    banned,
+    most,
+    keys,
+    loads,
+    best,
+):
+    """Put the children of one beam that may be among the best into the buffer.
+
+    Args:
+        w: the beam's number.
+        base: its score.
+        first: its first child.
+        count: how many children it has.
+        values: float32, their logits or log-probabilities.
+        tops: float32, the maxima of the values by chunk.
+        high: what is taken off the values first.
+        log_sum: what is taken off next.
+        ties: int32, tie ranks of the next depth; empty: those of inner nodes.
+        floor: lowest score kept.
+        asking: whether children that may not be shown are left out; by `_is_shown` with the next.
+        live: see there.
+        marks: see there.
+        words: see there.
+        before: see there.
+        item_starts: see there.
+        banned: see there.
+        most: candidates that the buffer is cut back to when it is full.
+        keys: int64, rank keys in the buffer.
+        loads: int64, beam and child of each.
+        best: the buffer so far.
+
+    Returns:
+        The buffer afterwards.
+    """
+    n, cut, cut_score, below, below_score = best
+    for c in range((count + CHUNK - 1) // CHUNK):
+        s = _f32(_f32(_f32(tops[c] - high) - log_sum) + base)
+        if s < cut_score or (s < floor and s < below_score):
+            continue
+        for j in range(c * CHUNK, min(count, (c + 1) * CHUNK)):
+            s = _f32(_f32(_f32(values[j] - high) - log_sum) + base)
+            if s < cut_score or (s < floor and s < below_score):
+                continue
+            child = first + j
+            tie = _i64(ties[child]) if len(ties) else child * _i64(0x9E3779B1)
+            key = rank_key(s, tie)
+            if key <= cut or (s < floor and key <= below):
+                continue
+            if asking and not _is_shown(child, live, marks, words, before, item_starts, banned):
+                continue
+            if s < floor:
+                below, below_score = key, s
+                continue
+            if n == len(keys):
+                cut = select(keys, loads, n, most)
+                n, cut_score = most, key_score(cut)
+                if key <= cut:
+                    continue
+            keys[n], loads[n] = key, (_i64(w) << 32) | child
+            n += 1
+    return _Best(n, cut, cut_score, below, below_score)
 
 
 @njit(nogil=True, cache=True)
@@ -156,7 +209,7 @@ def expand_light(
             normalization; whether queries have length 1.
         below: of the next depth: codes, where each node's children start, tie ranks (see
             `genrec.decoding.kernel.expand_rows`).
-        tests: which nodes may be shown, see `genrec.decoding.kernel_parts.shown_to`.
+        tests: which nodes may be shown, see `genrec.decoding.kernel.expand_rows`.
         floor: float32 ``[B]``, lowest score kept.
         keep: most beams kept per user; below 0 all that reach the floor.
         every: whether all codes are scored where a few are enough, which ``leaked`` needs.
@@ -186,6 +239,7 @@ def expand_light(
     exps = np.empty(size, dtype=np.float32)
     tops = np.empty((size + CHUNK - 1) // CHUNK, dtype=np.float32)
     prefix = np.empty(width, dtype=np.float32)
+    no_words, no_counts = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32)
     most = keep + 1 if keep >= 0 else 2**62
     room = 2 * (keep + 1 if keep >= 0 else size) + 64
     keys = np.empty(room, dtype=np.int64)
@@ -196,15 +250,19 @@ def expand_light(
     out_parents, out_codes = np.empty(space, dtype=np.int64), np.empty(space, dtype=np.int64)
     last = len(ties) > 0
     for b in range(start, stop):
-        shown = shown_to(b, live, marks, words, before, item_starts, dead)
-        asking = max(len(live), len(marks), words.shape[1], len(shown.banned)) > 0
-        best, lost, fine = nothing(), 0.0, True
+        banned = _banned_of(b, dead)
+        own_words, own_before = no_words, no_counts
+        if words.shape[0]:
+            own = b if words.shape[0] > 1 else 0
+            own_words, own_before = words[own], before[own]
+        asking = max(len(live), len(marks), len(own_words), len(banned)) > 0
+        best, lost, fine = _nothing(), 0.0, True
         skipped = _i64(DEAD)
         w = offsets[b]
         while w < offsets[b + 1]:
             if last and best.n > most:
                 cut = select(keys, loads, best.n, most)
-                best = Best(most, cut, key_score(cut), best.reach, best.below, best.below_score)
+                best = _Best(most, cut, key_score(cut), best.below, best.below_score)
             if last and scores[w] < best.cut_score:
                 skipped = rank_key(scores[w], nodes[w] * _i64(0x9E3779B1))
                 break  # nor can the beams after it lead to anything better
@@ -215,22 +273,22 @@ def expand_light(
                 node = nodes[w + r]
                 count = pointer[node + 1] - pointer[node]
                 wide = wide or not renormalize or every or count * _DENSE >= size
-                own = prefixes[w + r] if len(prefixes) else prefix
-                _sum(above[parents[w + r]], table[codes[w + r]], own)
-                _sum(states[b, level], own, x[r])
-                _standardize(x[r], eps, query[r])
-            _affine(query, rows, w_in, b_in, inside)
+                to = prefixes[w + r] if len(prefixes) else prefix
+                add(above[parents[w + r]], table[codes[w + r]], to)
+                add(states[b, level], to, x[r])
+                standardize(x[r], eps, query[r])
+            affine(query, rows, w_in, b_in, inside)
             for r in range(rows):
-                _gelu(inside[r])
-            _affine(inside, rows, w_out, b_out, query)
+                gelu(inside[r])
+            affine(inside, rows, w_out, b_out, query)
             for r in range(rows):
-                _sum(x[r], query[r], query[r])
+                add(x[r], query[r], query[r])
                 if cosine:
-                    scale = _f32(1.0) / max(np.sqrt(_dot(query[r], query[r])), _f32(1e-12))
+                    scale = _f32(1.0) / max(np.sqrt(dot(query[r], query[r])), _f32(1e-12))
                     for i in range(width):
                         query[r, i] *= scale
             if wide:
-                _affine(query, rows, columns, no_bias, logits)
+                affine(query, rows, columns, no_bias, logits)
             for r in range(rows):
                 node, base = nodes[w + r], scores[w + r]
                 first = _i64(pointer[node])
@@ -250,7 +308,7 @@ def expand_light(
                         if len(live) and not live[first + j]:
                             gathered[j] = _f32(-np.inf)
                             continue
-                        gathered[j] = values[code] if wide else _dot(query[r], vectors[code])
+                        gathered[j] = values[code] if wide else dot(query[r], vectors[code])
                         if measured:
                             existing += exps[code]
                     values = gathered
@@ -268,8 +326,29 @@ def expand_light(
                 if keep < 0 and best.n + count > len(keys):
                     keys = np.concatenate((keys, np.empty_like(keys)))
                     loads = np.concatenate((loads, np.empty_like(loads)))
-                row = (w + r, base, values, count, tops, high, log_sum)
-                best = admit(row, first, ties, floor[b], asking, shown, most, keys, loads, best)
+                best = _admit(
+                    w + r,
+                    base,
+                    first,
+                    count,
+                    values,
+                    tops,
+                    high,
+                    log_sum,
+                    ties,
+                    floor[b],
+                    asking,
+                    live,
+                    marks,
+                    own_words,
+                    own_before,
+                    item_starts,
+                    banned,
+                    most,
+                    keys,
+                    loads,
+                    best,
+                )
             w += rows
         n = best.n
         wanted = n if keep < 0 else min(n, keep)
