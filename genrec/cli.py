@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import inspect
 import os
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
 from rich.console import Console
 from rich.text import Text
@@ -35,7 +37,12 @@ VERBS = {
     "bench": "Time parts of genrec beside the alternatives, on this machine.",
     "run": "Run a recipe's stages in order: prepare, embed, quantize, train, evaluate.",
 }
+# Of the processes that a launcher started, all work in these verbs, and the first one in others.
+SHARED = ("train", "evaluate", "recommend", "run")
+MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 EXAMPLE = "example: "
+# What `--help` writes for a value, by the first word of its type; else the name of the option.
+KINDS = (("int", "N"), ("float", "X"), ("dict", "{NAME: VALUE,...}"))
 # What a recommender gives to its parts itself.
 SUPPLIED = ("tables", "encoder", "d_model", "max_length")
 
@@ -68,6 +75,10 @@ def main(args: Sequence[str] | None = None) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     given = [_spelled_out(arg) for arg in (sys.argv[1:] if args is None else args)]
     console = Console(stderr=True, soft_wrap=True)
+    if given and given[0] in SHARED:
+        _note_one_process(console)
+    elif os.environ.get("RANK", "0") != "0":
+        return
     try:
         with _notes(console):
             result = auto_cli(
@@ -95,6 +106,21 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("interrupted; run the same command again to go on")
         sys.exit(130)
+
+
+def _note_one_process(console: Console) -> None:
+    """Say that `accelerate launch --cpu --num_processes N` started one process."""
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and (
+        "MASTER_PORT" in os.environ
+    )
+    if asked and not any(name in os.environ for name in ("WORLD_SIZE", *MPI)):
+        console.print(
+            Text.assemble(
+                ("note: ", "yellow"),
+                "accelerate launch --cpu starts further processes through MPI only, so this is one "
+                "process; --multi_gpu in place of --cpu starts them, on CPUs too",
+            )
+        )
 
 
 def _spelled_out(arg: str) -> str:
@@ -146,12 +172,32 @@ def _named(description: str) -> Callable[[], None]:
 
 
 class _Formatter(DefaultHelpFormatter):
-    """Leaves the lines of an epilog as they are; an example is typed on one."""
+    """Help in the words of a shell; an example stays on the line it is typed on."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        """The help and the default where there is one; what Python calls its type says less."""
+        text = action.help or ""
+        default = action.default
+        if not action.option_strings or default is None or default == argparse.SUPPRESS:
+            return text
+        return f"{text} (default: {_as_yaml(default)})".strip()
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        """The kind of value, where its type tells: a number, or names and values."""
+        kind = self._get_type_str(action) or ""
+        name = super()._get_default_metavar_for_optional(action)
+        return next((shown for word, shown in KINDS if kind.startswith(word)), name)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if text.startswith(EXAMPLE):
             return "\n".join(indent + line for line in text.splitlines())
         return str(super()._fill_text(text, width, indent))
+
+
+def _as_yaml(value: Any) -> str:
+    """A default as it is written on the command line: `true`, `[1, 2]`, `{type: lexical}`."""
+    shown = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
+    return str(shown).removesuffix("...\n").strip()
 
 
 class _Parser(ArgumentParser):

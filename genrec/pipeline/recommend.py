@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +26,7 @@ from genrec.pipeline.lists import ItemList, Lists
 from genrec.pipeline.notes import note, note_missing_titles, plural
 from genrec.pipeline.runs import Run
 from genrec.pipeline.settings import choose_device, names
+from genrec.processes import processes, summed
 
 WRITERS = (".csv", ".parquet", ".jsonl")
 USED = ("user_id", "item_id", "timestamp", "position", "action")
@@ -122,6 +122,8 @@ def recommend(
     if out and check_place(out).suffix not in WRITERS:
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(WRITERS)}")
     asked_at = None if request_time is None else _moment(request_time)
+    # Launched as several processes, each searches for its batches; the first one alone writes.
+    team = processes()
     place_of_model = choose_device(device)
     opened = Run.open(run, dataset=dataset, vocabulary=vocabulary)
     data, _ = opened.data
@@ -177,8 +179,11 @@ def recommend(
     ranker = ModelRanker(
         model, trie, beam_width=beam_width, exact=exact, renormalize=renormalize, name=opened.name
     )
-    frames, lengths = [], []
-    for first in range(0, len(shown), batch_size):
+    items_found = np.zeros((len(shown), k), dtype=np.int64)
+    scores = np.zeros((len(shown), k), dtype=np.float32)
+    certified = np.zeros(len(shown), dtype=bool)
+    step = batch_size * team.num_processes
+    for first in range(batch_size * team.process_index, len(shown), step):
         part = slice(first, first + batch_size)
         inputs = batch(
             flat,
@@ -194,10 +199,14 @@ def recommend(
             exclude=lists.exclude(part, seen),
             filter=lists.filter(ranker.filters_for, part),
         )
-        lengths.append((found.items >= 0).sum(dim=1).cpu().numpy())
-        frames.append(_frame(found, shown[part], data.catalog, title_column))
-    result = pd.concat(frames, ignore_index=True)
-    _note_short(np.concatenate(lengths), k, shown)
+        items_found[part] = found.items.cpu().numpy() + 1  # 0 is a place without an item
+        scores[part] = found.scores.cpu().numpy()
+        certified[part] = found.certified.cpu().numpy()
+    items_found, scores, certified = summed(items_found) - 1, summed(scores), summed(certified)
+    result = _frame(items_found, scores, certified, shown, data.catalog, title_column)
+    _note_short((items_found >= 0).sum(1), k, shown)
+    if not team.is_main_process:
+        return result
     if out:
         _write(result, Path(out))
         note(f"{plural(len(result), 'recommendation')} for {plural(len(shown), 'user')} in {out}")
@@ -280,8 +289,14 @@ def _with_codes_of(trained: Histories, found: Histories) -> Histories:
     )
 
 
-def _frame(found: Any, users: list[str], catalog: Catalog, title_column: str) -> pd.DataFrame:
-    items = found.items.cpu().numpy()
+def _frame(
+    items: np.ndarray,
+    scores: np.ndarray,
+    certified: np.ndarray,
+    users: list[str],
+    catalog: Catalog,
+    title_column: str,
+) -> pd.DataFrame:
     user, place = np.nonzero(items >= 0)
     chosen = items[user, place]
     return pd.DataFrame(
@@ -290,8 +305,8 @@ def _frame(found: Any, users: list[str], catalog: Catalog, title_column: str) ->
             "rank": place + 1,
             "item_id": catalog.item_ids.take(chosen).to_pylist(),
             "title": catalog.titles(chosen, title_column),
-            "score": found.scores.cpu().numpy()[user, place],
-            "certified": found.certified.cpu().numpy()[user],
+            "score": scores[user, place],
+            "certified": certified[user],
         }
     )
 

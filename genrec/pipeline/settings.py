@@ -11,7 +11,9 @@ import torch
 
 from genrec.data import Dataset, Split, leave_one_out, temporal_split
 from genrec.data.splits import parse_moment
-from genrec.data.tencentgr.protocol import SEED, last_click_split
+from genrec.data.tencentgr.protocol import SEED, SHARE, last_click_split
+from genrec.data.tencentgr.schema import CLICK
+from genrec.data.tencentgr.sequences import ACTIONS
 from genrec.errors import ArtefactError, ConfigError, DataError
 from genrec.quantization.base import check_device
 
@@ -31,6 +33,10 @@ class SplitConfig:
         validation_from: temporal only, ISO date or Unix seconds where validation starts.
         test_from: temporal only, where the test starts.
         draw: last-click only, seed of the draw of users; 2025 by default.
+        share: last-click only, share of users that test, .1 by default. Small sets need more users
+            for narrow intervals; figures of another share are not those of the reference.
+        targets: last-click only, action types of which the last one is the target, `[1]` (clicks)
+            by default; `[1, 2]` where there are conversions, as in the contest's second round.
     """
 
     type: str = "leave-one-out"
@@ -39,6 +45,8 @@ class SplitConfig:
     validation_from: str | int | None = None
     test_from: str | int | None = None
     draw: int | None = None
+    share: float | None = None
+    targets: list[int] | None = None
 
     def __post_init__(self) -> None:
         """Raise ConfigError for the first value that is unknown, out of range, missing or idle."""
@@ -53,11 +61,17 @@ class SplitConfig:
                     f"split: type={self.type!r} "
                     + (f"does not take {name}" if given else f"needs {name}, an ISO date")
                 )
-        if self.draw is not None and (self.type != "last-click" or self.draw < 0):
-            raise ConfigError(
-                f"split: draw={self.draw} with type={self.type!r}; expected 0 or more, and only "
-                "with last-click"
-            )
+        for name, expected, right in (
+            ("draw", "0 or more", self.draw is None or self.draw >= 0),
+            ("share", "above 0 and below 1", self.share is None or 0 < self.share < 1),
+            ("targets", "one or more of 0, 1 and 2", self.targets is None or self._are_types()),
+        ):
+            given = getattr(self, name)
+            if given is not None and (self.type != "last-click" or not right):
+                raise ConfigError(
+                    f"split: {name}={given} with type={self.type!r}; expected {expected}, and only "
+                    "with last-click"
+                )
         if self.seed < 0:
             raise ConfigError(f"split: seed={self.seed}; expected 0 or more")
         if self.validation_from is None or self.test_from is None:
@@ -74,6 +88,10 @@ class SplitConfig:
                 f"({self.test_from})"
             )
 
+    def _are_types(self) -> bool:
+        chosen = self.targets or []
+        return bool(chosen) and set(chosen) <= set(ACTIONS) and len(set(chosen)) == len(chosen)
+
     def apply(self, dataset: Dataset) -> tuple[Dataset, Split]:
         """The dataset in this order, and its split.
 
@@ -84,8 +102,12 @@ class SplitConfig:
             if self.order == "shuffled-day":
                 dataset = dataset.shuffled_within_day(self.seed)
             if self.type == "last-click":
-                seed = SEED if self.draw is None else self.draw
-                return dataset, last_click_split(dataset, seed=seed)
+                return dataset, last_click_split(
+                    dataset,
+                    seed=SEED if self.draw is None else self.draw,
+                    share=SHARE if self.share is None else self.share,
+                    actions=(CLICK,) if self.targets is None else tuple(self.targets),
+                )
             if self.validation_from is None or self.test_from is None:
                 return dataset, leave_one_out(dataset.histories)
             parts = temporal_split(dataset.histories, self.validation_from, self.test_from)

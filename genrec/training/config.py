@@ -15,6 +15,8 @@ from genrec.errors import ConfigError, expected_one_of
 
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("fp32", "bf16", "fp16")
+OPTIMIZERS = ("adamw", "muon")
+TABLE_OPTIMIZERS = ("adamw", "sparse-adam", "adagrad", "rowwise-adagrad")
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,15 @@ class TrainingConfig:
     Attributes:
         epochs: passes over the training sequences.
         batch_size: sequences per step, over all processes together.
-        learning_rate: peak of the schedule (AdamW).
-        weight_decay: AdamW's.
+        learning_rate: peak of the schedule, of whatever has no learning rate of its own.
+        optimizer: of dense parameters: `adamw`, or `muon` for the matrices of the backbone (and
+            AdamW for the others), from torch 2.9 on.
+        muon_learning_rate: of those matrices, `learning_rate` by default; updates are scaled to
+            the size of AdamW's.
+        table_optimizer: of embedding tables: `adamw`; `sparse-adam`, which leaves rows without a
+            gradient alone; `adagrad`; `rowwise-adagrad`, whose state is one number per row.
+        table_learning_rate: of embedding tables, `learning_rate` by default.
+        weight_decay: AdamW's and Muon's; the other optimisers of tables have none.
         adam_beta2: AdamW's second moment.
         schedule: `constant`, `linear` or `cosine`, after the warm-up.
         warmup: share of all steps, 0 to 1.
@@ -56,6 +65,10 @@ class TrainingConfig:
     epochs: int = 30
     batch_size: int = 256
     learning_rate: float = 1e-3
+    optimizer: str = "adamw"
+    muon_learning_rate: float | None = None
+    table_optimizer: str = "adamw"
+    table_learning_rate: float | None = None
     weight_decay: float = 0.0
     adam_beta2: float = 0.999
     schedule: str = "cosine"
@@ -97,8 +110,26 @@ class TrainingConfig:
                 raise ConfigError(f"training: {name}={getattr(self, name)}; expected 0 or more")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"training: seed={self.seed}; expected from 0 to {2**32 - 1}")
-        if self.learning_rate <= 0:
-            raise ConfigError(f"training: learning_rate={self.learning_rate}; expected above 0")
+        for name in ("learning_rate", "muon_learning_rate", "table_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not rate > 0:
+                raise ConfigError(f"training: {name}={rate}; expected above 0")
+        for name, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("table_optimizer", TABLE_OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ConfigError(
+                    f"training: {name}={value!r}; expected one of {', '.join(choices)}"
+                )
+        if self.muon_learning_rate is not None and self.optimizer != "muon":
+            raise ConfigError(
+                f"training: muon_learning_rate={self.muon_learning_rate} with optimizer="
+                f"{self.optimizer!r}; set optimizer: muon or leave it out"
+            )
         if not 0 < self.adam_beta2 < 1:
             raise ConfigError(
                 f"training: adam_beta2={self.adam_beta2}; expected above 0 and below 1"
@@ -111,14 +142,6 @@ class TrainingConfig:
             _ = self.augmentation
         except ConfigError as error:
             raise ConfigError(f"training: {error}") from error
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(
-                f"training: schedule={self.schedule!r}; expected one of {', '.join(SCHEDULES)}"
-            )
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"training: precision={self.precision!r}; expected one of {', '.join(PRECISIONS)}"
-            )
         for name in self.report_to.split(","):
             if name not in INTEGRATION_TO_CALLBACK and self.report_to not in ("none", "all"):
                 known = ["none", "all", *INTEGRATION_TO_CALLBACK]
@@ -138,6 +161,11 @@ class TrainingConfig:
             seed=self.seed,
         )
 
+    @property
+    def splits_tables(self) -> bool:
+        """Whether embedding tables are trained in another way than the rest."""
+        return self.table_optimizer != "adamw" or self.table_learning_rate is not None
+
     def check_machine(self) -> None:
         """Raise ConfigError naming the first value that this machine has no device or package for.
 
@@ -146,6 +174,11 @@ class TrainingConfig:
         if self.precision == "fp16" and not torch.accelerator.is_available():
             raise ConfigError(
                 "training: precision='fp16' needs an accelerator; use 'bf16' or 'fp32'"
+            )
+        if self.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+            raise ConfigError(
+                "training: optimizer='muon' needs torch 2.9 or newer, and this is "
+                f"{torch.__version__}; upgrade torch or use 'adamw'"
             )
         if self.report_to in ("none", "all"):
             return

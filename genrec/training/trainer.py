@@ -28,6 +28,7 @@ from genrec.models import Recommender
 from genrec.processes import processes
 from genrec.training.average import AVERAGE_FILE, WeightAverage
 from genrec.training.config import TrainingConfig
+from genrec.training.optimizers import build_optimizer
 
 METRIC = "ndcg@10"
 MODEL_KIND = "model"
@@ -58,6 +59,7 @@ class RecommenderTrainer(Trainer):
         sequences: training sequences whose `__getitems__` returns a whole batch.
         batches: which of them make up which batch.
         validate: model -> metrics with `ndcg@10`, from real decoding on the validation users.
+        config: which optimisers train which parameters.
         average: running average of the weights, used for validation and for the best model.
         patience: stop after so many validations without a better one; 0 never stops.
         spent: seconds that the steps before a resume took.
@@ -70,6 +72,7 @@ class RecommenderTrainer(Trainer):
         sequences: TrainingSequences,
         batches: TrainingBatches,
         validate: Validate,
+        config: TrainingConfig,
         average: WeightAverage | None = None,
         patience: int = 0,
         spent: float = 0.0,
@@ -79,7 +82,7 @@ class RecommenderTrainer(Trainer):
         super().__init__(train_dataset=sequences, eval_dataset=sequences, **kwargs)
         self.begun = time.perf_counter() - spent
         self.validate, self.average, self.patience = validate, average, patience
-        self.sequences, self.batches = sequences, batches
+        self.sequences, self.batches, self.config = sequences, batches, config
 
     def get_train_dataloader(self) -> TrainingLoader:
         """The training batches, already shared out to processes."""
@@ -90,6 +93,26 @@ class RecommenderTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The optimiser: `transformers.Trainer`'s AdamW, or what the configuration asks for.
+
+        Raises:
+            ConfigError: for optimisers that cannot be sharded, under FSDP.
+        """
+        if self.config.optimizer == "adamw" and not self.config.splits_tables:
+            return super().create_optimizer(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            raise ConfigError(
+                f"training: optimizer={self.config.optimizer!r} with table_optimizer="
+                f"{self.config.table_optimizer!r} does not train parameters that FSDP has sharded; "
+                "leave both and their learning rates out, or launch without FSDP"
+            )
+        if self.optimizer is None:
+            model = self.accelerator.unwrap_model(self.model)
+            decayed = set(self.get_decay_parameter_names(model))
+            self.optimizer = build_optimizer(model, self.config, decayed=decayed)
+        return self.optimizer
 
     def compute_loss(
         self,
@@ -279,6 +302,7 @@ def train_model(
         batches=batches,
         data_collator=_as_it_is,
         validate=validate,
+        config=config,
         average=average,
         patience=config.patience,
         spent=seconds_spent(log),

@@ -168,3 +168,19 @@ def test_a_recipe_is_checked_without_the_data(tmp_path: Path):
 def test_the_pool_of_the_split_is_what_is_ranked(ads: Path):
     data, split = SplitConfig(type="last-click").apply(Dataset.load(ads / "dataset"))
     np.testing.assert_array_equal(split.candidates, np.sort(candidates(data)))
+
+
+def test_more_users_can_be_asked_and_other_actions_be_the_target(ads: Path):
+    data = Dataset.load(ads / "dataset")
+    infos = [
+        SplitConfig(type="last-click", **options).apply(data)[1].info
+        for options in ({}, {"share": 0.3}, {"targets": [0, 1]})
+    ]
+    assert [info["held_out"] for info in infos] == [40, 120, 40]
+    found = SplitConfig(type="last-click", targets=[0, 1]).apply(data)[1]
+    # Every event is an exposure or a click, so the target is the last one of the user.
+    assert data.histories.offsets is not None
+    ends = data.histories.offsets[found.test.users + 1]
+    known = data.histories.actions[ends - 1] > 0
+    np.testing.assert_array_equal(found.test.targets[known], data.histories.items[ends - 1][known])
+    assert known.any()

@@ -10,9 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from genrec.pipeline import Run, run, train
+from genrec import cli
+from genrec.pipeline import Run, recommend, run, train
 from genrec.training import TrainingConfig
+
+
+def accelerate_launched(*arguments: str) -> str:
+    """Run a verb by `accelerate launch` in two processes; returns what they said on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+         "--main_process_port=0", "-m", "genrec", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def launched(*arguments: str) -> str:
@@ -90,7 +106,9 @@ runs:
   sid:
     vocabulary: rq
     d_model: 16
-    training: {epochs: 1, batch_size: 32}
+    backbone: {type: transformer, layers: 1, dropout: 0.0}
+    head: {type: autoregressive, dropout: 0.0}
+    training: {epochs: 2, batch_size: 32}
 evaluate: {batch_size: 20, beams: [5], examples: 1}
 """
 OWN_OF_A_RUN = ("seconds", "peak_memory_mb", "processes")
@@ -105,16 +123,94 @@ def comparable(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_two_processes_run_a_recipe_with_the_metrics_of_one_process(tmp_path):
+def test_accelerate_launch_gives_the_losses_and_metrics_of_one_process(tmp_path):
     recipe, out = tmp_path / "two.yaml", tmp_path / "out"
     recipe.write_text(RECIPE)
-    said = launched("run", str(recipe), f"--out={out}")
+    said = accelerate_launched("run", str(recipe), f"--out={out}")
     assert said.count("kept epoch") == 1
     assert (out / "report" / "report.html").is_file()
     found = json.loads((out / "runs/sid/metrics.json").read_text())
-    assert found["processes"] == 2
+    assert found["processes"] == found["trained_on"]["processes"] == 2
     together = [comparable(out / place) for place in ("runs/sid", "report/popularity")]
     shutil.rmtree(out / "report")
     run(str(recipe), out=str(out), progress=False)
     assert "processes" not in json.loads((out / "runs/sid/metrics.json").read_text())
     assert together == [comparable(out / place) for place in ("runs/sid", "report/popularity")]
+
+    alone = tmp_path / "alone"
+    run(str(recipe), out=str(alone), progress=False)
+    assert losses(out / "runs/sid") == pytest.approx(losses(alone / "runs/sid"), abs=1e-4)
+    for run_folder in (out / "runs/sid", alone / "runs/sid"):
+        (run_folder / "metrics.json").unlink()
+    options = ["--beams=[5]", "--batch_size=20", "--examples=1"]
+    accelerate_launched("evaluate", str(out / "runs/sid"), str(tmp_path / "report"), *options)
+    assert comparable(out / "runs/sid") == together[0]
+
+    lists = [tmp_path / "two.csv", tmp_path / "one.csv"]
+    users = ",".join(f"U{user:05d}" for user in range(7))
+    asked = {"users": users, "k": 4, "batch_size": 2}
+    accelerate_launched(
+        "recommend", str(out / "runs/sid"), f"--out={lists[0]}",
+        *(f"--{name}={value}" for name, value in asked.items()),
+    )  # fmt: skip
+    recommend(str(out / "runs/sid"), out=str(lists[1]), **asked)
+    assert lists[0].read_text() == lists[1].read_text()
+    assert len(lists[0].read_text().splitlines()) == 1 + 7 * 4
+
+
+def test_verbs_that_are_not_shared_are_the_first_process_s_work(monkeypatch, tmp_path):
+    out = tmp_path / "shop"
+    monkeypatch.setenv("RANK", "1")
+    cli.main(["prepare", "generated", str(out), "--num_items=120", "--num_users=30"])
+    assert not out.exists()
+    monkeypatch.setenv("RANK", "0")
+    cli.main(["prepare", "generated", str(out), "--num_items=120", "--num_users=30"])
+    assert out.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500"}, True),
+        ({"ACCELERATE_USE_CPU": "True"}, False),  # --num_processes 1
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500", "PMI_SIZE": "2"}, False),
+        ({"MASTER_PORT": "29500"}, False),
+    ],
+)
+def test_one_process_where_several_were_asked_for_is_said(known, told, monkeypatch, capsys):
+    for name in ("ACCELERATE_USE_CPU", "MASTER_PORT", "WORLD_SIZE", *cli.MPI):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert ("--multi_gpu" in capsys.readouterr().err) == told
+
+
+@pytest.mark.slow
+def test_two_processes_train_tables_and_matrices_as_one(shop, tmp_path):
+    settings = {
+        "item_encoder": {"type": "id"},
+        "backbone": {"type": "hstu", "layers": 1, "heads": 1, "dropout": 0.0},
+        "head": {"type": "dense"},
+        "d_model": 16,
+        "max_history": 12,
+    }
+    training = {"epochs": 2, "batch_size": 30, "learning_rate": 0.01, "table_learning_rate": 0.03}
+    training |= {"table_optimizer": "sparse-adam"}
+    training |= {"optimizer": "muon"} if hasattr(torch.optim, "Muon") else {}
+    launched(
+        "train", str(shop / "dataset"), str(tmp_path / "run"),
+        *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
+        *(f"--training.{key}={value}" for key, value in training.items()),
+    )  # fmt: skip
+    train(
+        str(shop / "dataset"),
+        str(tmp_path / "alone"),
+        training=TrainingConfig(**training),
+        progress=False,
+        **settings,
+    )
+    assert len(losses(tmp_path / "run")) == 2
+    # Muon works in bfloat16.
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), abs=1e-2)

@@ -1,0 +1,203 @@
+"""Optimisers: one for dense parameters, one of its own for embedding tables.
+
+A row of an embedding table has a gradient in few steps, a matrix of the backbone in all. So tables
+take other learning rates, and an optimiser that leaves the other rows alone keeps their moments
+from fading and a rare item from being moved by what others did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from genrec.errors import ConfigError
+from genrec.models import Recommender
+from genrec.training.config import TrainingConfig
+
+
+def build_optimizer(
+    model: Recommender, config: TrainingConfig, *, decayed: Collection[str]
+) -> torch.optim.Optimizer:
+    """The optimiser of a configuration that asks for more than AdamW with one learning rate.
+
+    Args:
+        model: whose parameters are trained.
+        config: `optimizer`, `table_optimizer` and their learning rates.
+        decayed: names of the parameters that AdamW decays.
+
+    Returns:
+        AdamW with groups, or several optimisers as one. The first group is one of dense parameters,
+        whose learning rate is the one that is logged.
+
+    Raises:
+        ConfigError: if tables are to be trained in another way and the model has none.
+    """
+    parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    tables = table_names(model) & parameters.keys()
+    if not tables and config.splits_tables:
+        raise ConfigError(
+            f"training: table_optimizer={config.table_optimizer!r}, table_learning_rate="
+            f"{config.table_learning_rate}, but the item encoder and the head have no embedding "
+            "table; leave both out"
+        )
+    hidden = hidden_names(model) & parameters.keys() if config.optimizer == "muon" else set()
+    of_tables = config.table_learning_rate or config.learning_rate
+
+    def groups(names: Iterable[str], rate: float) -> list[dict[str, Any]]:
+        found: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for name in names:
+            found[name in decayed].append(parameters[name])
+        return [
+            {
+                "params": some,
+                "lr": rate,
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+            for decays, some in found.items()
+            if some
+        ]
+
+    dense = [name for name in parameters if name not in tables and name not in hidden]
+    plain = groups(dense, config.learning_rate)
+    if config.table_optimizer == "adamw":
+        plain += groups([name for name in parameters if name in tables], of_tables)
+    parts: list[torch.optim.Optimizer] = []
+    if plain:
+        parts.append(torch.optim.AdamW(plain, betas=(0.9, config.adam_beta2)))
+    if hidden:
+        parts.append(
+            torch.optim.Muon(
+                [one for name, one in parameters.items() if name in hidden],
+                lr=config.muon_learning_rate or config.learning_rate,
+                weight_decay=config.weight_decay,
+                # So that a learning rate means what it means to AdamW.
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    if config.table_optimizer != "adamw":
+        rows = [one for name, one in parameters.items() if name in tables]
+        kinds = {
+            "sparse-adam": lambda: SparseAdam(rows, lr=of_tables, betas=(0.9, config.adam_beta2)),
+            "adagrad": lambda: torch.optim.Adagrad(rows, lr=of_tables),
+            "rowwise-adagrad": lambda: RowWiseAdagrad(rows, lr=of_tables),
+        }
+        parts.append(kinds[config.table_optimizer]())
+    return parts[0] if len(parts) == 1 else JoinedOptimizer(parts)
+
+
+def table_names(model: Recommender) -> set[str]:
+    """Names of the embedding tables: the `nn.Embedding`s of the item encoder and of the head."""
+    return {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and name.partition(".")[0] in ("item_encoder", "head")
+    }
+
+
+def hidden_names(model: Recommender) -> set[str]:
+    """Names of the matrices between hidden states: those of the backbone, embeddings left out."""
+    looked_up = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+    }
+    return {
+        name
+        for name, one in model.named_parameters()
+        if name.startswith("backbone.") and one.dim() == 2 and name not in looked_up
+    }
+
+
+class JoinedOptimizer(torch.optim.Optimizer):
+    """Several optimisers of different parameters as one, for schedules and checkpoints.
+
+    Args:
+        parts: the optimisers; their groups are those of the whole, in this order.
+    """
+
+    def __init__(self, parts: Iterable[torch.optim.Optimizer]) -> None:
+        self.parts = list(parts)
+        super().__init__(self._groups(), {})
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure: Any = None) -> Any:
+        """One step of each part; a closure is not called."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the parts, in order."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the states of the parts back."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        # Loading makes new groups; a schedule holds this list.
+        self.param_groups[:] = self._groups()
+
+
+class SparseAdam(torch.optim.SparseAdam):
+    """Adam that moves rows with a gradient only, and only their moments (torch's `SparseAdam`).
+
+    It takes gradients of the usual layout, in which a row without a gradient is zero: these can be
+    clipped and averaged over processes, sparse ones cannot everywhere.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step; a closure is not called."""
+        held = [
+            (one, one.grad)
+            for group in self.param_groups
+            for one in group["params"]
+            if one.grad is not None
+        ]
+        for one, gradient in held:
+            rows = gradient.ne(0).any(dim=1).nonzero()
+            one.grad = torch.sparse_coo_tensor(
+                rows.T,
+                gradient[rows.squeeze(1)],
+                gradient.shape,
+                is_coalesced=True,
+                check_invariants=False,
+            )
+        super().step()
+        for one, gradient in held:
+            one.grad = gradient
+
+
+class RowWiseAdagrad(torch.optim.Optimizer):
+    """Adagrad with one accumulator per row, the mean of its squared gradients (Gupta et al. 2014).
+
+    `s_r <- s_r + mean(g_r ** 2)`, `w_r <- w_r - lr g_r / (sqrt(s_r) + eps)`. Its state is one
+    number per row, where Adam's is two per weight; a row without a gradient stays as it is.
+
+    Args:
+        params: matrices.
+        lr: learning rate.
+        eps: keeps the divisor above 0.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], *, lr: float = 0.01, eps: float = 1e-10
+    ) -> None:
+        super().__init__(params, {"lr": lr, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step; a closure is not called."""
+        for group in self.param_groups:
+            for one in group["params"]:
+                if one.grad is None:
+                    continue
+                state = self.state[one]
+                if not state:
+                    state["sum"] = one.new_zeros(len(one), 1)
+                state["sum"] += one.grad.square().mean(dim=1, keepdim=True)
+                one.addcdiv_(one.grad, state["sum"].sqrt() + group["eps"], value=-group["lr"])
