@@ -35,8 +35,8 @@ def balanced_kmeans(
 ) -> Tensor:
     """Centroids float32 [k, d] of clusters of at most ceil(n / k) of the rows of x [n, d].
 
-    Arguments as of `kmeans`; it ends before `iterations` when no assignment changes. Empty clusters of a plain assignment to the nearest centroid are
-    re-seeded at the end, as there.
+    Arguments as of `kmeans`; it ends before `iterations` when no assignment changes. Empty clusters
+    of a plain assignment to the nearest centroid are re-seeded at the end, as there.
     """
     centroids = kmeans(x, k, rng=rng, iterations=int(isinstance(init, str)), init=init)
     prices = torch.zeros(k, dtype=torch.float64, device=x.device)

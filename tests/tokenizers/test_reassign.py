@@ -276,7 +276,7 @@ def test_twelve_thousand_items_in_seconds(given_codebooks):
         ((1, 16), "finds 9 items in one prefix; .* the 16 codes of level 1 takes"),
     ],
 )
-def test_crowds_that_would_take_all_memory_are_refused(
+def test_crowds_that_would_fill_the_memory_are_refused(
     given_codebooks, monkeypatch, sizes, message
 ):
     quantizer = given_codebooks.random(sizes, 3, 0)
