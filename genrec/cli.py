@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import inspect
 import os
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
 from rich.console import Console
 from rich.text import Text
@@ -39,6 +41,8 @@ VERBS = {
 SHARED = ("train", "evaluate", "recommend", "run")
 MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 EXAMPLE = "example: "
+# What `--help` writes for a value, by the first word of its type; else the name of the option.
+KINDS = (("int", "N"), ("float", "X"), ("dict", "{NAME: VALUE,...}"))
 # What a recommender gives to its parts itself.
 SUPPLIED = ("tables", "encoder", "d_model", "max_length")
 
@@ -168,12 +172,32 @@ def _named(description: str) -> Callable[[], None]:
 
 
 class _Formatter(DefaultHelpFormatter):
-    """Leaves the lines of an epilog as they are; an example is typed on one."""
+    """Help in the words of a shell; an example stays on the line it is typed on."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        """The help and the default where there is one; what Python calls its type says less."""
+        text = action.help or ""
+        default = action.default
+        if not action.option_strings or default is None or default == argparse.SUPPRESS:
+            return text
+        return f"{text} (default: {_as_yaml(default)})".strip()
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        """The kind of value, where its type tells: a number, or names and values."""
+        kind = self._get_type_str(action) or ""
+        name = super()._get_default_metavar_for_optional(action)
+        return next((shown for word, shown in KINDS if kind.startswith(word)), name)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if text.startswith(EXAMPLE):
             return "\n".join(indent + line for line in text.splitlines())
         return str(super()._fill_text(text, width, indent))
+
+
+def _as_yaml(value: Any) -> str:
+    """A default as it is written on the command line: `true`, `[1, 2]`, `{type: lexical}`."""
+    shown = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
+    return str(shown).removesuffix("...\n").strip()
 
 
 class _Parser(ArgumentParser):

@@ -8,31 +8,36 @@
 `prepare` generates files and prepares them: seconds, peak memory of all processes together, disk,
 and how long the folder takes to open. `batches` times training batches with all that the dataset
 has, on one core. `retrieve` searches 660,000 candidates for 10,000 users, exactly and with faiss.
-`score` prints the contest's score of each ranker of a recipe that was run.
+`score` prints the contest's score of each ranker of a recipe that was run, in both readings and as
+a mean over seeds, and from one to the next the paired difference with its interval.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import re
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
 
-from genrec.artefacts import read_json
 from genrec.data import Dataset, TrainingSequences
 from genrec.data.tencentgr import generate_tencentgr
 from genrec.data.tencentgr.protocol import last_click_split
 from genrec.data.tencentgr.schema import USER_FEATURES
 from genrec.decoding.approximate import FaissPool, list_recall
 from genrec.decoding.pool import pool_search
-from genrec.evaluation.tencentgr import combined
+from genrec.evaluation import Evaluation, paired_difference
+from genrec.evaluation.tencentgr import HIT_SHARE, NDCG_SHARE, evaluation_scores
+from genrec.pipeline import Run
 from genrec.pipeline.features import feature_tables
 
 
@@ -172,13 +177,44 @@ def retrieve(args: argparse.Namespace) -> None:
 
 
 def score(args: argparse.Namespace) -> None:
-    for path in sorted(Path(args.folder).rglob("metrics.json")):
-        found = read_json(path)
-        told = []
-        for mask in ("unmasked", "masked"):
-            hit_rate, ndcg = (found[f"test/{mask}/{m}@10"]["value"] for m in ("recall", "ndcg"))
-            told.append(f"{mask} {combined(hit_rate, ndcg):.4f} ({hit_rate:.4f}, {ndcg:.4f})")
-        print(f"{path.parent.name}: {'; '.join(told)}; {found['parameters']:,} parameters")
+    """Both readings of the contest's score, means over seeds, and paired differences in order."""
+    root = Path(args.folder)
+    paths = sorted(root.rglob("ranks/test.parquet"))
+    found: dict[str, list[Evaluation]] = {}
+    for path in paths:
+        name = re.sub(r"-seed\d+$", "", path.parents[1].name)
+        found.setdefault(name, []).append(Evaluation.load(path))
+    data, split = Run.open(min(path.parent for path in root.rglob("run.json"))).data
+    kinds = np.array([0, *data.histories.action_names])[split.test.actions]
+    for mask in ("unmasked", "masked"):
+        print(f"{mask}, {len(kinds):,} users, {int((kinds == 2).sum()):,} of them conversions")
+        each = {}
+        for name, seeds in found.items():
+            hit, gain = (
+                np.mean([one.per_user(mask, f"{metric}@10") for one in seeds], axis=0)
+                for metric in ("recall", "ndcg")
+            )
+            each[name] = combined_each(hit, gain)
+            readings = [evaluation_scores(one, kinds)[mask] for one in seeds]
+            told = [
+                f"{reading} {mean(one[reading].score for one in readings):.4f} "
+                f"(HR {mean(one[reading].hit_rate for one in readings):.4f}, "
+                f"NDCG {mean(one[reading].ndcg for one in readings):.4f})"
+                for reading in readings[0]
+            ]
+            print(f"  {name}, {len(seeds)} seed(s): {'; '.join(told)}")
+        order = sorted(each, key=lambda name: -each[name].mean())
+        for better, worse in itertools.pairwise(order):
+            found_apart = paired_difference(each[better], each[worse], replicates=2_000, seed=0)
+            print(
+                f"  {better} - {worse}: {found_apart.value:+.4f}, 95% from {found_apart.low:+.4f} "
+                f"to {found_apart.high:+.4f}"
+            )
+
+
+def combined_each(hit: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """The score of every user, `[n]`."""
+    return HIT_SHARE * hit + NDCG_SHARE * gain
 
 
 def memory_peak() -> float:

@@ -5,7 +5,8 @@
 Every figure in docs/results comes from here: each row is one `metrics.json`. Folders of one recipe
 (its orders of same-day events) go into one page; a page starts with the command that made it, and
 the machine is the one each run noted. Published figures stand beside methods of the same name
-(`scripts/published.json`); their texts, encoders and protocols differ.
+(`scripts/published.json`); their texts, encoders and protocols differ. Beside the page it draws the
+validation of every run over its epochs. `scripts/results_table.py` puts the pages into one table.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from genrec.artefacts import read_json
+import matplotlib
+
+from genrec.artefacts import read_json, replacing
 from genrec.evaluation.report import number
 
 PUBLISHED = Path(__file__).with_name("published.json")
@@ -141,6 +144,14 @@ def over_seeds(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
     ]
 
 
+def picture(curves: str | None) -> list[str]:
+    """The section of the learning curves."""
+    if curves is None:
+        return []
+    text = "Validation NDCG@10; the best epoch of each run was kept."
+    return ["## Learning curves", "", text, "", f"![Validation by epoch]({curves})", ""]
+
+
 def beams(method: str, study: dict[str, Any]) -> list[str]:
     lines = [
         f"### Beam width against exact search: {method}",
@@ -167,8 +178,52 @@ def published_for(name: str) -> dict[str, Any]:
     return next((figures for data, figures in known.items() if name.startswith(data)), {})
 
 
-def page(folders: list[Path], note: str) -> tuple[str, str]:
-    """Name and text of the page of one recipe's output folders, the first in file order."""
+def draw_curves(folders: list[Path], path: Path) -> bool:
+    """Draw validation NDCG@10 over epochs, a line per run and a style per order of events.
+
+    Returns:
+        Whether any run left a log to draw.
+    """
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    colours: dict[str, Any] = {}
+    try:
+        for folder, style in zip(folders, ("-", "--"), strict=False):
+            for log in sorted((folder / "runs").glob("*/log.json")):
+                points = [
+                    (entry["epoch"], entry["eval_ndcg@10"])
+                    for entry in read_json(log)
+                    if "eval_ndcg@10" in entry
+                ]
+                method = log.parent.name
+                label = method if method not in colours else None
+                colour = colours.setdefault(method, f"C{len(colours) % 10}")
+                marker = "osv^"[len(colours) // 11 % 4]
+                epochs, values = zip(*points, strict=True)
+                axes.plot(epochs, values, style, color=colour, marker=marker, ms=4, label=label)
+        if not colours:
+            return False
+        axes.set(xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
+        axes.grid(color="#e5e7eb")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside right upper", frameon=False)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+    finally:
+        pyplot.close(figure)
+    return True
+
+
+def page(folders: list[Path], note: str, *, curves: str | None = None) -> tuple[str, str]:
+    """Name and text of the page of one recipe's output folders, the first in file order.
+
+    Args:
+        folders: of the recipe, one per order of events.
+        note: what else a reader must know.
+        curves: file name of the learning curves beside the page.
+    """
     name = folders[0].name
     published = published_for(name)
     rows, runs, studies, facts = [], {}, [], []
@@ -213,6 +268,7 @@ def page(folders: list[Path], note: str) -> tuple[str, str]:
         ),
         "",
         *over_seeds(rows),
+        *picture(curves),
         *studies,
         "## Fingerprints",
         "",
@@ -227,7 +283,9 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--note", default="", help="what else a reader must know")
     arguments = parser.parse_args()
-    name, text = page(arguments.folders, arguments.note)
+    curves = f"{arguments.folders[0].name}-curves.svg"
+    drawn = draw_curves(arguments.folders, DOCS / curves)
+    name, text = page(arguments.folders, arguments.note, curves=curves if drawn else None)
     (DOCS / f"{name}.md").write_text(text)
     print(f"wrote {DOCS / name}.md")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -46,6 +47,7 @@ COMMANDS = [(verb, part) for verb in cli.VERBS for part in GROUPS.get(verb, ("",
 def test_help_shows_every_option_and_an_example_on_one_line(genrec, verb, source):
     code, out, _ = genrec(verb, *filter(None, [source]), "--help")
     assert code == 0
+    assert not re.search(r"type: (str|int|float|bool|dict|Literal|Union|Optional)|null|None", out)
     signature = inspect.signature(function(verb, source))
     for name, parameter in signature.parameters.items():
         required = parameter.default is inspect.Parameter.empty
@@ -87,6 +89,21 @@ def test_help_lists_nested_options_and_choices(genrec, verb, options):
 )
 def test_help_lists_the_options_of_each_part(genrec, verb, line):
     assert line in genrec(verb, "--help")[1]
+
+
+def test_help_speaks_the_language_of_the_command_line(genrec):
+    out = " ".join(genrec("quantize", "--help")[1].split())
+    for expected in (
+        "vectors folder of item vectors.",
+        "--seed N key of the tie order (the quantizer has its own seed). (default: 0)",
+        "--quantizer {NAME: VALUE,...} `type` (",
+        "(default: {type: rq-kmeans})",
+        "--progress {true,false} show progress bars. (default: true)",
+        "--collaborative COLLABORATIVE folder of vectors of the same items",
+        "(rq-vae with `alignment`). --seed N",
+    ):
+        assert expected in out
+    assert "(default: [5, 10, 20])" in genrec("evaluate", "--help")[1]
 
 
 def test_the_overview_says_what_the_functions_say():

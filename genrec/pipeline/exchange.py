@@ -7,11 +7,11 @@ from typing import Literal
 
 import pyarrow as pa
 
-from genrec.artefacts import check_place, check_target, replacing
+from genrec.artefacts import check_place, replacing
 from genrec.data import Dataset
 from genrec.embedding.vectors import read_ids
 from genrec.errors import ConfigError
-from genrec.pipeline.notes import note
+from genrec.pipeline.notes import check_out, note
 from genrec.tokenizers import (
     SidVocabulary,
     export_vocabulary,
@@ -64,7 +64,7 @@ def import_sids(
     """
     if dataset is not None and ids is not None:
         raise ConfigError("ids: the dataset names the items already; give one of the two")
-    check_target(out, kind=VOCABULARY_KIND)
+    check_out(out, kind=VOCABULARY_KIND, progress=progress)
     catalog = Dataset.load(dataset).catalog if dataset is not None else None
     item_ids: pa.Array | None = read_ids(ids) if ids is not None else None
     vocabulary = import_vocabulary(

@@ -88,6 +88,9 @@ def inspect(
             named = (name for name in CATEGORY_COLUMNS if name in catalog.columns)
             category_column = next(named, None)
 
+    # Two folders of one name, such as runs/a/vocabulary and runs/b/vocabulary, need their paths.
+    alike = compare is not None and Path(vocabulary).name == Path(compare).name
+
     def look(folder: str, of: str | None, facets: int | None = None) -> Inspected:
         loaded = SidVocabulary.from_pretrained(folder)
         figures = inspect_vocabulary(
@@ -103,7 +106,7 @@ def inspect(
             queries=queries,
             seed=seed,
         )
-        return Inspected(Path(folder).name, loaded, figures)
+        return Inspected(folder if alike else Path(folder).name, loaded, figures)
 
     shown = [look(vocabulary, vectors, facets)]
     if compare is not None:
@@ -113,12 +116,12 @@ def inspect(
             hint = "" if compare_vectors else " (others are named with --compare_vectors)"
             raise ArtefactError(f"compare: {error}{hint if vectors else ''}") from error
     for one in shown:
-        print_inspection(one.figures)
+        print_inspection(one.figures, name=one.name if compare is not None else "")
     result = dict(shown[0].figures)
     if compare is not None:
         result["compare"] = shown[1].figures
         result["churn"] = churn(shown[0].vocabulary, shown[1].vocabulary)
-        print_churn(result["churn"])
+        print_churn(result["churn"], title=f"From {shown[0].name} to {shown[1].name}")
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_json(out, result)

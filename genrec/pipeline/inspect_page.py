@@ -18,7 +18,8 @@ from genrec.data import Catalog
 from genrec.evaluation.markup import facts, plain, section, table
 from genrec.evaluation.style import CSS
 from genrec.pipeline.inspect_data import PageData, page_data
-from genrec.tokenizers import SidVocabulary
+from genrec.tokenizers import SidVocabulary, churn
+from genrec.tokenizers.churn import churn_rows
 from genrec.tokenizers.inspection import popularity_rows
 
 # Nothing may be loaded, whatever the data hold.
@@ -88,6 +89,8 @@ def _page(shown: Sequence[Inspected], data: PageData) -> str:
         _both("Distortion, popularity and ranks", shown, _more),
         _both("How it was built", shown, _build),
     ]
+    if len(shown) > 1:
+        parts.insert(-1, _changes(shown))
     own = files("genrec.pipeline")
     style = CSS + own.joinpath("inspect_page.css").read_text(encoding="utf-8")
     script = own.joinpath("inspect_page.js").read_text(encoding="utf-8")
@@ -404,6 +407,14 @@ def _build(figures: Mapping[str, Any], which: int) -> str:
     rows |= {key: value for key, value in build.items() if key not in nested and value is not None}
     blocks = "".join(f"<h3>{escape(key)}</h3>{facts(value)}" for key, value in nested.items())
     return f'<div class="flow">{facts(rows)}{blocks}</div>'
+
+
+def _changes(shown: Sequence[Inspected]) -> str:
+    """What a model trained with the first vocabulary would have to unlearn for the second."""
+    first, second = shown
+    rows = dict(churn_rows(churn(first.vocabulary, second.vocabulary)))
+    heading = f"From {first.name} to {second.name}"
+    return section(heading, f'<div class="flow">{facts(rows)}</div>')
 
 
 def _cells(*values: Any) -> tuple[list[str], bool]:

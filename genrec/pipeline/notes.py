@@ -5,8 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
+from genrec.artefacts import MANIFEST, check_target
 from genrec.data import Catalog
 from genrec.processes import processes
+from genrec.tokenizers.vocabulary import KIND as VOCABULARY
 
 
 def note(text: str, style: str = "") -> None:
@@ -19,6 +21,22 @@ def note(text: str, style: str = "") -> None:
 def plural(count: int, noun: str) -> str:
     """`1 event`, `2,000 events`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def check_out(out: str, *, kind: str, progress: bool) -> None:
+    """Check that an artefact may be written at `out`, and say so if it takes another's place.
+
+    Args:
+        out: folder to create or to replace.
+        kind: of the artefact.
+        progress: say it.
+
+    Raises:
+        ArtefactError: as `check_target`.
+    """
+    if (check_target(out, kind=kind) / MANIFEST).is_file() and progress:
+        trained = "; models trained with it need it" if kind == VOCABULARY else ""
+        note(f"{out}: exists, and is replaced once the new one is whole{trained}", "yellow")
 
 
 def note_missing_titles(catalog: Catalog, column: str) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from genrec.artefacts import check_target
 from genrec.data import Dataset
 from genrec.embedding import ItemVectors
 from genrec.errors import ArtefactError
-from genrec.pipeline.notes import note
+from genrec.pipeline.notes import check_out, note
 from genrec.pipeline.settings import (
     SPLIT_DEFAULT,
     TRAINING,
@@ -55,7 +54,7 @@ def refresh(
         ArtefactError: if the vectors, or with `refit` the dataset and split, stand for other
             training events than the vocabulary.
     """
-    check_target(out, kind=VOCABULARY_KIND)
+    check_out(out, kind=VOCABULARY_KIND, progress=progress)
     loaded = SidVocabulary.from_pretrained(vocabulary)
     items = ItemVectors.from_pretrained(vectors)
     known = items.config.get(TRAINING)

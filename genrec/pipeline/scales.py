@@ -1,4 +1,4 @@
-"""Presets of model size, for studies of scale."""
+"""Presets of model size: a ladder for studies of scale, and the sizes of published models."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ SCALES: dict[str, tuple[int, int, int]] = {
     "xl": (256, 4, 4),
     "xxl": (512, 4, 8),
 }
+# Layers x width of the HSTU models with published figures on TencentGR. Where heads were not
+# published, they are ours.
+PUBLISHED: dict[str, tuple[int, int, int]] = {
+    "4x128": (128, 4, 4),
+    "8x256": (256, 8, 8),
+    "8x512": (512, 8, 8),
+    "24x512": (512, 24, 8),
+    "12x1024": (1024, 12, 8),
+}
 
 
 def scaled(
@@ -26,7 +35,7 @@ def scaled(
     """Width and backbone of a preset; unchanged without one.
 
     Args:
-        scale: a name in `SCALES`, or None.
+        scale: a name in `SCALES` or `PUBLISHED`, or None.
         d_model: the width without a preset.
         backbone: `type` and options. Layers and heads are set where the type has them under these
             names.
@@ -36,9 +45,10 @@ def scaled(
     """
     if scale is None:
         return d_model, dict(backbone)
-    if scale not in SCALES:
-        raise ConfigError(f"scale={scale!r}; {expected_one_of(scale, SCALES)}")
-    width, layers, heads = SCALES[scale]
+    known = SCALES | PUBLISHED
+    if scale not in known:
+        raise ConfigError(f"scale={scale!r}; {expected_one_of(scale, known)}")
+    width, layers, heads = known[scale]
     chosen = dict(backbone)
     kind = BACKBONES.get(str(chosen.get("type")))
     accepted = inspect.signature(kind).parameters if kind is not None else {}

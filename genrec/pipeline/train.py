@@ -91,7 +91,8 @@ def train(
         backbone: `type` (transformer, hstu, fuxi-alpha, fuxi-beta, tokenformer, nextitnet, t5,
             hf) and its options.
         head: `type` (autoregressive, parallel, dense, regression, tokens, liger) and its options.
-        scale: preset of width, layers and heads (xs, s, m, l, xl, xxl), in place of `d_model`.
+        scale: preset of width, layers and heads, in place of `d_model`: xs, s, m, l, xl, xxl, or
+            layers x width of published models (4x128, 8x256, 8x512, 24x512, 12x1024).
         d_model: width.
         max_history: longest history in items; longer ones keep their latest events.
         input_norm: layer norm on item vectors before the backbone.

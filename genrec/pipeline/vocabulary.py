@@ -8,13 +8,12 @@ from typing import Any, Literal
 import pyarrow as pa
 from rich.console import Console
 
-from genrec.artefacts import check_target
 from genrec.data import Catalog, Dataset
 from genrec.embedding import EMBEDDERS, Embedder, ItemVectors, make_embedder
 from genrec.embedding.vectors import KIND as VECTORS_KIND
 from genrec.errors import ConfigError
 from genrec.pipeline.checks import check_part
-from genrec.pipeline.notes import note
+from genrec.pipeline.notes import check_out, note
 from genrec.pipeline.settings import (
     SPLIT_DEFAULT,
     TRAINING,
@@ -58,7 +57,7 @@ def embed(
         The vectors, as saved in `out`.
     """
     maker = build_embedder(embedder)
-    check_target(out, kind=VECTORS_KIND)
+    check_out(out, kind=VECTORS_KIND, progress=progress)
     loaded = Dataset.load(dataset)
     data, parts = split.apply(loaded)
     started = time.perf_counter()
@@ -110,7 +109,7 @@ def quantize(
     """
     fitted = build_quantizer(quantizer)
     check_collaborative(fitted, collaborative)
-    check_target(out, kind=VOCABULARY_KIND)
+    check_out(out, kind=VOCABULARY_KIND, progress=progress)
     items = ItemVectors.from_pretrained(vectors)
     known = items.config.get(TRAINING)
     other = None if collaborative is None else ItemVectors.from_pretrained(collaborative)

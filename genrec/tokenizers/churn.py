@@ -11,6 +11,8 @@ from rich.table import Table
 from genrec.data import Catalog
 from genrec.tokenizers.vocabulary import SidVocabulary
 
+_ITEMS = ("kept", "added", "removed")
+
 
 def churn(old: SidVocabulary, new: SidVocabulary) -> dict[str, Any]:
     """Compare the SIDs of two vocabularies, items matched by id.
@@ -36,15 +38,23 @@ def churn(old: SidVocabulary, new: SidVocabulary) -> dict[str, Any]:
     }
 
 
-def print_churn(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print what `churn` returned as a table."""
-    table = Table(show_header=False)
-    for name in ("kept", "added", "removed"):
-        table.add_row(f"items {name}", f"{found[f'items_{name}']:,}")
-    table.add_row("changed SIDs", f"{found['changed_tuples']:.2%} of the items kept")
+def churn_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of what `churn` returned."""
+    rows = [(f"items {name}", f"{found[f'items_{name}']:,}") for name in _ITEMS]
+    rows.append(("changed SIDs", f"{found['changed_tuples']:.2%} of the items kept"))
     for level, share in enumerate(found["changed_levels"]):
-        table.add_row(f"changed codes, level {level}", f"{share:.2%}")
+        rows.append((f"changed codes, level {level}", f"{share:.2%}"))
     before, after = found["codebook_sizes"]
     if before != after:
-        table.add_row("codebook sizes", f"{before} -> {after}: train a new model")
+        rows.append(("codebook sizes", f"{before} -> {after}: train a new model"))
+    return rows
+
+
+def print_churn(
+    found: dict[str, Any], console: Console | None = None, *, title: str | None = None
+) -> None:
+    """Print what `churn` returned as a table."""
+    table = Table(show_header=False, title=title)
+    for row in churn_rows(found):
+        table.add_row(*row)
     (console or Console()).print(table)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from genrec.data import Catalog, Histories, Split
 from genrec.errors import ConfigError
@@ -172,9 +173,13 @@ def _ranks(vocabulary: SidVocabulary, vectors: np.ndarray | None, seed: int) -> 
     return found
 
 
-def print_inspection(figures: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print what `inspect_vocabulary` returned as tables."""
+def print_inspection(
+    figures: Mapping[str, Any], console: Console | None = None, *, name: str = ""
+) -> None:
+    """Print what `inspect_vocabulary` returned as tables, under a name where one is given."""
     console = console or Console()
+    if name:
+        console.rule(Text(name, style="bold"))
     print_summary(dict(figures), console)
     if "facets" in figures:
         console.print(_facets(figures["facets"]))

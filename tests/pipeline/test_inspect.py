@@ -49,8 +49,22 @@ def test_the_page_and_the_comparison(shop, tmp_path, capsys):
     assert [facet["levels"] for facet in figures["compare"]["facets"]] == [2, 2]
     assert figures["churn"]["items_kept"] == 150 and figures["churn"]["changed_tuples"] == 1
     assert "changed SIDs" in captured.out
+    order = [captured.out.index(f" {name}") for name in ("vocabulary \u2500", "mhq \u2500")]
+    assert order == sorted(order) and "From vocabulary to mhq" in captured.out
     text = page.read_text()
+    assert "<h2>From vocabulary to mhq</h2>" in text and ">100.00% of the items kept<" in text
     assert "<h1>vocabulary and mhq</h1>" in text and 'id="tree-1"' in text
+
+
+def test_two_folders_of_one_name_are_told_apart(shop, tmp_path, capsys):
+    quantizer = {"type": "random", "codebook_sizes": [8, 8, 8]}
+    other = tmp_path / "vocabulary"
+    quantize(str(shop / "vectors"), str(other), quantizer=quantizer, progress=False)
+    page = tmp_path / "page.html"
+    inspect(str(shop / "vocabulary"), compare=str(other), html=str(page))
+    text, printed = page.read_text(), "".join(capsys.readouterr().out.split())
+    assert f"<h1>{shop / 'vocabulary'} and {other}</h1>" in text
+    assert f"From{shop / 'vocabulary'}to{other}" in printed
 
 
 def test_only_training_events_are_looked_at(shop):

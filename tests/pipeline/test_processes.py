@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from genrec import cli
@@ -230,3 +231,32 @@ def test_one_process_where_several_were_asked_for_is_said(known, told, monkeypat
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     assert ("--multi_gpu" in capsys.readouterr().err) == told
+
+
+@pytest.mark.slow
+def test_two_processes_train_tables_and_matrices_as_one(shop, tmp_path):
+    settings = {
+        "item_encoder": {"type": "id"},
+        "backbone": {"type": "hstu", "layers": 1, "heads": 1, "dropout": 0.0},
+        "head": {"type": "dense"},
+        "d_model": 16,
+        "max_history": 12,
+    }
+    training = {"epochs": 2, "batch_size": 30, "learning_rate": 0.01, "table_learning_rate": 0.03}
+    training |= {"table_optimizer": "sparse-adam"}
+    training |= {"optimizer": "muon"} if hasattr(torch.optim, "Muon") else {}
+    launched(
+        "train", str(shop / "dataset"), str(tmp_path / "run"),
+        *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
+        *(f"--training.{key}={value}" for key, value in training.items()),
+    )  # fmt: skip
+    train(
+        str(shop / "dataset"),
+        str(tmp_path / "alone"),
+        training=TrainingConfig(**training),
+        progress=False,
+        **settings,
+    )
+    assert len(losses(tmp_path / "run")) == 2
+    # Muon works in bfloat16.
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), abs=1e-2)

@@ -46,6 +46,18 @@ def test_quantize_fits_on_items_of_the_training_events_only(shop, tmp_path):
     assert loaded.fingerprint == made.fingerprint
 
 
+def test_what_is_replaced_is_said_before_the_work(shop, tmp_path, capsys):
+    options = {"quantizer": {"type": "random", "codebook_sizes": [8, 8, 8]}}
+    out = str(tmp_path / "vocabulary")
+    quantize(str(shop / "vectors"), out, **options)
+    assert "is replaced" not in capsys.readouterr().err
+    quantize(str(shop / "vectors"), out, **options)
+    said = f"{out}: exists, and is replaced once the new one is whole; models trained with it need"
+    assert said in capsys.readouterr().err
+    quantize(str(shop / "vectors"), out, progress=False, **options)
+    assert capsys.readouterr().err == ""
+
+
 def test_one_seed_gives_one_vocabulary(shop, tmp_path):
     found = [
         quantize(str(shop / "vectors"), str(tmp_path / str(n)), quantizer=RQ, progress=False)

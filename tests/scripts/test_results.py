@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "results.py"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def results() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("results", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("results")
+
+
+@pytest.fixture(scope="module")
+def results_table() -> ModuleType:
+    return load("results_table")
 
 
 def write(folder: Path, ndcg: float, *, machine: str = "CPU of a test", **more: Any) -> None:
@@ -96,3 +107,52 @@ def test_both_orders_stand_on_one_page(results: ModuleType, tmp_path: Path) -> N
     _, text = results.page([tmp_path / "some-data", tmp_path / "some-data-shuffled-day"], "")
     assert [row[:2] for row in rows_of(text)[1:3]] == [["a", "file"], ["a", "shuffled-day"]]
     assert "--order shuffled-day" in text
+
+
+def test_curves_are_drawn_where_there_are_logs(results: ModuleType, tmp_path: Path) -> None:
+    folders = [tmp_path / "some-data", tmp_path / "some-data-shuffled-day"]
+    for number, folder in enumerate(folders):
+        write(folder / "runs/a", 0.02, seed=0, tie_order=("file", "shuffled-day")[number])
+    drawn = tmp_path / "curves.svg"
+    assert not results.draw_curves(folders, drawn)
+    assert not drawn.exists()
+    log = [
+        {"epoch": 1.0, "loss": 2.0},
+        *({"epoch": e, "eval_ndcg@10": e / 100} for e in (1.0, 2.0)),
+    ]
+    (folders[0] / "runs/a/log.json").write_text(json.dumps(log))
+    assert results.draw_curves(folders, drawn)
+    assert drawn.read_text().count("<svg") == 1
+    _, text = results.page(folders, "", curves="curves.svg")
+    assert "![Validation by epoch](curves.svg)" in text
+    assert "curves" not in results.page(folders, "")[1]
+
+
+def test_pages_become_one_table(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "amazon2014-beauty", tmp_path / "amazon2014-beauty-rpg"
+    write(first / "runs/sid", 0.03, seed=0)
+    write(first / "report/popularity", 0.01)
+    write(second / "runs/rpg-seed0", 0.04, seed=0)
+    write(second / "runs/rpg-seed1", 0.06, seed=1)
+    write(second / "report/popularity", 0.01)
+    write(tmp_path / "steam-100k/runs/sid", 0.02, seed=0)
+    pages = []
+    for folder in (first, second, tmp_path / "steam-100k"):
+        name, text = results.page([folder], "")
+        pages.append(tmp_path / f"{name}.md")
+        pages[-1].write_text(text)
+    other = tmp_path / "decoding.md"
+    other.write_text("| a | b |\n|---|---|\n| 1 | 2 |\n")
+    text = results_table.table([*pages, other])
+    head, *rows = rows_of(text)
+    beauty = [dict(zip(head, row, strict=True)) for row in rows[:3]]
+    assert [row["method"] for row in beauty] == ["rpg", "sid", "popularity"]
+    assert [row["seeds"] for row in beauty] == ["2", "1", ""]
+    assert beauty[0]["N@10"] == ".0500 (.0141)"
+    assert beauty[0]["masked R@10"] == ".1000 (.0283)"
+    assert beauty[0]["page"] == "[amazon2014-beauty-rpg](amazon2014-beauty-rpg.md)"
+    assert "published" in head and "Hou et al." in beauty[0]["published"]
+    assert text.index("## Amazon 2014 Beauty") < text.index("## Steam-100K")
+    assert "decoding" not in text

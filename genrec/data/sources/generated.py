@@ -160,7 +160,7 @@ def prepare_generated(
 
     Args:
         folder: dataset folder to write.
-        path: must be None; nothing is read.
+        path: left out; nothing is read.
         num_items: items, 108 to 3888.
         num_users: users, at least 1.
         min_length: shortest history, at least 3.

@@ -46,7 +46,7 @@ def read_movielens(
     Args:
         path: folder, or zip, with `ratings.csv` and `movies.csv` (and `tags.csv`), or with
             `ratings.dat` and `movies.dat`.
-        min_rating: leave out lower ratings; None keeps all.
+        min_rating: leave out lower ratings; all are kept by default.
         tags: make the different tags of a movie, most used first, a text column.
         all_movies: also keep movies that nobody rated (or not high enough).
 
@@ -116,7 +116,7 @@ def prepare_movielens(
         path: the publisher's folder or zip; the folder where the download goes, if `download`.
         download: fetch the archive from the publisher if it is not there.
         name: what to fetch: `ml-latest-small` or `ml-1m`. What lies in a folder tells itself.
-        min_rating: leave out lower ratings; None keeps all.
+        min_rating: leave out lower ratings; all are kept by default.
         tags: make the tags of a movie a text column.
         all_movies: also keep movies that nobody rated.
         sha256: expected checksum of the archive.

@@ -8,7 +8,9 @@ binary search. Three kinds of signal are planted:
   belong together;
 - *sequence*: every topic has a topic that follows it, every item an item (of its own cell);
 - *action*: users click what they like; after a click the next item stays close, after a mere
-  exposure it moves on.
+  exposure it moves on;
+- *time*: events come in sessions of some minutes. Within one an item leads to the next; after a
+  break the user's taste decides, as if the last item had not been.
 
 Everything is a function of the seed and an item's or block's number, so that blocks can be made in
 any order and number of processes.
@@ -28,6 +30,7 @@ END = 1_748_620_800  # 2025-05-31 00:00 UTC, where TencentGR's clicks end
 DAY = 86_400
 AGES = (0.65, 0.25, 0.10)  # chance that an event shows an item 0, 1, 2 days after its birth
 FAVOURITES = (0.50, 0.25, 0.15, 0.10)  # how often a user's taste takes each of four topics
+SESSION, PAUSE = 8, 60  # events of a session and seconds between them, on average
 BLOCK_USERS = 10_000
 HEAD, BODY = 1.1, 1.6  # exponents of popularity in rank, of the first tenth and of the others
 #: Chance of each reason for the next item after an exposure and after a click: the item that
@@ -184,7 +187,8 @@ def simulate(world: World, *, block: int, users: int) -> Block:
     longest = world.max_length
     lengths = _lengths(rng, users, longest)
     favourites = np.searchsorted(world.topic_cumulative, rng.random((users, 4))).astype(np.int32)
-    days, times = _times(rng, users, longest + 1)
+    begins, times = _times(rng, users, longest + 1)
+    days = (times - (END - DAYS * DAY)) // DAY
     shown = np.empty((users, longest + 1), dtype=np.int64)
     acted = np.zeros((users, longest + 1), dtype=np.int8)
     item = np.full(users, -1, dtype=np.int64)
@@ -193,7 +197,7 @@ def simulate(world: World, *, block: int, users: int) -> Block:
     for step in range(longest + 1):
         taste = np.searchsorted(tastes, rng.random(users) * tastes[-1])
         topic = favourites[np.arange(users), taste]
-        reason = _reasons(rng, action, first=step == 0)
+        reason = _reasons(rng, action, begins[:, step])
         last = world.topic[item]
         topic = np.where(reason <= 1, last, topic)
         topic = np.where(reason == 2, world.follows[last], topic)
@@ -243,11 +247,11 @@ def following(world: World, items: np.ndarray) -> np.ndarray:
     return low + ((high - low) * unit(world.seed, 7, items) ** 4).astype(np.int64)
 
 
-def _reasons(rng: np.random.Generator, action: np.ndarray, *, first: bool) -> np.ndarray:
+def _reasons(rng: np.random.Generator, action: np.ndarray, begins: np.ndarray) -> np.ndarray:
     u = rng.random(len(action))
     exposed, clicked = (np.searchsorted(np.cumsum(r), u).clip(0, 4) for r in REASONS)
     reason = np.where(action > 0, clicked, exposed)
-    return np.where(reason < 3, 3, reason) if first else reason
+    return np.where(begins & (reason < 3), 3, reason)
 
 
 def _lengths(rng: np.random.Generator, users: int, longest: int) -> np.ndarray:
@@ -259,14 +263,20 @@ def _lengths(rng: np.random.Generator, users: int, longest: int) -> np.ndarray:
 
 
 def _times(rng: np.random.Generator, users: int, events: int) -> tuple[np.ndarray, np.ndarray]:
-    """Days and seconds of the events of users `[B, S]`, in order; some seconds are equal."""
-    active = np.sort(rng.integers(0, DAYS, size=(users, events)), axis=1)
-    second = rng.integers(0, DAY, size=(users, events))
-    times = np.sort(END - DAYS * DAY + active * DAY + second, axis=1)
-    same = rng.random((users, events - 1)) < 0.02
-    times[:, 1:] = np.where(same, times[:, :-1], times[:, 1:])
-    times = np.maximum.accumulate(times, axis=1)
-    return (times - (END - DAYS * DAY)) // DAY, times
+    """Which events begin a session, and seconds `[B, S]`, in order; some seconds are equal."""
+    begins = rng.random((users, events)) < 1 / SESSION
+    begins[:, 0] = True
+    session = np.cumsum(begins, axis=1) - 1
+    # The last hour of the period is left for the sessions that begin last.
+    starts = np.sort(rng.integers(0, DAYS * DAY - 3_600, size=(users, events)), axis=1)
+    # Of the sorted moments, as many as there are sessions, spread over the whole period.
+    last = session[:, -1:]
+    start = np.take_along_axis(starts, session * (events - 1) // np.maximum(last, 1), axis=1)
+    gap = rng.exponential(PAUSE, size=(users, events)).astype(np.int64)
+    since = np.cumsum(gap, axis=1)
+    since -= np.maximum.accumulate(np.where(begins, since, 0), axis=1)
+    times = np.maximum.accumulate(start + since, axis=1)
+    return begins, END - DAYS * DAY + np.minimum(times, DAYS * DAY - 1)
 
 
 def mixed(*parts: int | np.ndarray) -> np.ndarray:

@@ -175,6 +175,24 @@ def test_there_is_something_to_learn():
         assert (mine == np.bincount(mine).argmax()).mean() > 0.6
 
 
+def test_events_come_in_sessions_and_a_break_forgets_the_last_item():
+    world = build_world(items=9_600, cold=0, seed=5)
+    made = simulate(world, block=0, users=3_000)
+    inner = np.ones(len(made.items), dtype=bool)
+    inner[np.cumsum(made.lengths) - 1] = False
+    now = np.flatnonzero(inner)
+    gap = made.times[now + 1] - made.times[now]
+    assert gap.min() == 0
+    broken = gap > 1_800
+    assert broken.mean() == pytest.approx(1 / 8, abs=0.01)
+    assert 20 < np.median(gap[~broken]) < 90 and (gap[broken] > 7_200).mean() > 0.9
+    follows = made.items[now + 1] == following(world, made.items[now])
+    assert follows[~broken].mean() > 20 * follows[broken].mean()
+    topic = world.topic[made.items]
+    stays = topic[now + 1] == topic[now]
+    assert stays[~broken].mean() > 1.2 * stays[broken].mean()
+
+
 def test_the_same_options_give_the_same_files(tmp_path: Path):
     options = {
         "users": 10,

@@ -26,6 +26,7 @@ from genrec.data.tencentgr import stage as stages
 from genrec.data.tencentgr.lines import pieces
 from genrec.data.tencentgr.schema import ITEM_FEATURES, USER_FEATURES
 from genrec.errors import ConfigError, DataError
+from genrec.pipeline.features import sparse_matrix
 
 ITEM_NAMES = [f.name for f in ITEM_FEATURES]
 
@@ -142,10 +143,11 @@ def test_competition_equals_a_slow_reading(tmp_path: Path, competition: Path, hi
         events[who] = [(item.get(r[1], r[1]), r[5], r[4]) for r in records[1:]]
     assert as_python(dataset) == events
     # The profile's time would tell when the answer comes; it is nowhere in the dataset.
-    times = {t for one in as_python(dataset).values() for _, t, _ in one}
-    assert not times & set(answers.values())
+    for who, one in as_python(dataset).items():
+        assert answers[who] not in {time for _, time, _ in one}
     assert dataset.users is not None
     for row in dataset.users.to_pylist():
+        assert answers[row["user_id"]] not in row.values()
         profile = profiles[row["user_id"]]
         assert row["reid"] == index["u"].get(row["user_id"], 0)
         for feature in USER_FEATURES:
@@ -267,6 +269,25 @@ def test_features_that_are_all_null(tmp_path: Path, copy: Path):
     rewrite(copy / "candidate", emptied)
     dataset = ready(tmp_path / "out", copy)
     assert set(dataset.catalog.table.column("100").to_pylist()) == {0}
+
+
+def test_tables_without_a_single_feature(tmp_path: Path, copy: Path):
+    for folder in ("item_feat", "user_feat", "candidate"):
+        for path in sorted((copy / folder).glob("*.parquet")):
+            table = pq.read_table(path)
+            for place, field in enumerate(table.schema):
+                if field.name.isdigit():
+                    table = table.set_column(place, field, pa.nulls(len(table), field.type))
+            pq.write_table(table, path)
+    dataset = ready(tmp_path / "out", copy)
+    for name in ITEM_NAMES:
+        assert set(dataset.catalog.table.column(name).to_pylist()) == {0}
+    assert dataset.users is not None and len(dataset.users) == len(dataset.histories)
+    for name in dataset.users.column_names[2:]:
+        assert all(not value for value in dataset.users.column(name).to_pylist())
+    # A model of them is one of unknown values.
+    sizes, matrix = sparse_matrix(dataset.catalog.table, ITEM_NAMES, "items")
+    assert {rows for _, rows, _ in sizes} == {1} and not matrix.any()
 
 
 def test_actions_that_are_all_null(tmp_path: Path, copy: Path):

@@ -1,0 +1,163 @@
+"""Write docs/results/table.md: every method on every data set, from the pages of results.
+
+    python scripts/results_table.py
+
+Reads the tables that `scripts/results.py` wrote into docs/results, so the pages stay the record.
+Runs that differ in their seed alone become one row: mean and standard deviation of the results,
+mean of the minutes. Best first within each data set and order of events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from genrec.evaluation.report import number
+
+DOCS = Path(__file__).parent.parent / "docs" / "results"
+RESULTS = ("N@10", "R@10", "masked N@10", "masked R@10")
+# A page belongs to the data set that its name starts with.
+DATASETS = {
+    "amazon2014-beauty": "Amazon 2014 Beauty",
+    "amazon2014-clothing": "Amazon 2014 Clothing",
+    "amazon2014-sports": "Amazon 2014 Sports",
+    "ml-latest-small": "MovieLens ml-latest-small",
+    "steam-100k": "Steam-100K",
+    "tencentgr-generated": "TencentGR, generated",
+}
+HEAD = (
+    "method",
+    "order",
+    "seeds",
+    *RESULTS,
+    "beam",
+    "certified",
+    "parameters",
+    "minutes",
+    "published",
+    "page",
+)
+
+
+@dataclass
+class Method:
+    """The runs of one method on one page."""
+
+    dataset: str
+    page: str
+    name: str
+    order: str
+    runs: list[dict[str, str]]
+
+    def mean(self, column: str) -> float:
+        """Mean of a column over the seeds."""
+        return statistics.mean(value(run[column]) for run in self.runs)
+
+    def cells(self) -> list[str]:
+        """Its row."""
+        first = self.runs[0]
+        minutes = [
+            float(run["training"].removesuffix(" min")) for run in self.runs if run["training"]
+        ]
+        baseline = not first["seed"]
+        return [
+            self.name,
+            self.order,
+            "" if baseline else str(len(self.runs)),
+            *(self.spread(column) for column in RESULTS),
+            first["beam"],
+            first["certified"],
+            first["parameters"],
+            f"{statistics.mean(minutes):.0f}" if minutes else "",
+            first.get("published", ""),
+            f"[{self.page}]({self.page}.md)",
+        ]
+
+    def spread(self, column: str) -> str:
+        """Mean of a result, with the standard deviation where there are several seeds."""
+        mean = number(self.mean(column))
+        if len(self.runs) == 1:
+            return mean
+        deviation = statistics.stdev(value(run[column]) for run in self.runs)
+        return f"{mean} ({number(deviation)})"
+
+
+def value(cell: str) -> float:
+    """A figure of a page's cell."""
+    return float(cell.strip("*"))
+
+
+def read_page(path: Path) -> list[dict[str, str]]:
+    """The rows of a page's main table by column; none where the page has no such table."""
+    rows: list[dict[str, str]] = []
+    head: list[str] = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("| "):
+            if rows:
+                break
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not head:
+            if cells[:3] != ["method", "order", "seed"]:
+                return []
+            head = cells
+        else:
+            rows.append(dict(zip(head, cells, strict=True)))
+    return rows
+
+
+def methods(pages: list[Path]) -> list[Method]:
+    """The methods of all pages; popularity once for each data set and order."""
+    found: dict[tuple[str, str, str, str], Method] = {}
+    for path in pages:
+        dataset = next((name for name in DATASETS if path.stem.startswith(name)), None)
+        if dataset is None:
+            continue
+        for row in read_page(path):
+            name = row["method"].rpartition("-seed")[0] or row["method"]
+            page = "" if name == "popularity" else path.stem
+            key = (dataset, page, name, row["order"])
+            if key not in found:
+                found[key] = Method(dataset, path.stem, name, row["order"], [row])
+            elif name != "popularity":
+                found[key].runs.append(row)
+    return list(found.values())
+
+
+def table(pages: list[Path]) -> str:
+    """Text of the page."""
+    entries = methods(pages)
+    lines = [
+        "# All data sets and methods",
+        "",
+        "By `python scripts/results_table.py` from the tables of the pages it links, where "
+        "machines, intervals, settings and fingerprints stand. Item level on the test split, all "
+        "items ranked (generated TencentGR: the pool), collisions by expectation; mean, with the "
+        "standard deviation in brackets where there are several seeds. Runs of one page share data "
+        "and protocol; training budgets differ between pages. Published figures had other texts, "
+        "encoders and budgets.",
+        "",
+    ]
+    for dataset, title in DATASETS.items():
+        chosen = [entry for entry in entries if entry.dataset == dataset]
+        if not chosen:
+            continue
+        chosen.sort(key=lambda entry: (entry.order, -entry.mean("N@10")))
+        lines += [f"## {title}", "", f"| {' | '.join(HEAD)} |"]
+        lines.append(f"|{'|'.join('---' if c in ('method', 'page') else '---:' for c in HEAD)}|")
+        lines += [f"| {' | '.join(entry.cells())} |" for entry in chosen]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    path = DOCS / "table.md"
+    path.write_text(table(sorted(page for page in DOCS.glob("*.md") if page.name != "table.md")))
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

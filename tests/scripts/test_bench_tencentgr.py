@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from genrec.data import Dataset
+from genrec.data.tencentgr import generate_tencentgr
+from genrec.data.tencentgr.protocol import last_click_split
+from genrec.pipeline import run
+
+PATH = Path(__file__).parents[2] / "scripts" / "bench_tencentgr.py"
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("bench_tencentgr", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_scores_are_those_of_a_loop_over_users(tmp_path: Path, capsys: pytest.CaptureFixture):
+    generate_tencentgr(
+        tmp_path / "files", users=400, items=480, max_length=20, actions="10M", vectors=()
+    )
+    plan = {
+        "name": "ads",
+        "prepare": {"source": "tencentgr", "path": str(tmp_path / "files"), "vectors": []},
+        "split": {"type": "last-click", "share": 0.4, "targets": [1, 2]},
+        "runs": {
+            "ads": {
+                "item_encoder": {"type": "features", "columns": ["101"]},
+                "backbone": {"type": "transformer", "layers": 1, "heads": 1},
+                "head": {"type": "dense", "loss": "infonce", "negatives": 8, "in_batch": 8},
+                "d_model": 8,
+                "max_history": 20,
+                "training": {"epochs": 1, "batch_size": 128},
+                "seeds": [0, 1],
+            }
+        },
+        "evaluate": {"bootstrap": 0, "examples": 0},
+    }
+    (tmp_path / "ads.yaml").write_text(yaml.safe_dump(plan))
+    out = run(str(tmp_path / "ads.yaml"), out=str(tmp_path / "out"), progress=False)
+    capsys.readouterr()
+    script().score(argparse.Namespace(folder=str(out)))
+    printed = capsys.readouterr().out
+
+    data = Dataset.load(out / "dataset")
+    split = last_click_split(data, share=0.4, actions=(1, 2))
+    types = [[0, *data.histories.action_names][code] for code in split.test.actions]
+    assert {1, 2} == set(types)
+    for mask in ("unmasked", "masked"):
+        part = re.split(r"(?m)^(?=masked)", printed)[mask == "masked"]
+        assert part.startswith(f"{mask}, {len(types)} users, {types.count(2)} of them conversions")
+        totals = {"literal": 0.0, "user-weighted": 0.0}
+        for seed in (0, 1):
+            table = pq.read_table(out / "runs" / f"ads-seed{seed}" / "ranks" / "test.parquet")
+            for name, weigh in (
+                ("literal", lambda _: 1.0),
+                ("user-weighted", {1: 1.0, 2: 2.5}.get),
+            ):
+                worth = gained = 0.0
+                for row, kind in zip(table.to_pylist(), types, strict=True):
+                    weight, ties = weigh(kind), row[f"{mask}/ties"]
+                    places = [row[f"{mask}/before"] + 1 + n for n in range(ties)]
+                    inside = [place for place in places if place <= 10]
+                    hit = len(inside) / max(ties, 1)
+                    gain = sum(1 / math.log2(place + 1) for place in inside) / max(ties, 1)
+                    worth += weight
+                    gained += weight * (0.31 * hit + 0.69 * gain)
+                totals[name] += gained / worth / 2
+        for name, total in totals.items():
+            (found,) = re.findall(rf"ads, 2 seed\(s\): .*{name} (\S+) ", part)
+            assert float(found) == pytest.approx(total, abs=6e-5)
+        assert totals["literal"] != pytest.approx(totals["user-weighted"], abs=1e-6)
+        assert "ads - popularity: " in part or "popularity - ads: " in part
