@@ -245,8 +245,8 @@ def test_two_processes_train_tables_and_matrices_as_one(shop, tmp_path):
     training = {"epochs": 2, "batch_size": 30, "learning_rate": 0.01, "table_learning_rate": 0.03}
     training |= {"table_optimizer": "sparse-adam"}
     training |= {"optimizer": "muon"} if hasattr(torch.optim, "Muon") else {}
-    launched(
-        "train", str(shop / "dataset"), str(tmp_path / "run"),
+    in_two_processes(
+        "-m", "genrec", "train", str(shop / "dataset"), str(tmp_path / "run"),
         *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
         *(f"--training.{key}={value}" for key, value in training.items()),
     )  # fmt: skip
