@@ -57,8 +57,9 @@ def last_checkpoint(checkpoints: Path, config: TrainingConfig) -> Path | None:
     for _, folder in sorted(found.items(), reverse=True):
         if all((folder / name).is_file() for name in needed) and log_of(folder):
             return folder
-        if (folder / STATE_FILE).is_file() and log_of(folder):
-            shards = len(list(folder.glob("shard-*.safetensors")))
+        shards = len(list(folder.glob("shard-*.safetensors")))
+        plain = sharded and all((folder / name).is_file() for name in CHECKPOINT_FILES)
+        if (plain or shards not in (0, len(shard_files()) if sharded else 0)) and log_of(folder):
             raise ConfigError(
                 f"{folder}: was written "
                 + (f"by {shards} processes with FSDP" if shards else "without FSDP")
