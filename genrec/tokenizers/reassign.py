@@ -25,10 +25,12 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from genrec.errors import ConfigError
 from genrec.quantization import Quantizer
 from genrec.tokenizers.keys import TupleKeys
 
 BLOCK = 1 << 22
+LARGEST = 1 << 30  # costs held at once, of the items of one prefix or of overfull siblings: 4 GiB
 
 
 def reassign_codes(
@@ -53,6 +55,9 @@ def reassign_codes(
 
     Returns:
         `int32 [N, L]`; only items of collided groups or overfull prefixes differ from `codes`.
+
+    Raises:
+        ConfigError: if so many items crowd before so many codes that their costs are too large.
     """
     codes = np.array(codes, dtype=np.int32)
     held = codes[:0] if taken is None else _distinct(taken, sizes)
@@ -97,6 +102,7 @@ def _make_room(
         counts = np.bincount(own, minlength=sizes[level])
         movable = (counts[own] > capacity) & (places < len(rows))
         members, own = rows[places[movable]], own[movable]
+        _check_costs(len(members), sizes, level)
         target = _spread(_costs(codes, level, members, quantizer, vectors), own, counts, capacity)
         codes[members, level] = target
         moved.append(members[target != own])
@@ -185,6 +191,7 @@ def _match_groups(
     collided = np.flatnonzero(np.isin(group, group[np.bincount(tuples)[tuples] > 1]))
     for block in _blocks(list(_split(collided, group[collided])), BLOCK // sizes[last]):
         members = [rows[places[places < len(rows)]] for places in block]
+        _check_costs(sum(map(len, members)), sizes, last)
         costs = _costs(codes, last, np.concatenate(members), quantizer, vectors)
         start = 0
         for places, own in zip(block, members, strict=True):
@@ -200,6 +207,18 @@ def _match(costs: np.ndarray) -> np.ndarray:
         # Identical vectors, the common case in real catalogs and the slowest for the solver.
         return np.argsort(costs[0], kind="stable")[: len(costs)]
     return linear_sum_assignment(costs)[1]
+
+
+def _check_costs(items: int, sizes: tuple[int, ...], level: int) -> None:
+    """Refuse what would take all memory, such as 50,000 equal items on a level of 65,535 codes."""
+    if items * sizes[level] > LARGEST:
+        where = "in one prefix" if level == len(sizes) - 1 else "in prefixes with too few tuples"
+        raise ConfigError(
+            f"collisions: 'reassign' finds {items:,} items {where}; to compare them with the "
+            f"{sizes[level]:,} codes of level {level} takes "
+            f"{items * sizes[level] * 8 / 2**30:,.0f} GiB; choose fewer codes on that level and "
+            "more levels, or collisions 'append'"
+        )
 
 
 def _costs(

@@ -286,6 +286,11 @@ def test_vectors_that_cannot_be_fitted_are_refused(case, vectors, message):
     assert not quantizer.is_fitted
 
 
+def test_65535_codes_for_few_vectors_are_a_clear_error(case, x):
+    with pytest.raises(GenrecError, match=r"200 rows, but a level has 65535 codes|power of two"):
+        build(case, size=65_535).fit(x)
+
+
 def test_an_unfitted_quantizer_says_so(case, x, tmp_path):
     quantizer = build(case)
     codes = np.zeros((1, 3), dtype=int)

@@ -62,6 +62,61 @@ def test_room_for_everyone_is_the_nearest_code():
     assert (prices >= 0).all()
 
 
+def alike(n=120, crowd=90) -> torch.Tensor:
+    """A crowd of equal rows, and others all around it."""
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(3))
+    x[:crowd] = 0
+    return x
+
+
+@pytest.mark.parametrize("cap", [2, 3, 7])
+def test_a_crowd_of_equal_rows_fills_the_codes_around_it(monkeypatch, cap):
+    """What the rounds do one code at a time, `_fill` does at once: the nearest codes, in order."""
+    x = alike()
+    centroids = torch.cat([torch.zeros(1, 2), x[90:], torch.full((60, 2), 50.0)])
+    slow = capped_assign(x, centroids, cap, free(91))[0]
+    monkeypatch.setattr("genrec.quantization.balanced._BUDGET", 0)
+    fast = capped_assign(x, centroids, cap, free(91))[0]
+    loads = [torch.bincount(codes, minlength=91) for codes in (slow, fast)]
+    assert torch.equal(*loads) and int(loads[0].max()) == cap
+    assert cost(x, centroids, fast) == pytest.approx(cost(x, centroids, slow), rel=0.02)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n=st.integers(1, 60), k=st.integers(1, 20), crowd=st.integers(0, 60), seed=st.integers(0, 99)
+)
+def test_without_a_budget_nothing_is_over_the_cap_and_fitting_rows_stay(n, k, crowd, seed):
+    x = alike(n, min(crowd, n))
+    k = min(k, n)
+    cap = -(-n // k)
+    centroids = x[torch.from_numpy(np.random.default_rng(seed).permutation(n)[:k])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genrec.quantization.balanced._BUDGET", 0)
+        codes, _ = capped_assign(x, centroids, cap, free(k))
+    wanted = assign(x, centroids)
+    loads, asked = (torch.bincount(c, minlength=k) for c in (codes, wanted))
+    assert int(loads.max()) <= cap
+    fits = asked[wanted] <= cap
+    assert torch.equal(codes[fits], wanted[fits])
+    assert (loads[asked >= cap] == cap).all()
+
+
+def test_it_ends_when_nothing_changes():
+    x = points(50)
+
+    def made(iterations: int) -> tuple[int, torch.Tensor]:
+        steps: list[int] = []
+        options = {"rng": np.random.default_rng(0), "on_step": lambda: steps.append(1)}
+        centroids = balanced_kmeans(x, 4, iterations=iterations, **options)
+        return len(steps), centroids
+
+    ends = {iterations: made(iterations) for iterations in (2, 200, 500)}
+    assert 2 < ends[200][0] == ends[500][0] < 200
+    assert torch.equal(ends[200][1], ends[500][1])
+    assert not torch.equal(ends[2][1], ends[500][1])
+
+
 def test_prices_rise_where_too_many_ask():
     x = torch.cat([torch.zeros(30, 1), torch.ones(10, 1)]) + 0.01 * torch.randn(40, 1)
     _, prices = capped_assign(x, torch.tensor([[0.0], [1.0]]), 20, free(2))

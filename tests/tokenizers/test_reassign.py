@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genrec.errors import ConfigError
 from genrec.quantization import RQKMeans, load_quantizer, make_quantizer
 from genrec.tokenizers import SidVocabulary, build_vocabulary, make_tie_order, resolve_collisions
 from genrec.tokenizers.collisions import colliding_items, mean_squared_distance
@@ -268,12 +269,31 @@ def test_twelve_thousand_items_in_seconds(given_codebooks):
     assert colliding_items(new, (256, 256, 256)) == 0
 
 
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((8, 2), "finds 9 items in prefixes with too few tuples; .* the 8 codes of level 0 takes"),
+        ((1, 16), "finds 9 items in one prefix; .* the 16 codes of level 1 takes"),
+    ],
+)
+def test_crowds_that_would_fill_the_memory_are_refused(
+    given_codebooks, monkeypatch, sizes, message
+):
+    quantizer = given_codebooks.random(sizes, 3, 0)
+    vectors = np.ones((9, 3), dtype=np.float32)
+    assert distinct(reassign(quantizer, vectors)[1]) == 9
+    monkeypatch.setattr("genrec.tokenizers.reassign.LARGEST", 9 * max(sizes) - 1)
+    with pytest.raises(ConfigError, match=message):
+        reassign(quantizer, vectors)
+
+
 @pytest.mark.slow
-def test_a_level_of_65535_codes(tmp_path):
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_level_of_65535_codes(tmp_path, balanced):
     """Codes past 2 ** 15, from the fit to the tuples of the items."""
     size = 65_535
     x = np.random.default_rng(0).normal(size=(size + 65, 2)).astype(np.float32)
-    quantizer = RQKMeans((size, 2), iterations=1, init="sample", balanced=False).fit(x)
+    quantizer = RQKMeans((size, 2), iterations=1, init="sample", balanced=balanced).fit(x)
     quantizer.save_pretrained(tmp_path / "q")
     loaded = load_quantizer(tmp_path / "q")
     books = quantizer.codebooks()
