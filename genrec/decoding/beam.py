@@ -27,7 +27,7 @@ from genrec.decoding.trie import PrefixTrie
 from genrec.errors import ConfigError, GenrecError
 
 _BUDGET = 2**26  # candidates or log-probabilities of one level held at once
-_SLACK = 1e-4  # decoders may round otherwise for another batch; what a bound allows for it
+SLACK = 1e-4  # decoders may round otherwise for another batch; what a bound allows for it
 
 
 class StepDecoder(Protocol):
@@ -113,7 +113,7 @@ def beam_search(
             cannot run here.
         GenrecError: if the decoder returns NaN or a log-probability above 0.
     """
-    widths = _checked_widths(trie, k, beam_width, max_width)
+    widths = checked_widths(trie, k, beam_width, max_width)
     chosen_backend(backend, trie.device)
     first = decoder.first()
     batch = first[0].shape[0]
@@ -146,10 +146,10 @@ def beam_search(
         result.replace(rows, run(rows, wide))
     most = max(inner, default=1) if max_width is None else max_width
     narrow = any(w < min(most, nodes) for w, nodes in zip(widths, inner, strict=True))
-    slack = _SLACK
+    slack = SLACK
     while exact and narrow:
         again = ~result.certified
-        if max_width is not None and slack > _SLACK:  # nothing more to gain but missing items
+        if max_width is not None and slack > SLACK:  # nothing more to gain but missing items
             again &= (result.items >= 0).sum(dim=1) < wanted
         rows = again.nonzero().flatten()
         if len(rows) == 0:
@@ -163,10 +163,14 @@ def beam_search(
     return result
 
 
-def _checked_widths(
-    trie: PrefixTrie, k: int, beam_width: int | Sequence[int], max_width: int | None
+def checked_widths(
+    trie: PrefixTrie, k: int, beam_width: int | Sequence[int], max_width: int | None = None
 ) -> list[int]:
-    """The width of each level but the last."""
+    """The width of each level but the last.
+
+    Raises:
+        ConfigError: for numbers below 1, or widths of other levels.
+    """
     inner = trie.num_levels - 1
     widths = [beam_width] * inner if isinstance(beam_width, int) else list(beam_width)
     given = [beam_width] if isinstance(beam_width, int) else widths
@@ -258,10 +262,10 @@ def _search(
             f"the decoder returned NaN or a log-probability above 0 for row {row} of the batch: "
             "the head must return log-probabilities (log_softmax)"
         )
-    return _finish(trie, excluded, k, nodes, scores, pruned, leaked, evaluations)
+    return finished(trie, excluded, k, nodes, scores, pruned, leaked, evaluations)
 
 
-def _finish(
+def finished(
     trie: PrefixTrie,
     excluded: Exclusions,
     k: int,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from genrec.decoding.exclusions import Exclusions
 from genrec.decoding.expansion import Expansion, Step
 from genrec.decoding.filters import Filter
 from genrec.decoding.kernel import expand_rows, mark_nodes
@@ -30,34 +32,25 @@ def compiled_step(given: Expansion) -> Step:
     trie, level, excluded = given.trie, given.level, given.excluded
     log_probs, nodes, floor = given.log_probs, given.nodes, given.floor
     batch = nodes.shape[0]
-    tokens, pointer, ties, item_starts = _level_arrays(trie, level)
-    live = trie.live_nodes(level + 1)
-    members = None if excluded.filter is None else excluded.filter.members
-    marks = None if excluded.filter is None else _marks(excluded.filter, level + 1, item_starts)
-    members = members if marks is None else None
+    tokens, pointer, ties, _ = level_arrays(trie, level)
     if log_probs.dtype != torch.float32 or log_probs.requires_grad:
         log_probs = log_probs.detach().to(torch.float32)
-    inputs = (
-        _array(log_probs),
-        _array(nodes),
-        _array(given.scores),
+    inputs: tuple[Any, ...] = (
+        as_array(log_probs),
+        as_array(nodes),
+        as_array(given.scores),
         tokens,
         pointer,
         ties,
-        _NO_BOOL if live is None else _array(live),
-        _NO_MARKS if marks is None else marks,
-        _NO_WORDS if members is None else _array(members.words),
-        _NO_COUNTS if members is None else _array(members.before),
-        item_starts,
-        _NO_NODES if excluded.empty else _array(excluded.dead_nodes(level + 1)),
-        _NO_FLOAT if floor is None else _array(floor),
+        *tests_of_nodes(trie, level + 1, excluded),
+        _NO_FLOAT if floor is None else as_array(floor),
         given.renormalize,
         given.logits,
     )
 
     def run(keep: int, counting: bool) -> Step:
         beams = np.empty((3, batch, keep), dtype=np.int64)
-        outputs = (
+        outputs: tuple[np.ndarray, ...] = (
             beams[0],
             np.empty((batch, keep), dtype=np.float32),
             beams[1],
@@ -66,10 +59,9 @@ def compiled_step(given: Expansion) -> Step:
             np.empty(batch, dtype=np.float32),
             np.empty(batch, dtype=bool),
         )
-        _in_threads(
-            lambda start, stop: expand_rows(start, stop, *inputs, counting, *outputs),
-            batch,
-            log_probs.numel(),
+        arguments: tuple[Any, ...] = (*inputs, counting, *outputs)
+        in_threads(
+            lambda start, stop: expand_rows(start, stop, *arguments), batch, log_probs.numel()
         )
         return Step(*map(torch.from_numpy, outputs))
 
@@ -79,11 +71,29 @@ def compiled_step(given: Expansion) -> Step:
     return run(keep, False)
 
 
-def _array(values: Tensor) -> np.ndarray:
+def as_array(values: Tensor) -> np.ndarray:
+    """Memory that a kernel reads."""
     return values.contiguous().numpy()
 
 
-def _level_arrays(trie: PrefixTrie, level: int) -> tuple[np.ndarray, ...]:
+def tests_of_nodes(trie: PrefixTrie, depth: int, excluded: Exclusions) -> tuple[np.ndarray, ...]:
+    """Which nodes of ``depth`` may be shown: what the kernels read, of all users."""
+    item_starts = level_arrays(trie, depth - 1)[3]
+    live, filter = trie.live_nodes(depth), excluded.filter
+    members = None if filter is None else filter.members
+    marks = None if filter is None else _marks(filter, depth, item_starts)
+    members = members if marks is None else None
+    return (
+        _NO_BOOL if live is None else as_array(live),
+        _NO_MARKS if marks is None else marks,
+        _NO_WORDS if members is None else as_array(members.words),
+        _NO_COUNTS if members is None else as_array(members.before),
+        item_starts,
+        _NO_NODES if excluded.empty else as_array(excluded.dead_nodes(depth)),
+    )
+
+
+def level_arrays(trie: PrefixTrie, level: int) -> tuple[np.ndarray, ...]:
     """Codes, pointers, tie ranks and item starts of a level, for the kernel; made once."""
     name = f"arrays {level}"
     if name not in trie.derived:
@@ -111,12 +121,14 @@ def _marks(filter: Filter, depth: int, item_starts: np.ndarray) -> np.ndarray | 
     if found is None:
         filter.asked[depth] += 1
         if filter.asked[depth] > OFTEN:
-            words, before = (_array(of)[0] for of in (filter.members.words, filter.members.before))
+            words, before = (
+                as_array(of)[0] for of in (filter.members.words, filter.members.before)
+            )
             found = filter.marks[depth] = mark_nodes(words, before, item_starts)
     return found
 
 
-def _in_threads(work: Callable[[int, int], None], rows: int, size: int) -> None:
+def in_threads(work: Callable[[int, int], None], rows: int, size: int) -> None:
     """Call ``work(start, stop)`` for parts of the rows, side by side if they are large.
 
     Plain threads: the kernel holds no lock, every row is computed by one thread alone, and nothing

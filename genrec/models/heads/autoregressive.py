@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult, beam_search
+from genrec.decoding.beam import checked_widths
+from genrec.decoding.step import chosen_backend
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head
 from genrec.models.item_encoders import CodeTable, ItemEncoder
@@ -92,6 +94,16 @@ class AutoregressiveHead(Head):
                 prefix = prefix + F.embedding(codes[:, level], self.prefix.level(level))
         return torch.stack(losses).mean()
 
+    def _compiles(self, hidden: torch.Tensor, trie: PrefixTrie) -> bool:
+        """Whether exact lists can come from `genrec.models.heads.light_search`."""
+        return (
+            chosen_backend("auto", trie.device) == "compiled"
+            and not self.training
+            and hidden.device.type == "cpu"
+            and hidden.dtype == self.output.weight.dtype == torch.float32
+            and trie.codebook_sizes == self.tables.codebook_sizes
+        )
+
     def decoder(self, hidden: torch.Tensor) -> LightDecoder:
         """The step decoder of hidden states `[B, D]` for a beam search."""
         return LightDecoder(self, self.project_levels(hidden))
@@ -112,6 +124,19 @@ class AutoregressiveHead(Head):
         if trie is None:
             raise ConfigError(
                 "head 'autoregressive': search needs the prefix trie of the vocabulary"
+            )
+        if exact and self._compiles(hidden, trie):
+            from genrec.models.heads.light_search import light_search
+
+            checked_widths(trie, k, beam_width)
+            return light_search(
+                self,
+                self.project_levels(hidden),
+                trie,
+                k=k,
+                exclude=exclude,
+                filter=filter,
+                renormalize=renormalize,
             )
         return beam_search(
             self.decoder(hidden),

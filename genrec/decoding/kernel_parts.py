@@ -1,0 +1,168 @@
+"""What the compiled kernels share: exponentials, selection, rank keys, and sets of nodes.
+
+numba keeps compiled code by the file of the function that was called, so after a change here the
+caches of the kernels that use it (`__pycache__/*.nbi`) have to go.
+
+Sums of exponentials may be reordered by the compiler; scores, thresholds and keys may not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+SUMS = {"reassoc", "contract", "nsz", "arcp"}  # neither nnan nor ninf: NaN has to be noticed
+CHUNK = 32
+DEAD = np.iinfo(np.int64).min
+_f32, _i32, _i64 = np.float32, np.int32, np.int64
+
+
+@njit(inline="always", fastmath=SUMS)
+def exp(x):
+    """e^x for x <= 0 in float32: 2^n times a polynomial (Cephes' coefficients), vectorised."""
+    y = _f32(-87.0) if x < _f32(-87.0) else x  # NaN passes
+    n = _f32(_i32(y * _f32(1.44269504) - _f32(0.5)))
+    r = y - n * _f32(0.693359375) + n * _f32(2.12194440e-4)
+    p = _f32(1.9875691500e-4)
+    p = p * r + _f32(1.3981999507e-3)
+    p = p * r + _f32(8.3334519073e-3)
+    p = p * r + _f32(4.1665795894e-2)
+    p = p * r + _f32(1.6666665459e-1)
+    p = p * r + _f32(5.0000001201e-1)
+    p = p * r * r + r + _f32(1.0)
+    return p * _i32((_i32(n) + _i32(127)) << _i32(23)).view(np.float32)
+
+
+@njit(fastmath=SUMS | {"nnan"})
+def chunk_max(x, n, out):
+    """The maximum of ``x[:n]``; of each chunk in ``out``."""
+    best = _f32(-np.inf)
+    for c in range((n + CHUNK - 1) // CHUNK):
+        m = _f32(-np.inf)
+        for i in range(c * CHUNK, min(n, (c + 1) * CHUNK)):
+            m = x[i] if x[i] > m else m
+        out[c] = m
+        best = m if m > best else best
+    return best
+
+
+@njit(fastmath=SUMS)
+def exp_sum(x, n, shift, out):
+    """Sum of ``exp(x[:n] - shift)``, which is kept in ``out``; NaN if any of ``x[:n]`` is."""
+    total = _f32(0.0)
+    for i in range(n):
+        value = exp(x[i] - shift)
+        out[i] = value
+        total += value
+    return total
+
+
+@njit
+def _swap(keys, loads, i, j):
+    keys[i], keys[j] = keys[j], keys[i]
+    loads[i], loads[j] = loads[j], loads[i]
+
+
+@njit
+def _split(keys, loads, low, high):
+    """Hoare's partition of ``low .. high``, larger keys first; the end of the first part."""
+    a, b, c = keys[low], keys[(low + high) // 2], keys[high]
+    pivot = max(min(a, b), min(max(a, b), c))
+    i, j = low - 1, high + 1
+    while True:
+        i += 1
+        while keys[i] > pivot:
+            i += 1
+        j -= 1
+        while keys[j] < pivot:
+            j -= 1
+        if i >= j:
+            return j if j < high else high - 1
+        _swap(keys, loads, i, j)
+
+
+@njit
+def order(keys, loads, n, k):
+    """Bring the ``k`` largest of ``keys[:n]`` to the front, sorted, the largest first."""
+    stack = np.empty((64, 2), dtype=np.int64)
+    stack[0, 0], stack[0, 1], top = 0, n - 1, 1
+    while top > 0:
+        top -= 1
+        low, high = stack[top, 0], stack[top, 1]
+        while high - low > 16:
+            j = _split(keys, loads, low, high)
+            if j + 1 >= k:  # nothing beyond is wanted
+                high = j
+            elif j - low < high - j - 1:
+                stack[top, 0], stack[top, 1] = j + 1, high
+                top += 1
+                high = j
+            else:
+                stack[top, 0], stack[top, 1] = low, j
+                top += 1
+                low = j + 1
+        for i in range(low + 1, high + 1):
+            j = i
+            while j > low and keys[j - 1] < keys[j]:
+                _swap(keys, loads, j - 1, j)
+                j -= 1
+
+
+@njit
+def select(keys, loads, n, k):
+    """Bring the ``k`` largest of ``keys[:n]``, ``k < n``, to the front in any order; the least."""
+    low, high = 0, n - 1
+    while high - low > 16:
+        j = _split(keys, loads, low, high)
+        if j + 1 >= k:
+            high = j
+        else:
+            low = j + 1
+    for i in range(low + 1, high + 1):
+        j = i
+        while j > low and keys[j - 1] < keys[j]:
+            _swap(keys, loads, j - 1, j)
+            j -= 1
+    least = keys[0]
+    for i in range(1, k):
+        least = min(least, keys[i])
+    return least
+
+
+@njit
+def rank_key(score, tie):
+    """`genrec.decoding.ranking.rank_keys` of one candidate."""
+    bits = _f32(score + _f32(0.0)).view(np.int32)
+    ordered = _i64(bits ^ ((bits >> 31) & 0x7FFFFFFF))
+    return (ordered << 32) | (~_i64(tie) & 0xFFFFFFFF)
+
+
+@njit
+def key_score(key):
+    """The score inside a rank key."""
+    ordered = _i32(key >> 32)
+    return _i32(ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(np.float32)
+
+
+@njit
+def any_between(words, before, low, high):
+    """`genrec.decoding.bits.BitRank.any_between` of one range and one row."""
+    first, last = low >> 6, high >> 6
+    above = words[first] & (_i64(-1) << (low & 63))
+    below = words[last] & ((_i64(1) << (high & 63)) - 1)
+    if first == last:
+        return (above & below) != 0
+    return (above | below) != 0 or before[last] > before[first + 1]
+
+
+@njit
+def contains(ordered, n, value):
+    """Whether ``ordered[:n]``, ascending, holds ``value``."""
+    low, high = 0, n
+    while low < high:
+        middle = (low + high) // 2
+        if ordered[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low < n and ordered[low] == value
