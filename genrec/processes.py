@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 import numpy as np
@@ -16,6 +17,8 @@ def processes() -> PartialState:
     """The processes that `accelerate launch` or torchrun started; one if nobody did."""
     if PartialState._shared_state:
         return PartialState()
+    # Or, launched with FSDP, transformers reads weights of a saved model in the first one only.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     # On the CPU accelerate has to be told so, or it takes each process for the only one.
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
 

@@ -5,7 +5,8 @@
 
 Vocabularies are looked at by `genrec inspect`; the ranking figures are those of `log.json`
 (validation) and `metrics.json` (test) of the runs, mean and standard deviation over their seeds.
-Runs that have not ended are left out, and counted.
+Runs that have not ended are left out, and counted. With `--keep`, rows that the page already has
+and the folder does not stay, under the date they were made.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ COLUMNS = (
     "masked N@10",
     "seeds",
     "build",
+    "date",
 )
+PAGE = DOCS / "quantizers.md"
 
 
 def spread(values: list[float]) -> str:
@@ -94,14 +97,33 @@ def row(folder: Path, name: str, runs: list[dict[str, Any]]) -> tuple[float, lis
             spread([run["masked"] for run in runs]),
             str(len(runs)),
             f"{build:.0f} s",
+            str(datetime.date.today()),
         ],
     )
+
+
+def kept(page: Path, made: list[tuple[float, list[str]]]) -> list[tuple[float, list[str]]]:
+    """Rows of the page, with their validation, of vocabularies that were not made anew."""
+    names = {tuple(cells[:2]) for _, cells in made}
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    head, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    if tuple(head) != COLUMNS:
+        raise SystemExit(f"{page}: columns {head}; expected {list(COLUMNS)}: run without --keep")
+    validation = COLUMNS.index("validation N@10")
+    return [
+        (float(cells[validation].split()[0]), cells)
+        for cells in rows
+        if tuple(cells[:2]) not in names
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--note", default="", help="what else a reader must know")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep rows of the page that the folder does not have"
+    )
     arguments = parser.parse_args()
     folder = arguments.folder
     runs: dict[str, list[dict[str, Any]]] = {}
@@ -119,12 +141,15 @@ def main() -> None:
             }
         )
     names = sorted(place.name for place in (folder / "vocabularies").iterdir())
-    rows = sorted((row(folder, name, runs.get(name, [])) for name in names), reverse=True)
+    rows = [row(folder, name, runs.get(name, [])) for name in names]
+    if arguments.keep:
+        rows += kept(PAGE, rows)
+    rows.sort(reverse=True)
     lines = [
         f"# Quantizers: {folder.name}",
         "",
         f"`genrec run recipes/{folder.name}.yaml`, then `python scripts/quantizer_table.py`, "
-        f"{datetime.date.today()}, CPU, torch {torch.__version__}. {arguments.note}",
+        f"CPU, torch {torch.__version__}; each row has its date. {arguments.note}".rstrip(),
         "",
         "Ordered by validation NDCG@10, unmasked. `collided`: items that shared their tuple as "
         "quantized; `collide`: items that share it after the collision policy. "
@@ -140,8 +165,8 @@ def main() -> None:
         *(f"| {' | '.join(cells)} |" for _, cells in rows),
         "",
     ]
-    (DOCS / "quantizers.md").write_text("\n".join(lines))
-    print(f"wrote {DOCS / 'quantizers.md'}")
+    PAGE.write_text("\n".join(lines))
+    print(f"wrote {PAGE}")
 
 
 if __name__ == "__main__":

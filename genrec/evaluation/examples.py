@@ -64,6 +64,8 @@ def collect_examples(
         seed: seed of the sample.
         candidates: item indices `int64 [n]`: recommend only these; by default any item.
     """
+    if count == 0:
+        return []
     sample = eval_set.sample(min(count, len(eval_set)), seed)
     history = history_matrix(dataset.histories.items, sample.start, sample.end)
     exclude = torch.from_numpy(history)

@@ -166,6 +166,7 @@ class Recommender(PreTrainedModel):
         )
         self._checked_trie: PrefixTrie | None = None
         self.post_init()
+        self._no_split_modules = self.backbone.layer_classes
 
     @property
     def asks_when(self) -> bool:
@@ -177,6 +178,10 @@ class Recommender(PreTrainedModel):
     def reads_times(self) -> bool:
         """Whether a part reads the time of events."""
         return self.backbone.spec.uses_time or "event_time" in self.item_encoder.reads
+
+    def get_input_embeddings(self) -> Any:
+        """None: items come in through the item encoder."""
+        return None
 
     def _init_weights(self, module: nn.Module) -> None:
         """Each part initialises itself; nothing is drawn again here."""

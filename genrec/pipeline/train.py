@@ -45,7 +45,8 @@ from genrec.pipeline.settings import (
 )
 from genrec.processes import processes
 from genrec.tokenizers import SidVocabulary, make_tie_order
-from genrec.training import TrainingConfig, train_model
+from genrec.training import TrainingConfig, as_launched, train_model
+from genrec.training.sharding import tables_to_split
 from genrec.training.trainer import seconds_spent
 
 ENCODER_DEFAULT: dict[str, Any] = {"type": "sid"}
@@ -114,6 +115,7 @@ def train(
     folder = check_out(out)
     if name and Path(name).name != name:
         raise ConfigError(f"train: name={name!r}; expected a name without a folder")
+    training = as_launched(training)
     training.check_machine()
     loaded = Dataset.load(dataset)
     data, parts = split.apply(loaded)
@@ -152,7 +154,10 @@ def train(
     if content is not None:
         tables["vectors"] = content.vectors
 
-    check_fields(check_parts(config), data, dataset)
+    checked = check_parts(config)
+    check_fields(checked, data, dataset)
+    if training.shard_tables:
+        tables_to_split(checked, training.shard_tables)
     with naming(dataset):
         sequences = TrainingSequences(
             data.histories,
@@ -232,7 +237,8 @@ def train(
             max_length=max_history,
             masks=(mask,),
             bootstrap=0,
-            shared=True,
+            # Tables split by rows are looked up by all processes together.
+            shared=not training.shard_tables,
             candidates=parts.candidates,
         )
         return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}

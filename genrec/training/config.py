@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers.integrations import (
@@ -16,6 +16,7 @@ from genrec.errors import ConfigError, expected_one_of
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("fp32", "bf16", "fp16")
 OPTIMIZERS = ("adamw", "muon")
+FSDP_KEYS = ("reshard_after_forward", "activation_checkpointing")
 TABLE_OPTIMIZERS = ("adamw", "sparse-adam", "adagrad", "rowwise-adagrad")
 
 
@@ -60,6 +61,13 @@ class TrainingConfig:
         crop_share: a crop keeps at least this share of the events.
         shuffle: chance that a random contiguous part of a sequence is reordered.
         shuffle_share: at most this share of the events is reordered.
+        fsdp: share weights, gradients and optimiser out to the processes (FSDP2), as
+            `transformers.TrainingArguments` and `accelerate launch --use_fsdp` name it; without
+            effect on one process.
+        fsdp_config: likewise; `reshard_after_forward` (true: layers are gathered again for the
+            backward pass) and `activation_checkpointing` (false).
+        shard_tables: with `fsdp`, embedding tables of at least so many rows are looked up where
+            their rows are, and never gathered in training; 0 gathers all of them.
     """
 
     epochs: int = 30
@@ -91,6 +99,9 @@ class TrainingConfig:
     crop_share: float = 0.5
     shuffle: float = 0.0
     shuffle_share: float = 0.5
+    fsdp: bool = False
+    fsdp_config: dict[str, bool] = field(default_factory=dict)
+    shard_tables: int = 0
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the first value that makes no sense."""
@@ -104,6 +115,7 @@ class TrainingConfig:
             "patience",
             "workers",
             "by_length",
+            "shard_tables",
         )
         for name in at_least_0:
             if getattr(self, name) < 0:
@@ -142,6 +154,7 @@ class TrainingConfig:
             _ = self.augmentation
         except ConfigError as error:
             raise ConfigError(f"training: {error}") from error
+        self._check_sharding()
         for name in self.report_to.split(","):
             if name not in INTEGRATION_TO_CALLBACK and self.report_to not in ("none", "all"):
                 known = ["none", "all", *INTEGRATION_TO_CALLBACK]
@@ -149,6 +162,27 @@ class TrainingConfig:
                     f"training: report_to={self.report_to!r}: {name!r} is unknown; "
                     f"{expected_one_of(name, known)}"
                 )
+
+    def _check_sharding(self) -> None:
+        """Raise ConfigError naming the first setting that does not go with FSDP, or without it."""
+        for key, value in self.fsdp_config.items():
+            if key not in FSDP_KEYS or not isinstance(value, bool):
+                expected = f"expected true or false for one of {', '.join(FSDP_KEYS)}"
+                raise ConfigError(f"training: fsdp_config has {key}: {value!r}; {expected}")
+        for name in ("fsdp_config", "shard_tables"):
+            if getattr(self, name) and not self.fsdp:
+                raise ConfigError(f"training: {name} is set without fsdp; add fsdp: true")
+        if self.fsdp and self.average:
+            raise ConfigError(
+                f"training: average={self.average} with fsdp, under which no average of the "
+                "weights is kept; leave one of them out"
+            )
+        if self.fsdp and (self.optimizer != "adamw" or self.splits_tables):
+            raise ConfigError(
+                f"training: optimizer={self.optimizer!r} with table_optimizer="
+                f"{self.table_optimizer!r} does not train parameters that FSDP has sharded; leave "
+                "both and their learning rates out, or leave out fsdp"
+            )
 
     @property
     def augmentation(self) -> Augmentation:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
@@ -23,18 +22,25 @@ from transformers.trainer_utils import set_seed
 
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.data import TrainingBatches, TrainingSequences
-from genrec.errors import ArtefactError, ConfigError, GenrecError
+from genrec.errors import ConfigError, GenrecError
 from genrec.models import Recommender
-from genrec.processes import processes
-from genrec.training.average import AVERAGE_FILE, WeightAverage
+from genrec.processes import processes, summed
+from genrec.training.average import WeightAverage
+from genrec.training.checkpoints import SCHEDULE_FILE, last_checkpoint, log_of, writing
 from genrec.training.config import TrainingConfig
 from genrec.training.optimizers import build_optimizer
+from genrec.training.sharding import (
+    is_sharded,
+    launcher_settings,
+    row_sharded,
+    shard_tables,
+    whole_model,
+    whole_state,
+)
+from genrec.training.shards import load_shard, save_shard
 
 METRIC = "ndcg@10"
 MODEL_KIND = "model"
-STATE_FILE = "trainer_state.json"
-CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", STATE_FILE)
-_ZIP_WRITER = re.compile("PytorchStreamWriter|inline_container")
 
 Validate = Callable[[Recommender], Mapping[str, float]]
 
@@ -79,10 +85,28 @@ class RecommenderTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         # Asked for by Trainer as both; `evaluate` ranks the validation users.
+        self.shards = is_sharded(config)
         super().__init__(train_dataset=sequences, eval_dataset=sequences, **kwargs)
+        if self.shards and config.shard_tables:
+            self.accelerator.state.fsdp_plugin.ignored_modules = shard_tables(
+                cast("Recommender", self.model),
+                rows=config.shard_tables,
+                device=self.accelerator.device,
+            )
         self.begun = time.perf_counter() - spent
         self.validate, self.average, self.patience = validate, average, patience
         self.sequences, self.batches, self.config = sequences, batches, config
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As the base class; accelerate itself shards on GPUs only, and here on CPUs too."""
+        super().create_accelerator_and_postprocess()
+        if self.shards and not self.is_fsdp_enabled:
+            state = self.accelerator.state
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            if state.mixed_precision != "no":
+                state.fsdp_plugin.set_mixed_precision(state.mixed_precision)
+            state.distributed_type = DistributedType.FSDP
+            self.is_fsdp_enabled = True
 
     def get_train_dataloader(self) -> TrainingLoader:
         """The training batches, already shared out to processes."""
@@ -95,19 +119,9 @@ class RecommenderTrainer(Trainer):
         )
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The optimiser: `transformers.Trainer`'s AdamW, or what the configuration asks for.
-
-        Raises:
-            ConfigError: for optimisers that cannot be sharded, under FSDP.
-        """
+        """The optimiser: `transformers.Trainer`'s AdamW, or what the configuration asks for."""
         if self.config.optimizer == "adamw" and not self.config.splits_tables:
             return super().create_optimizer(*args, **kwargs)
-        if self.is_fsdp_enabled:
-            raise ConfigError(
-                f"training: optimizer={self.config.optimizer!r} with table_optimizer="
-                f"{self.config.table_optimizer!r} does not train parameters that FSDP has sharded; "
-                "leave both and their learning rates out, or launch without FSDP"
-            )
         if self.optimizer is None:
             model = self.accelerator.unwrap_model(self.model)
             decayed = set(self.get_decay_parameter_names(model))
@@ -141,12 +155,13 @@ class RecommenderTrainer(Trainer):
     ) -> dict[str, float]:
         """Rank the validation users with the (averaged) weights; keep the model if it is best."""
         model: Recommender = self.accelerator.unwrap_model(self.model)
+        if self.shards:
+            model = whole_model(model)
         swapped = self.average.swapped() if self.average else contextlib.nullcontext()
         with swapped, full_precision(model):
             self._check_finite(model)
             found = dict(self.validate(model))
-            if self.is_world_process_zero():
-                self._keep_if_best(model, found)
+            self._keep_if_best(model, found)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log({**metrics, "seconds": round(time.perf_counter() - self.begun, 2)})
         self.control = self.callback_handler.on_evaluate(
@@ -158,9 +173,41 @@ class RecommenderTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights, and the average beside them, as a checkpoint's first files."""
+        if self.shards and _internal_call:
+            return  # a checkpoint, whose weights are beside the optimiser's state
         super().save_model(output_dir, _internal_call)
         if self.average and output_dir and self.is_world_process_zero():
             self.average.save(Path(output_dir))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.shards:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        model: Any = self.model
+        optimizer: Any = self.optimizer
+        save_shard(Path(output_dir), model, optimizer)
+        if self.args.should_save:
+            schedule: Any = self.lr_scheduler
+            torch.save(schedule.state_dict(), Path(output_dir) / SCHEDULE_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.shards:  # or else it comes with the optimiser
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.shards:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            model: Any = self.model
+            optimizer: Any = self.optimizer
+            schedule: Any = self.lr_scheduler
+            load_shard(Path(checkpoint), model, optimizer)
+            schedule.load_state_dict(
+                torch.load(Path(checkpoint) / SCHEDULE_FILE, weights_only=True)
+            )
+            # The schedule tells them after the next step.
+            for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+                group["lr"] = rate
 
     def _check_finite(self, model: Recommender) -> None:
         """Raise GenrecError if the training diverged: nothing could be ranked."""
@@ -175,11 +222,17 @@ class RecommenderTrainer(Trainer):
 
     def _keep_if_best(self, model: Recommender, found: Mapping[str, float]) -> None:
         best = Path(str(self.args.output_dir)) / "best"
-        known = read_json(best / "validation.json") if best.is_dir() else {}
-        if known and found[METRIC] <= known[METRIC]:
+        first = self.is_world_process_zero()
+        known = read_json(best / "validation.json") if first and best.is_dir() else {}
+        # The first process knows; what is split, all of them give away.
+        better = first and not (known and found[METRIC] <= known[METRIC])
+        if not summed(np.array([better]))[0]:
+            return
+        state = whole_state(model) if row_sharded(model) else None
+        if not first:
             return
         with atomic_folder(best, kind=MODEL_KIND) as folder:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=state)
             write_json(
                 folder / "validation.json",
                 {**found, "epoch": self.state.epoch, "step": self.state.global_step},
@@ -242,6 +295,7 @@ class EpochLines(ProgressCallback):
             self.training_bar.write(epoch_line(state.epoch, logs), file=sys.stderr)
 
 
+@launcher_settings()
 def train_model(
     build: Callable[[], Recommender],
     sequences: TrainingSequences,
@@ -276,10 +330,10 @@ def train_model(
     output = Path(output)
     checkpoints = output / "checkpoints"
     with processes().main_process_first():  # it removes what the others must not see
-        checkpoint = _last_checkpoint(checkpoints, averaged=config.average > 0) if resume else None
+        checkpoint = last_checkpoint(checkpoints, config) if resume else None
         if checkpoint is None and checkpoints.is_dir():
             shutil.rmtree(checkpoints)
-    log = _log_of(checkpoint) if checkpoint else []
+    log = log_of(checkpoint) if checkpoint else []
     team = processes()
     batches = TrainingBatches(
         sequences.lengths,
@@ -313,7 +367,7 @@ def train_model(
     if progress:
         trainer.add_callback(EpochLines() if sys.stderr.isatty() else PlainLines())
     if not is_spent(log, config.patience):  # or else it was killed after its last step
-        with _writing(checkpoints):
+        with writing(checkpoints):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             log = trainer.state.log_history
             validated = [entry["step"] for entry in log if f"eval_{METRIC}" in entry]
@@ -324,21 +378,6 @@ def train_model(
         write_json(output / "log.json", log)
     best = check_folder(checkpoints / "best", kind=MODEL_KIND)
     return Recommender.from_pretrained(best)
-
-
-@contextlib.contextmanager
-def _writing(checkpoints: Path) -> Iterator[None]:
-    """Say what to do where a checkpoint could not be written."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch.save has no error of its own: its zip writer raises a RuntimeError.
-        if isinstance(error, RuntimeError) and not _ZIP_WRITER.search(str(error)):
-            raise
-        raise ArtefactError(
-            f"{checkpoints}: writing a checkpoint failed ({error}); free some space and run the "
-            "same command again: it goes on from the last whole checkpoint"
-        ) from error
 
 
 def quiet_transformers() -> None:
@@ -380,6 +419,8 @@ def _arguments(
         data_seed=config.seed,
         dataloader_num_workers=config.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
+        fsdp_config=dict(config.fsdp_config),
+        fsdp=cast("Any", is_sharded(config)),
         remove_unused_columns=False,
         label_names=["labels"],
         report_to=config.report_to.split(","),
@@ -389,30 +430,3 @@ def _arguments(
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _last_checkpoint(checkpoints: Path, *, averaged: bool) -> Path | None:
-    """The newest checkpoint that was written to its end; unfinished ones are removed.
-
-    `trainer_state.json` is written last, so where it can be read the other files are whole.
-    """
-    needed = (*CHECKPOINT_FILES, AVERAGE_FILE) if averaged else CHECKPOINT_FILES
-    found = {
-        int(folder.name.rpartition("-")[2]): folder
-        for folder in checkpoints.glob("checkpoint-*")
-        if folder.name.rpartition("-")[2].isdigit()
-    }
-    for _, folder in sorted(found.items(), reverse=True):
-        if all((folder / name).is_file() for name in needed) and _log_of(folder):
-            return folder
-        shutil.rmtree(folder)
-    return None
-
-
-def _log_of(checkpoint: Path) -> list[dict[str, float]]:
-    """The losses and metrics up to a checkpoint; none if it was not written to its end."""
-    try:
-        log = json.loads((checkpoint / STATE_FILE).read_text())["log_history"]
-    except (OSError, ValueError):
-        return []
-    return list(log)

@@ -166,6 +166,10 @@ def test_titles_fall_back_to_ids(dataset: Dataset) -> None:
     assert dataset.catalog.titles(np.array([5]), "name") == ["i5"]
 
 
+def test_no_example_asks_no_model(dataset: Dataset, split: Split) -> None:
+    assert collect_examples([None], dataset, split.test, count=0, k=6, max_lengths={}) == []
+
+
 def test_printed_examples_take_markup_literally() -> None:
     example = Example(
         "u1", ["[red]old[/red]"], "new", {"a": [Recommended("[x] new", True)], "b": []}

@@ -3,24 +3,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from genrec import cli
-from genrec.pipeline import Run, recommend, run, train
+from genrec.pipeline import Run, evaluate, recommend, run, train
 from genrec.training import TrainingConfig
+from tests.launching import in_two_processes
 
 
-def accelerate_launched(*arguments: str) -> str:
+def accelerate_launched(*arguments: str, how: Sequence[str] = ("--multi_gpu",)) -> str:
     """Run a verb by `accelerate launch` in two processes; returns what they said on stderr."""
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+        [sys.executable, "-m", "accelerate.commands.launch", *how, "--num_processes=2",
          "--main_process_port=0", "-m", "genrec", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
@@ -29,27 +31,6 @@ def accelerate_launched(*arguments: str) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stderr
-
-
-def launched(*arguments: str) -> str:
-    """Run a verb in two processes, as launchers start them, and return what it printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    team = [
-        subprocess.Popen(
-            [sys.executable, "-m", "genrec.cli", *arguments],
-            env={**os.environ, **world, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    said = [process.communicate()[1] for process in team]
-    assert [process.returncode for process in team] == [0, 0], said
-    return "".join(said)
 
 
 def losses(folder: Path) -> list[float]:
@@ -68,8 +49,9 @@ def test_two_processes_train_one_run_with_the_losses_of_one_process(shop, tmp_pa
         "max_history": 12,
     }
     training = {"epochs": 3, "batch_size": 15, "crop": 0.5, "by_length": 2, "learning_rate": 0.01}
-    said = launched(
-        "train", str(shop / "dataset"), str(out), f"--vocabulary={shop / 'vocabulary'}",
+    said = in_two_processes(
+        "-m", "genrec", "train", str(shop / "dataset"), str(out),
+        f"--vocabulary={shop / 'vocabulary'}",
         *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
         *(f"--training.{key}={value}" for key, value in training.items()),
     )  # fmt: skip
@@ -158,6 +140,70 @@ def test_accelerate_launch_gives_the_losses_and_metrics_of_one_process(tmp_path)
     assert len(lists[0].read_text().splitlines()) == 1 + 7 * 4
 
 
+DECODERS = """
+name: decoders
+prepare: {source: generated, num_items: 150, num_users: 130}
+vectors:
+  text: {type: lexical, template: "{title}. {category}", dim: 16}
+vocabularies:
+  rq:
+    vectors: text
+    quantizer: {type: rq-kmeans, codebook_sizes: [8, 8]}
+runs:
+  qwen3:
+    vocabulary: rq
+    item_encoder: {type: sid-tokens}
+    backbone: {type: hf, architecture: qwen3, layers: 2, heads: 2}
+    head: {type: tokens}
+    d_model: 16
+    max_history: 8
+    training: {epochs: 2, batch_size: 32}
+  hstu:
+    item_encoder: {type: id}
+    backbone: {type: hstu, layers: 2, dropout: 0.0}
+    head: {type: dense}
+    d_model: 16
+    max_history: 8
+    training: {epochs: 2, batch_size: 32}
+  t5:
+    vocabulary: rq
+    item_encoder: {type: sid-tokens}
+    backbone: {type: t5, layers: 1, dropout: 0.0}
+    head: {type: tokens}
+    d_model: 16
+    max_history: 8
+    training: {epochs: 2, batch_size: 32}
+evaluate: {batch_size: 20, beams: [], examples: 0}
+"""
+
+
+@pytest.mark.slow
+def test_fsdp_by_accelerate_launch_gives_the_losses_and_metrics_of_one_process(tmp_path):
+    recipe = tmp_path / "decoders.yaml"
+    recipe.write_text(DECODERS)
+    two, one = tmp_path / "two", tmp_path / "one"
+    how = ["--use_fsdp", "--fsdp_version=2", "--fsdp_activation_checkpointing=true"]
+    accelerate_launched("run", str(recipe), f"--out={two}", how=how)
+    run(str(recipe), out=str(one), progress=False)
+    for name in ("qwen3", "hstu", "t5"):
+        folder = two / "runs" / name
+        noted = json.loads((folder / "run.json").read_text())
+        assert noted["training"]["fsdp"] and noted["processes"] == 2
+        assert noted["training"]["fsdp_config"]["activation_checkpointing"]
+        assert losses(folder) == pytest.approx(losses(one / "runs" / name), abs=1e-4)
+        found, expected = (
+            load_file(place / "runs" / name / "model/model.safetensors") for place in (two, one)
+        )
+        assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in expected.items()}
+        together = comparable(folder)
+        shutil.rmtree(tmp_path / "report", ignore_errors=True)
+        evaluate(
+            str(folder), str(tmp_path / "report"), batch_size=20, beams=[], examples=0,
+            progress=False,
+        )  # fmt: skip
+        assert comparable(folder) == together
+
+
 def test_verbs_that_are_not_shared_are_the_first_process_s_work(monkeypatch, tmp_path):
     out = tmp_path / "shop"
     monkeypatch.setenv("RANK", "1")
@@ -199,8 +245,8 @@ def test_two_processes_train_tables_and_matrices_as_one(shop, tmp_path):
     training = {"epochs": 2, "batch_size": 30, "learning_rate": 0.01, "table_learning_rate": 0.03}
     training |= {"table_optimizer": "sparse-adam"}
     training |= {"optimizer": "muon"} if hasattr(torch.optim, "Muon") else {}
-    launched(
-        "train", str(shop / "dataset"), str(tmp_path / "run"),
+    in_two_processes(
+        "-m", "genrec", "train", str(shop / "dataset"), str(tmp_path / "run"),
         *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
         *(f"--training.{key}={value}" for key, value in training.items()),
     )  # fmt: skip

@@ -22,7 +22,6 @@ from genrec.training.optimizers import (
     hidden_names,
     table_names,
 )
-from genrec.training.trainer import RecommenderTrainer
 
 needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
 
@@ -286,16 +285,6 @@ def test_the_schedule_moves_every_learning_rate(bench, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_had_is_refused(bench, tmp_path, monkeypatch):
-    real = RecommenderTrainer.create_optimizer
-
-    def sharded(self, *args, **kwargs):
-        self.is_fsdp_enabled = True
-        return real(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RecommenderTrainer, "create_optimizer", sharded)
-        with pytest.raises(ConfigError, match="FSDP has sharded"):
-            bench.train(tmp_path / "fsdp", table_optimizer="adagrad")
     monkeypatch.delattr("torch.optim.Muon", raising=False)
     with pytest.raises(ConfigError, match=r"optimizer='muon' needs torch 2\.9.*use 'adamw'"):
         bench.train(tmp_path / "old", optimizer="muon")

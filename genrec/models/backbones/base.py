@@ -139,6 +139,15 @@ class Backbone(nn.Module, ABC):
         """
         return dict(options)
 
+    @property
+    def layer_classes(self) -> set[str]:
+        """Names of the classes of layers that may be gathered one by one, run once in a pass.
+
+        What FSDP splits by; layers elsewhere than in `blocks` or `layers` are gathered together.
+        """
+        stacks = (getattr(self, name, None) for name in ("blocks", "layers"))
+        return {type(layer).__name__ for stack in stacks for layer in stack or ()}
+
     @abstractmethod
     def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
         """Map embeddings `[B, S, D]` to hidden states `[B, S, D]`.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -127,10 +128,17 @@ class HuggingFaceDecoder(Backbone):
         pretrained = options.get("pretrained")
         return dict(options) if pretrained is None else read_shape(pretrained, options)
 
+    @property
+    def layer_classes(self) -> set[str]:
+        """The model's own."""
+        return set(self.model._no_split_modules or ())
+
     def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
         """Map embeddings `[B, S, D]` to hidden states `[B, S, D]`."""
         self.check_length(embeddings.shape[1])
-        if embeddings.device.type != "cpu" or not meta.right_padded or len(embeddings) == 0:
+        grouped = embeddings.device.type == "cpu" and meta.right_padded and len(embeddings) > 0
+        # All processes run a layer that is gathered from them equally often.
+        if not grouped or any(isinstance(one, FSDPModule) for one in self.modules()):
             return self._run(embeddings, meta, None)
         # The models compute padding; on a CPU a pass per group of like rows costs less than that.
         lengths = meta.mask.sum(1).clamp_min(1)

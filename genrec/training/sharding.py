@@ -1,0 +1,235 @@
+"""Models whose weights, gradients and optimiser are shared out to processes (FSDP2).
+
+`fully_shard` (Zhao et al. 2023, the second version in PyTorch) splits every parameter by its first
+dimension and gathers a layer whole while it runs. Tables of many rows need not be gathered for the
+few rows that a batch reads: `RowSharded` asks every process for its own rows and adds up the
+answers.
+
+Validation and saving use a model of the usual kind, whose weights are whole (`whole_model`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+from genrec.errors import ConfigError
+from genrec.models import Recommender, RecommenderConfig
+from genrec.processes import largest, processes
+from genrec.training.config import TrainingConfig
+from genrec.training.optimizers import table_names
+
+_LAUNCHED = "ACCELERATE_USE_FSDP"
+_CHECKPOINTED = "._checkpoint_wrapped_module"
+
+
+def as_launched(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with what `accelerate launch --use_fsdp` asks for.
+
+    Raises:
+        ConfigError: if parameters are to be offloaded to the CPU, which is not supported, or for
+            settings that do not go with FSDP.
+    """
+    if os.environ.get(_LAUNCHED, "").lower() != "true" or config.fsdp:
+        return config
+    if os.environ.get("FSDP_OFFLOAD_PARAMS", "false").lower() == "true":
+        raise ConfigError(
+            "training: accelerate was told to offload parameters (fsdp_offload_params), which "
+            "genrec does not do; set it to false"
+        )
+    asked = {
+        "reshard_after_forward": os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true") != "false",
+        "activation_checkpointing": os.environ.get("FSDP_ACTIVATION_CHECKPOINTING") == "true",
+    }
+    return replace(config, fsdp=True, fsdp_config=asked)
+
+
+@contextlib.contextmanager
+def launcher_settings() -> Iterator[None]:
+    """Put back what one training tells accelerate of FSDP, so that the next one starts afresh."""
+    state = processes()
+    before = os.environ.get(_LAUNCHED), state.distributed_type
+    try:
+        with warnings.catch_warnings():
+            # Of the states that come out beside the loss; nobody changes them.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+            yield
+    finally:
+        os.environ.pop(_LAUNCHED, None)
+        if before[0] is not None:
+            os.environ[_LAUNCHED] = before[0]
+        AcceleratorState._reset_state()
+        state.distributed_type = before[1]
+
+
+def is_sharded(config: TrainingConfig) -> bool:
+    """Whether parameters are shared out: FSDP is asked for, and there are several processes."""
+    return config.fsdp and processes().num_processes > 1
+
+
+class RowSharded(nn.Embedding):
+    """An embedding table whose rows are split over the processes, and stay where they are.
+
+    A look-up gathers the row numbers that the processes ask for, each process looks up the rows it
+    holds, and a reduce-scatter adds up the answers: the rows of one process and zeros of others, so
+    the sum is exact. All processes must look up together; how many rows each asks for may differ.
+
+    The gradient of a row is the mean over the processes, as for parameters of FSDP.
+
+    Args:
+        table: the whole table, which is left alone.
+        device: of the process's part.
+
+    Memory of a process: `1 / W` of the rows, of W processes; of a look-up, `4 W M D` bytes for at
+    most M rows of width D that a process asks for.
+    """
+
+    def __init__(self, table: nn.Embedding, *, device: torch.device) -> None:
+        mesh = init_device_mesh(device.type, (processes().num_processes,))
+        whole = table.weight.detach()
+        split = distribute_tensor(whole, mesh, [Shard(0)], src_data_rank=None)
+        # A copy, or the part would keep the memory of the whole.
+        own = DTensor.from_local(
+            split.to_local().to(device, copy=True),
+            mesh,
+            [Shard(0)],
+            shape=whole.shape,
+            stride=whole.stride(),
+        )
+        super().__init__(
+            table.num_embeddings,
+            table.embedding_dim,
+            padding_idx=table.padding_idx,
+            device="meta",
+        )
+        self.weight = nn.Parameter(own, requires_grad=table.weight.requires_grad)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Rows `[..., D]` of numbers `[...]`, as any embedding; row `padding_idx` is zero."""
+        weight: Any = self.weight
+        mesh = weight.device_mesh
+        numbers = input.reshape(-1)
+        padded = F.pad(numbers, (0, largest(len(numbers)) - len(numbers)))
+        own = DTensor.from_local(padded, mesh, [Shard(0)], run_check=False)
+        asked = own.redistribute(placements=[Replicate()]).to_local()
+        # DTensor's own look-up would make a gradient of the whole table in each process.
+        held = weight.to_local()
+        local = asked - mesh.get_rank() * -(-self.num_embeddings // mesh.size())
+        here = (local >= 0) & (local < len(held))
+        if len(held):
+            found = F.embedding(local.where(here, 0), held)
+        else:  # fewer rows than processes
+            found = held.sum().expand(len(local), self.embedding_dim)
+        found = found.masked_fill(~here.unsqueeze(1), 0)
+        answers = DTensor.from_local(found, mesh, [Partial()], run_check=False)
+        rows = answers.redistribute(placements=[Shard(0)]).to_local()[: len(numbers)]
+        if self.padding_idx is not None:
+            rows = rows.masked_fill((numbers == self.padding_idx).unsqueeze(1), 0)
+        if rows.requires_grad:
+            rows.register_hook(lambda gradient: gradient / mesh.size())
+        return rows.view(*input.shape, self.embedding_dim)
+
+
+def tables_to_split(model: Recommender, rows: int) -> dict[str, nn.Embedding]:
+    """The embedding tables of at least `rows` rows, by name.
+
+    Raises:
+        ConfigError: if no table is as large.
+    """
+    names = [name.removesuffix(".weight") for name in sorted(table_names(model))]
+    found = {name: cast("nn.Embedding", model.get_submodule(name)) for name in names}
+    large = {name: table for name, table in found.items() if table.num_embeddings >= rows}
+    if not large:
+        most = max((table.num_embeddings for table in found.values()), default=0)
+        raise ConfigError(
+            f"training: shard_tables={rows}, but the largest embedding table of the model has "
+            f"{most} rows; set it to at most that, or to 0"
+        )
+    return large
+
+
+def shard_tables(model: Recommender, *, rows: int, device: torch.device) -> list[RowSharded]:
+    """Split the embedding tables of at least `rows` rows over the processes, in place.
+
+    Returns:
+        The tables that were split.
+    """
+    split = []
+    for name, table in tables_to_split(model, rows).items():
+        split.append(RowSharded(table, device=device))
+        model.set_submodule(name, split[-1])
+    return split
+
+
+def row_sharded(model: nn.Module) -> dict[str, RowSharded]:
+    """The tables that are split by rows, by name."""
+    return {name: one for name, one in model.named_modules() if isinstance(one, RowSharded)}
+
+
+@torch.no_grad()
+def whole_model(model: Recommender) -> Recommender:
+    """A model of the usual kind with the weights of a sharded one; all processes must call it.
+
+    Buffers are shared with it, and so are tables that are split by rows.
+
+    Memory: the weights once in each process, without those tables.
+    """
+    with torch.device("meta"):
+        plain = Recommender(cast("RecommenderConfig", model.config))
+    for name, table in row_sharded(model).items():
+        plain.set_submodule(name, table)
+    tables = {f"{name}.weight" for name in row_sharded(model)}
+    for name, value in model.named_parameters():
+        name = name.replace(_CHECKPOINTED, "")
+        if name not in tables:
+            full = value.full_tensor() if isinstance(value, DTensor) else value.detach()
+            _owner(plain, name)._parameters[name.rpartition(".")[2]] = nn.Parameter(full)
+    for name, buffer in model.named_buffers():
+        name = name.replace(_CHECKPOINTED, "")
+        _owner(plain, name)._buffers[name.rpartition(".")[2]] = buffer
+    return plain.train(model.training)
+
+
+def _owner(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
+@torch.no_grad()
+def whole_state(model: Recommender) -> dict[str, torch.Tensor]:
+    """State of a model whose tables may be split, whole and on the CPU in the first process.
+
+    All processes must call it; those but the first get the rest of the state alone. A table comes
+    one process's part after the other, so it is nowhere whole but in the first one's memory.
+    """
+    state = {
+        name: value for name, value in model.state_dict().items() if not isinstance(value, DTensor)
+    }
+    first = processes().is_main_process
+    for name, table in row_sharded(model).items():
+        parts = list(_parts(table))
+        if first:
+            state[f"{name}.weight"] = torch.cat(parts)
+    return state
+
+
+def _parts(table: RowSharded) -> Any:
+    """The rows of each process in turn, on the CPU; empty in processes but the first."""
+    weight: Any = table.weight
+    local, mesh = weight.to_local().contiguous(), weight.device_mesh
+    share = -(-table.num_embeddings // mesh.size())
+    for rank in range(mesh.size()):
+        rows = max(0, min(share, table.num_embeddings - rank * share))
+        part = local if rank == mesh.get_rank() else local.new_empty(rows, local.shape[1])
+        torch.distributed.broadcast(part, src=rank)
+        yield part.to("cpu", copy=True) if mesh.get_rank() == 0 else part[:0].cpu()

@@ -1,0 +1,131 @@
+"""Measure what each process holds of a large embedding table in training, and its speed.
+
+    accelerate launch --multi_gpu --num_processes 2 scripts/bench_sharding.py --rows 1000000
+
+Trains a small transformer with item ids on random histories, sampled softmax, in three ways: each
+process with the whole model (DDP), all parameters sharded (FSDP), and the table split by rows as
+well. Prints, for one process: bytes of weights, gradients and optimiser between steps, and
+histories per second of all processes after the first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
+from genrec.data import Histories, TrainingSequences, leave_one_out
+from genrec.models import Recommender, RecommenderConfig
+from genrec.processes import processes
+from genrec.training import TrainingConfig, train_model
+from genrec.training.trainer import RecommenderTrainer
+
+
+class Meter(TrainerCallback):
+    """Time and memory at the end of each step."""
+
+    def __init__(self) -> None:
+        self.moments: list[float] = []
+        self.held: dict[str, int] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Gradients are there only now."""
+        self.held["gradients"] = sum(
+            size(one.grad) for one in kwargs["model"].parameters() if one.grad is not None
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Weights and the optimiser's state, and the time."""
+        self.moments.append(time.perf_counter())
+        self.held["weights"] = sum(map(size, kwargs["model"].parameters()))
+        states = kwargs["optimizer"].state.values()
+        self.held["optimiser"] = sum(size(part) for one in states for part in one.values())
+
+
+def size(value: torch.Tensor) -> int:
+    local = value.to_local() if isinstance(value, DTensor) else value
+    return local.numel() * local.element_size()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--d_model", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch_size", type=int, default=32)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    users, length = args.steps * args.batch_size, 23
+    rng = np.random.default_rng(0)
+    histories = Histories(
+        np.arange(users + 1) * length,
+        rng.integers(0, args.rows, users * length),
+        timestamps=np.tile(np.arange(length), users),
+    )
+    config = RecommenderConfig(
+        num_items=args.rows,
+        d_model=args.d_model,
+        max_history=length,
+        item_encoder={"type": "id"},
+        backbone={"type": "transformer", "layers": 1},
+        head={"type": "dense", "loss": "sampled"},
+    )
+    for name, options in (
+        ("whole in each process", {}),
+        ("fsdp", {"fsdp": True}),
+        ("fsdp, table split by rows", {"fsdp": True, "shard_tables": args.rows}),
+    ):
+        measure(name, config, histories, args.batch_size, options)
+
+
+def measure(
+    name: str, config: RecommenderConfig, histories: Histories, batch: int, options: dict[str, Any]
+) -> None:
+    meter, real = Meter(), RecommenderTrainer.train
+
+    def metered(self: RecommenderTrainer, *args: Any, **kwargs: Any) -> Any:
+        self.add_callback(meter)
+        return real(self, *args, **kwargs)
+
+    RecommenderTrainer.train = metered  # type: ignore[method-assign]
+    training = TrainingConfig(epochs=1, batch_size=batch, **options)
+    sequences = TrainingSequences(histories, leave_one_out(histories), max_length=20)
+    team = processes()
+    # Of the launcher, so that all processes mean one folder.
+    folder = Path(tempfile.gettempdir(), f"bench-sharding-{os.getppid()}")
+    train_model(
+        lambda: Recommender(config),
+        sequences,
+        lambda model: {"ndcg@10": 0.0},
+        folder,
+        training,
+        resume=False,
+        progress=False,
+    )
+    team = processes()
+    team.wait_for_everyone()
+    RecommenderTrainer.train = real  # type: ignore[method-assign]
+    if team.is_main_process:
+        shutil.rmtree(folder)
+        spent = meter.moments[-1] - meter.moments[0]
+        rate = batch * (len(meter.moments) - 1) / spent
+        held = ", ".join(f"{key} {value / 1e6:.1f} MB" for key, value in sorted(meter.held.items()))
+        print(
+            f"{name}: {held}, {sum(meter.held.values()) / 1e6:.1f} MB in all; "
+            f"{rate:.0f} histories a second",
+            flush=True,
+        )
+    team.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main()

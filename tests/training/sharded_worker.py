@@ -1,0 +1,96 @@
+"""What two processes do together in `test_sharding.py`; run with the launcher's environment."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from genrec.pipeline import train
+from genrec.processes import processes
+from genrec.training import TrainingConfig
+from genrec.training.sharding import RowSharded, row_sharded
+from genrec.training.trainer import RecommenderTrainer
+
+SETTINGS = {
+    "item_encoder": {"type": "id"},
+    "backbone": {"type": "transformer", "layers": 2, "dropout": 0.0},
+    "head": {"type": "dense"},
+    "d_model": 16,
+    "max_history": 12,
+}
+TRAINING = {"epochs": 3, "batch_size": 15, "learning_rate": 0.01, "crop": 0.5}
+SHARDED = {"fsdp": True, "shard_tables": 100}
+
+
+def rows_are_those_of_a_whole_table() -> None:
+    rank = processes().process_index
+    torch.manual_seed(0)
+    whole = nn.Embedding(11, 4, padding_idx=0)
+    split = RowSharded(whole, device=torch.device("cpu"))
+    weight = split.weight
+    assert isinstance(weight, DTensor) and len(weight.to_local()) == [6, 5][rank]
+    of_ranks = [torch.tensor([[0, 1, 5], [6, 10, 0]]), torch.tensor([10, 3, 3])]
+    found = split(of_ranks[rank])
+    assert torch.equal(found, whole(of_ranks[rank]))
+    factors = [torch.arange(one.numel() * 4.0).view(*one.shape, 4) + 1 for one in of_ranks]
+    (found * factors[rank]).sum().backward()
+    assert len(weight.grad.to_local()) == len(weight.to_local())
+    # What DDP would have: the mean over the processes.
+    sum(
+        (whole(one) * factor).sum() / 2 for one, factor in zip(of_ranks, factors, strict=True)
+    ).backward()
+    assert torch.equal(weight.grad.full_tensor(), whole.weight.grad)
+    with torch.inference_mode():
+        none = of_ranks[rank].flatten()[: 3 * rank]
+        assert torch.equal(split(none), whole(none))
+    # The second process holds nothing.
+    split = RowSharded(nn.Embedding.from_pretrained(torch.ones(1, 4)), device=torch.device("cpu"))
+    assert len(split.weight.to_local()) == 1 - rank
+    assert torch.equal(split(torch.zeros(3 + rank, dtype=torch.int64)), torch.ones(3 + rank, 4))
+
+
+def train_interrupted(shop: Path, out: Path) -> None:
+    held, real = [], RecommenderTrainer.evaluate
+
+    def evaluate(self, *args, **kwargs):
+        if len(held) == 2:
+            raise KeyboardInterrupt
+        (table,) = row_sharded(self.model).values()
+        parts = [value.to_local().numel() for value in self.model.parameters()]
+        moments = self.optimizer.state[table.weight]["exp_avg"]
+        held.append((len(table.weight.to_local()), len(moments.to_local()), sum(parts)))
+        return real(self, *args, **kwargs)
+
+    def run(config: TrainingConfig) -> None:
+        train(str(shop / "dataset"), str(out), training=config, progress=False, **SETTINGS)
+
+    RecommenderTrainer.evaluate = evaluate
+    with pytest.raises(KeyboardInterrupt):
+        run(TrainingConfig(**TRAINING, **SHARDED))
+    RecommenderTrainer.evaluate = real
+    # 150 rows in two halves, and of everything else about a half.
+    whole = sum(value.numel() for value in one_process_model(shop).parameters())
+    assert {one[:2] for one in held} == {(75, 75)}
+    assert all(one[2] <= whole / 2 + 64 for one in held)
+    assert not (out / "model").exists()
+    run(TrainingConfig(**TRAINING, **SHARDED))
+
+
+def one_process_model(shop: Path) -> nn.Module:
+    from genrec.models import Recommender, RecommenderConfig
+
+    with torch.device("meta"):
+        return Recommender(RecommenderConfig(num_items=150, **SETTINGS))
+
+
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(300, exit=True)  # waiting for one another
+    torch.set_num_threads(1)
+    rows_are_those_of_a_whole_table()
+    train_interrupted(Path(sys.argv[1]), Path(sys.argv[2]))
