@@ -23,6 +23,7 @@ from genrec.decoding.kernel_parts import (
     key_score,
     order,
     rank_key,
+    row_max,
     select,
 )
 
@@ -131,7 +132,7 @@ def expand_rows(
             high, log_sum, mass = _f32(0.0), _f32(0.0), _f32(1.0)
             top = _f32(-np.inf)
             if logits:
-                top = chunk_max(x, size, tops)
+                top = row_max(x, size)
                 total = exp_sum(x, size, top, exps)
                 high, log_sum = top, _f32(np.log(total))
                 fine = fine and not np.isnan(total)
@@ -148,7 +149,7 @@ def expand_rows(
                 if logits:
                     mass = existing / total
             if not (full and logits):
-                top = chunk_max(values, count, tops)
+                top = row_max(values, count)
             if not logits:
                 mass = exp_sum(values, count, _f32(0.0), exps)
                 fine = fine and not np.isnan(mass)
@@ -160,6 +161,12 @@ def expand_rows(
                 else:
                     high = _f32(0.0)
             lost += max(0.0, 1.0 - mass) * np.exp(base)
+            s = _f32(_f32(_f32(top - high) - log_sum) + base)
+            if s < cut_score or (s < least and s < below_score):
+                continue
+            tops[0] = top
+            if count > CHUNK:
+                chunk_max(values, count, tops)
             for c in range((count + CHUNK - 1) // CHUNK):
                 s = _f32(_f32(_f32(tops[c] - high) - log_sum) + base)
                 if s < cut_score or (s < least and s < below_score):

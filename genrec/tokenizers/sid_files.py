@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +121,17 @@ def _read_npy(path: Path) -> np.ndarray:
 
 def _read_tensor(path: Path) -> np.ndarray:
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # About the protocols of pickles; those that cannot be read are an error below.
+            warnings.simplefilter("ignore", UserWarning)
+            value = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # torch's own message advises to load it without this check, which could run anything.
+        raise DataError(
+            f"{path}: does not hold one plain tensor, and anything else could run code when it is "
+            "read, so it was not; have it saved with torch.save(codes, ...), codes being a tensor"
+        ) from error
     except (
-        UnpicklingError,
         RuntimeError,
         OSError,
         EOFError,
