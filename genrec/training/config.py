@@ -177,6 +177,8 @@ class TrainingConfig:
                 f"training: average={self.average} with fsdp, under which no average of the "
                 "weights is kept; leave one of them out"
             )
+        if self.fsdp and self.precision == "fp16":
+            raise ConfigError("training: precision='fp16' with fsdp; use 'bf16' or 'fp32'")
         if self.fsdp and (self.optimizer != "adamw" or self.splits_tables):
             raise ConfigError(
                 f"training: optimizer={self.optimizer!r} with table_optimizer="

@@ -100,13 +100,16 @@ class RecommenderTrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         """As the base class; accelerate itself shards on GPUs only, and here on CPUs too."""
         super().create_accelerator_and_postprocess()
-        if self.shards and not self.is_fsdp_enabled:
-            state = self.accelerator.state
+        if not self.shards:
+            return
+        state = self.accelerator.state
+        if not self.is_fsdp_enabled:
             state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
-            if state.mixed_precision != "no":
-                state.fsdp_plugin.set_mixed_precision(state.mixed_precision)
             state.distributed_type = DistributedType.FSDP
             self.is_fsdp_enabled = True
+        # FSDP would gather weights in bfloat16, which do not go with tables in float32; autocast,
+        # as without FSDP, casts both.
+        state.fsdp_plugin.mixed_precision_policy = None
 
     def get_train_dataloader(self) -> TrainingLoader:
         """The training batches, already shared out to processes."""
@@ -140,7 +143,9 @@ class RecommenderTrainer(Trainer):
         The gradients are averaged over the processes afterwards, so each one's mean counts in
         proportion to its labels.
         """
-        output = model(**inputs)
+        half = self.shards and self.args.bf16
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=half):
+            output = model(**inputs)
         loss = output.loss
         if self.accelerator.num_processes > 1:
             labels = (inputs["labels"] >= 0).sum().to(loss.dtype)

@@ -25,6 +25,12 @@ SETTINGS = {
     "max_history": 12,
 }
 TRAINING = {"epochs": 3, "batch_size": 15, "learning_rate": 0.01, "crop": 0.5}
+# Reads vectors, which are no parameters and stay in float32.
+CONTENT = {
+    **SETTINGS,
+    "item_encoder": {"type": "sum", "parts": {"id": {"type": "id"}, "text": {"type": "semantic"}}},
+}
+HALF = {"epochs": 1, "batch_size": 15, "precision": "bf16"}
 SHARDED = {"fsdp": True, "shard_tables": 100}
 
 
@@ -82,6 +88,14 @@ def train_interrupted(shop: Path, out: Path) -> None:
     run(TrainingConfig(**TRAINING, **SHARDED))
 
 
+def train_in_half_precision(shop: Path, out: Path) -> None:
+    config = TrainingConfig(**HALF, **SHARDED)
+    train(
+        str(shop / "dataset"), str(out), vectors=str(shop / "vectors"), training=config,
+        progress=False, **CONTENT,
+    )  # fmt: skip
+
+
 def one_process_model(shop: Path) -> nn.Module:
     from genrec.models import Recommender, RecommenderConfig
 
@@ -94,3 +108,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     rows_are_those_of_a_whole_table()
     train_interrupted(Path(sys.argv[1]), Path(sys.argv[2]))
+    train_in_half_precision(Path(sys.argv[1]), Path(sys.argv[2]).with_name("half"))

@@ -12,7 +12,7 @@ from genrec.pipeline import train
 from genrec.training import TrainingConfig, as_launched
 from genrec.training.checkpoints import last_checkpoint
 from tests.launching import in_two_processes
-from tests.training.sharded_worker import SETTINGS, SHARDED, TRAINING
+from tests.training.sharded_worker import CONTENT, HALF, SETTINGS, SHARDED, TRAINING
 
 
 def losses(folder: Path) -> list[float]:
@@ -34,6 +34,12 @@ def test_a_sharded_training_that_was_resumed_is_that_of_one_process(shop, tmp_pa
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, atol=1e-3, rtol=0)
+    half = tmp_path / "half-of-one"
+    train(
+        str(shop / "dataset"), str(half), vectors=str(shop / "vectors"),
+        training=TrainingConfig(**HALF), progress=False, **CONTENT,
+    )  # fmt: skip
+    assert losses(tmp_path / "half") == pytest.approx(losses(half), abs=5e-3)
     configs = [json.loads((folder / "model" / "config.json").read_text()) for folder in (one, two)]
     assert configs[0] == configs[1]
     assert sorted(path.name for path in one.iterdir()) == sorted(p.name for p in two.iterdir())
@@ -66,6 +72,7 @@ def test_a_checkpoint_of_another_sharding_is_refused(tmp_path):
         ({"fsdp_config": {"reshard_after_forward": True}}, "fsdp_config is set without fsdp"),
         ({"fsdp": True, "fsdp_config": {"offload": True}}, "fsdp_config has offload: True; exp"),
         ({"fsdp": True, "fsdp_config": {"reshard_after_forward": 1}}, "expected true or false"),
+        ({"fsdp": True, "precision": "fp16"}, "use 'bf16' or 'fp32'"),
         ({"fsdp": True, "average": 0.9}, "average=0.9 with fsdp"),
         ({"fsdp": True, "table_optimizer": "adagrad"}, "FSDP has sharded"),
     ],
