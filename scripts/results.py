@@ -144,6 +144,31 @@ def over_seeds(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
     ]
 
 
+def by_popularity(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
+    """NDCG@10 by how often the target occurs in training, cold items first."""
+    lines: list[str] = []
+    for _, method, metrics in rows:
+        slices = metrics.get("slices", {}).get("popularity")
+        if not slices:
+            continue
+        if not lines:
+            names = [f"{part['name']} ({part['users']:,} users)" for part in slices]
+            lines = [
+                "## By popularity of the target",
+                "",
+                "NDCG@10, unmasked / masked, by the number of training events of the target.",
+                "",
+                f"| method | order | {' | '.join(names)} |",
+                f"|---|---|{'---:|' * len(names)}",
+            ]
+        cells = [
+            " / ".join(number(part[f"{mask}/ndcg@10"]["value"]) for mask in ("unmasked", "masked"))
+            for part in slices
+        ]
+        lines.append(f"| {method} | {metrics['tie_order']} | {' | '.join(cells)} |")
+    return [*lines, ""] if lines else []
+
+
 def picture(curves: str | None) -> list[str]:
     """The section of the learning curves."""
     if curves is None:
@@ -268,6 +293,7 @@ def page(folders: list[Path], note: str, *, curves: str | None = None) -> tuple[
         ),
         "",
         *over_seeds(rows),
+        *by_popularity(rows),
         *picture(curves),
         *studies,
         "## Fingerprints",

@@ -120,7 +120,12 @@ class AutoregressiveHead(Head):
         exact: bool = False,
         renormalize: bool = False,
     ) -> SearchResult:
-        """Beam search over the trie, certified; `exact` widens rows until they are proven."""
+        """Beam search over the trie, certified; `exact` widens rows until they are proven.
+
+        With numba, exact lists on the CPU come from `genrec.models.heads.light_search`, where the
+        width has no effect; in renormalised scores `leaked` is then what its first, narrow search
+        met.
+        """
         if trie is None:
             raise ConfigError(
                 "head 'autoregressive': search needs the prefix trie of the vocabulary"

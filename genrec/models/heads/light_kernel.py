@@ -22,6 +22,7 @@ from genrec.decoding.kernel_parts import (
     key_score,
     order,
     rank_key,
+    row_max,
     select,
 )
 from genrec.models.heads.light_arithmetic import add, affine, dot, gelu, standardize
@@ -297,7 +298,7 @@ def expand_light(
                 total, mass, top = _f32(1.0), _f32(1.0), _f32(0.0)
                 measured = wide and (every or not renormalize)
                 if measured:
-                    top = chunk_max(values, size, tops)
+                    top = row_max(values, size)
                     total = exp_sum(values, size, top, exps)
                     fine = fine and not np.isnan(total)
                 sparse = count < size or len(live) > 0
@@ -316,13 +317,19 @@ def expand_light(
                     if measured:
                         lost += max(0.0, 1.0 - mass) * np.exp(base)
                 high, log_sum = top, _f32(np.log(total))
-                peak = chunk_max(values, count, tops) if sparse or renormalize else top
+                peak = row_max(values, count) if sparse or renormalize else top
                 if renormalize:
                     high, log_sum = _f32(0.0), _f32(0.0)
                     if np.isfinite(peak):
                         total = exp_sum(values, count, peak, exps)
                         fine = fine and not np.isnan(total)
                         high = peak + _f32(np.log(total))
+                s = _f32(_f32(_f32(peak - high) - log_sum) + base)
+                if s < best.cut_score or (s < floor[b] and s < best.below_score):
+                    continue
+                tops[0] = peak
+                if count > CHUNK:
+                    chunk_max(values, count, tops)
                 if keep < 0 and best.n + count > len(keys):
                     keys = np.concatenate((keys, np.empty_like(keys)))
                     loads = np.concatenate((loads, np.empty_like(loads)))
