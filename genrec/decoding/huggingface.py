@@ -31,6 +31,9 @@ class SidLogitsProcessor(LogitsProcessor):
     beam that has left the trie, which `generate()` keeps when fewer than `num_beams` exist, has
     score -inf and stays so.
 
+    One processor serves one `generate()` after another. A prompt that is the last output itself
+    looks like one more step of it, so call `leaves` or `reset` before that.
+
     Args:
         trie: the valid tuples.
         token_ids: for each level, the token of each code; tokens of one level differ.
@@ -64,7 +67,8 @@ class SidLogitsProcessor(LogitsProcessor):
     def reset(self) -> None:
         """Forget the rows of the last step; the next call starts a `generate()`.
 
-        Done by itself when the rows of a call do not continue those of the call before.
+        Done by itself when the rows of a call do not continue those of the call before, and by
+        `leaves`.
         """
         self._start = 0
         self._ids: Tensor | None = None
@@ -97,10 +101,13 @@ class SidLogitsProcessor(LogitsProcessor):
     def leaves(self, sequences: Tensor) -> Tensor:
         """The leaf of each generated sequence `[R, T]` of the last `generate()`; -1 for none.
 
+        The next call of the processor starts a `generate()`, even if its prompts are `sequences`.
+
         Args:
             sequences: what `generate()` returned, prompts included for causal models.
         """
         self._move(sequences.device)
+        self._ids = None
         first = self._start
         return self._walk(sequences[:, first : first + self.trie.num_levels])
 

@@ -147,6 +147,33 @@ def test_one_processor_serves_one_generate_after_another(llama):
         assert (processor.leaves(found[0]) >= 0).all()
 
 
+@pytest.mark.parametrize("forget", ["leaves", "reset"])
+@pytest.mark.parametrize("new_tokens", [3, 4])
+def test_the_last_output_can_be_the_next_prompt(llama, new_tokens, forget):
+    trie = PrefixTrie.from_codes(catalog("full"), SIZES)
+    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS)
+    sequences = prompts((5, 2))["input_ids"]
+    for _ in range(3):
+        start = sequences.shape[1]
+        sequences = llama.generate(
+            input_ids=sequences,
+            attention_mask=torch.ones_like(sequences),
+            logits_processor=[processor],
+            max_new_tokens=new_tokens,
+        )
+        if forget == "reset":
+            written = processor._walk(sequences[:, start : start + 3])
+            processor.reset()
+        else:
+            written = processor.leaves(sequences)
+            assert torch.equal(processor.leaves(sequences), written)
+        assert sequences.shape[1] == start + new_tokens
+        codes = torch.stack([trie.leaf_codes(written)[:, level] for level in range(3)], 1)
+        tokens = torch.stack([torch.tensor(TOKENS[i])[codes[:, i]] for i in range(3)], 1)
+        assert (written >= 0).all()
+        assert torch.equal(sequences[:, start : start + 3], tokens)
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_filters_and_removed_items_never_come_out(llama, shared):
     codes, inputs = catalog("full"), prompts()
