@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -96,24 +97,22 @@ def measure(
         self.add_callback(meter)
         return real(self, *args, **kwargs)
 
-    RecommenderTrainer.train = metered  # type: ignore[method-assign]
     training = TrainingConfig(epochs=1, batch_size=batch, **options)
     sequences = TrainingSequences(histories, leave_one_out(histories), max_length=20)
-    team = processes()
     # Of the launcher, so that all processes mean one folder.
     folder = Path(tempfile.gettempdir(), f"bench-sharding-{os.getppid()}")
-    train_model(
-        lambda: Recommender(config),
-        sequences,
-        lambda model: {"ndcg@10": 0.0},
-        folder,
-        training,
-        resume=False,
-        progress=False,
-    )
+    with mock.patch.object(RecommenderTrainer, "train", metered):
+        train_model(
+            lambda: Recommender(config),
+            sequences,
+            lambda model: {"ndcg@10": 0.0},
+            folder,
+            training,
+            resume=False,
+            progress=False,
+        )
     team = processes()
     team.wait_for_everyone()
-    RecommenderTrainer.train = real  # type: ignore[method-assign]
     if team.is_main_process:
         shutil.rmtree(folder)
         spent = meter.moments[-1] - meter.moments[0]

@@ -85,6 +85,16 @@ def _swap(keys, loads, i, j):
 
 
 @njit
+def _insert(keys, loads, low, high):
+    """Sort ``keys[low : high + 1]``, a few, from the largest down."""
+    for i in range(low + 1, high + 1):
+        j = i
+        while j > low and keys[j - 1] < keys[j]:
+            _swap(keys, loads, j - 1, j)
+            j -= 1
+
+
+@njit
 def _split(keys, loads, low, high):
     """Hoare's partition of ``low .. high``, larger keys first; the end of the first part."""
     a, b, c = keys[low], keys[(low + high) // 2], keys[high]
@@ -122,11 +132,7 @@ def order(keys, loads, n, k):
                 stack[top, 0], stack[top, 1] = low, j
                 top += 1
                 low = j + 1
-        for i in range(low + 1, high + 1):
-            j = i
-            while j > low and keys[j - 1] < keys[j]:
-                _swap(keys, loads, j - 1, j)
-                j -= 1
+        _insert(keys, loads, low, high)
 
 
 @njit
@@ -139,11 +145,7 @@ def select(keys, loads, n, k):
             high = j
         else:
             low = j + 1
-    for i in range(low + 1, high + 1):
-        j = i
-        while j > low and keys[j - 1] < keys[j]:
-            _swap(keys, loads, j - 1, j)
-            j -= 1
+    _insert(keys, loads, low, high)
     least = keys[0]
     for i in range(1, k):
         least = min(least, keys[i])

@@ -67,8 +67,8 @@ def check_types(where: str, options: Mapping[str, Any], target: Callable[..., An
         target: a function or class with type hints.
     """
     plain_class = isinstance(target, type) and not dataclasses.is_dataclass(target)
-    # mypy takes `target.__init__` for one on an instance.
-    hints = typing.get_type_hints(getattr(target, "__init__") if plain_class else target)  # noqa: B009
+    described: Any = target  # mypy takes `target.__init__` for one on an instance
+    hints = typing.get_type_hints(described.__init__ if plain_class else target)
     for key, value in options.items():
         if key in hints and not _matches(value, hints[key]):
             raise ConfigError(f"{where}: {key}={value!r}; expected {_shown(hints[key])}")
