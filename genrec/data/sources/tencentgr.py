@@ -41,7 +41,8 @@ def prepare_tencentgr(
     """TencentGR from its files: Hugging Face's parquet folders or the contest's json lines.
 
     What was read is kept beside `folder` until the dataset is whole, so that the same command goes
-    on where an interrupted one stopped. Memory does not grow with the number of events.
+    on where an interrupted one stopped. Of the events a process holds a piece of a file; the rest
+    is in arrays on disk, whose mapped pages count as memory though the system may take them back.
 
     Example:
         genrec prepare tencentgr data/tencentgr --from downloads/TencentGR-1M
