@@ -2,8 +2,8 @@
 
 Back ends with the same results: torch operations, which run on any device (on the CPU numpy ranks
 the few that torch found, unless ``"torch-only"`` is asked for), a kernel compiled by numba for the
-CPU, and one written in Triton for CUDA. The compiled ones are taken where they can run, unless asked
-otherwise.
+CPU, and one written in Triton for CUDA. The compiled ones are taken where they can run, unless
+asked otherwise.
 """
 
 from __future__ import annotations
