@@ -173,8 +173,39 @@ def picture(curves: str | None) -> list[str]:
     """The section of the learning curves."""
     if curves is None:
         return []
-    text = "Validation NDCG@10; the best epoch of each run was kept."
+    text = "Validation NDCG@10 by epoch and by minutes; the best epoch of each run was kept."
     return ["## Learning curves", "", text, "", f"![Validation by epoch]({curves})", ""]
+
+
+def validation(log: Path) -> list[dict[str, float]]:
+    """The evaluations of a run's log: `epoch`, `eval_ndcg@10` and `seconds` of training so far."""
+    return [entry for entry in read_json(log) if "eval_ndcg@10" in entry]
+
+
+def reached(folder: Path, run: str) -> list[str]:
+    """A table of how long each run trained until its validation was that of the best of `run`."""
+    logs = {
+        log.parent.name: validation(log) for log in sorted((folder / "runs").glob("*/log.json"))
+    }
+    if not logs.get(run):
+        raise SystemExit(f"--reach {run}: no such run with a log; there are {', '.join(logs)}")
+    best = max(logs[run], key=lambda entry: entry["eval_ndcg@10"])
+    aim, spent = best["eval_ndcg@10"], best["seconds"]
+    lines = [
+        f"### Training until validation NDCG@10 is {run}'s best, {number(aim)}",
+        "",
+        "| method | best validation | epoch | minutes | share of the time |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, entries in logs.items():
+        top = number(max(entry["eval_ndcg@10"] for entry in entries))
+        first = next((entry for entry in entries if entry["eval_ndcg@10"] >= aim), None)
+        when = ["never", "", ""]
+        if first is not None:
+            seconds = first["seconds"]
+            when = [f"{first['epoch']:.0f}", f"{seconds / 60:.1f}", f"{seconds / spent:.1%}"]
+        lines.append(f"| {name} | {top} | {' | '.join(when)} |")
+    return [*lines, ""]
 
 
 def beams(method: str, study: dict[str, Any]) -> list[str]:
@@ -204,7 +235,7 @@ def published_for(name: str) -> dict[str, Any]:
 
 
 def draw_curves(folders: list[Path], path: Path) -> bool:
-    """Draw validation NDCG@10 over epochs, a line per run and a style per order of events.
+    """Draw validation NDCG@10 by epoch and by minutes, a line per run, a style per order of events.
 
     Returns:
         Whether any run left a log to draw.
@@ -212,27 +243,30 @@ def draw_curves(folders: list[Path], path: Path) -> bool:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     colours: dict[str, Any] = {}
     try:
         for folder, style in zip(folders, ("-", "--"), strict=False):
             for log in sorted((folder / "runs").glob("*/log.json")):
-                points = [
-                    (entry["epoch"], entry["eval_ndcg@10"])
-                    for entry in read_json(log)
-                    if "eval_ndcg@10" in entry
-                ]
-                method = log.parent.name
+                entries, method = validation(log), log.parent.name
                 label = method if method not in colours else None
-                colour = colours.setdefault(method, f"C{len(colours) % 10}")
-                marker = "osv^"[len(colours) // 11 % 4]
-                epochs, values = zip(*points, strict=True)
-                axes.plot(epochs, values, style, color=colour, marker=marker, ms=4, label=label)
+                look = {
+                    "color": colours.setdefault(method, f"C{len(colours) % 10}"),
+                    "marker": "osv^"[len(colours) // 11 % 4],
+                    "ms": 4,
+                }
+                values = [entry["eval_ndcg@10"] for entry in entries]
+                epochs = [entry["epoch"] for entry in entries]
+                minutes = [entry["seconds"] / 60 for entry in entries]
+                panels[0].plot(epochs, values, style, label=label, **look)
+                panels[1].plot(minutes, values, style, **look)
         if not colours:
             return False
-        axes.set(xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
-        axes.grid(color="#e5e7eb")
-        axes.spines[["top", "right"]].set_visible(False)
+        panels[0].set(xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
+        panels[1].set(xlabel="minutes of training")
+        for axes in panels:
+            axes.grid(color="#e5e7eb")
+            axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside right upper", frameon=False)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})
@@ -241,13 +275,16 @@ def draw_curves(folders: list[Path], path: Path) -> bool:
     return True
 
 
-def page(folders: list[Path], note: str, *, curves: str | None = None) -> tuple[str, str]:
+def page(
+    folders: list[Path], note: str, *, curves: str | None = None, reach: str | None = None
+) -> tuple[str, str]:
     """Name and text of the page of one recipe's output folders, the first in file order.
 
     Args:
         folders: of the recipe, one per order of events.
         note: what else a reader must know.
         curves: file name of the learning curves beside the page.
+        reach: a run whose best validation the others' times to are told.
     """
     name = folders[0].name
     published = published_for(name)
@@ -295,6 +332,7 @@ def page(folders: list[Path], note: str, *, curves: str | None = None) -> tuple[
         *over_seeds(rows),
         *by_popularity(rows),
         *picture(curves),
+        *(reached(folders[0], reach) if reach else []),
         *studies,
         "## Fingerprints",
         "",
@@ -308,10 +346,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--note", default="", help="what else a reader must know")
+    parser.add_argument("--reach", help="tell how long each run trained until this one's best")
     arguments = parser.parse_args()
     curves = f"{arguments.folders[0].name}-curves.svg"
     drawn = draw_curves(arguments.folders, DOCS / curves)
-    name, text = page(arguments.folders, arguments.note, curves=curves if drawn else None)
+    name, text = page(
+        arguments.folders,
+        arguments.note,
+        curves=curves if drawn else None,
+        reach=arguments.reach,
+    )
     (DOCS / f"{name}.md").write_text(text)
     print(f"wrote {DOCS / name}.md")
 

@@ -6,6 +6,9 @@ and text, and no others: what a file could run is not refused by a filter but do
 
     read_plain_pickle("seq_offsets.pkl")                  # Python objects
     read_plain_pickle("indexer.pkl", mapping=PairColumns) # dicts as columns, 16 bytes a pair
+    read_plain_pickle("emb_81_32.pkl", arrays=True)       # arrays of numbers too
+
+Arrays are read from their bytes by `genrec.data.pickled_arrays`.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from genrec.data.pickled_arrays import NotNumbers, built, called, named, places_read
 from genrec.errors import DataError
 
 _INT32 = struct.Struct("<i")
+_UINT8 = struct.Struct("B")
 _UINT16 = struct.Struct("<H")
 _UINT32 = struct.Struct("<I")
 _UINT64 = struct.Struct("<Q")
@@ -106,7 +111,7 @@ def read_plain_pickle(
     path: str | os.PathLike[str],
     *,
     mapping: Callable[[], Mapping] = PlainDict,
-    floats: bool = False,
+    arrays: bool = False,
 ) -> Any:
     """The object of a pickle file of plain data, of any protocol.
 
@@ -116,16 +121,18 @@ def read_plain_pickle(
     Args:
         path: the file.
         mapping: makes the object for each dict.
-        floats: accept floating point numbers too.
+        arrays: accept floating point numbers, bytes, None, True and False too, and arrays of
+            numbers as numpy pickles them, which become a `PickledArray` each. The file is read
+            twice then, so that what it does not read again is not kept.
 
     Raises:
-        DataError: if the file is missing, truncated or no pickle, or holds anything but dicts,
-            lists, tuples, sets, integers and text; says at which byte.
+        DataError: if the file is missing, truncated or no pickle, or holds anything else than
+            dicts, lists, tuples, sets, integers, text and those; says at which byte.
     """
     path = Path(path)
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _run(data, path, mapping, floats)
+            return _run(data, path, mapping, arrays)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
@@ -134,11 +141,12 @@ def read_plain_pickle(
         raise DataError(f"{path}: cannot be read ({error}); fetch it again") from error
 
 
-def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], floats: bool) -> Any:
+def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], arrays: bool) -> Any:
     """Follow the instructions; the most frequent ones come first."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    at = start = 0
+    wanted = places_read(data) if arrays else None
+    at = start = memoized = 0
 
     def to_mark() -> list[Any]:
         for depth in range(len(stack) - 1, -1, -1):
@@ -182,7 +190,9 @@ def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], floats: bo
                 stack.append(text(at + 1, length).decode("utf-8", "surrogatepass"))
                 at += 1 + length
             elif op == 0x94:  # MEMOIZE
-                memo[len(memo)] = stack[-1]
+                if wanted is None or memoized in wanted:
+                    memo[memoized] = stack[-1]
+                memoized += 1
             elif op == 0x28:  # MARK
                 stack.append(_MARK)
             elif op == 0x75 or op == 0x73:  # SETITEMS, SETITEM
@@ -196,10 +206,15 @@ def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], floats: bo
                     raise IndexError
                 stack[-1].extend(items)
             elif op == 0x71:  # BINPUT
-                memo[data[at]] = stack[-1]
+                if wanted is None or data[at] in wanted:
+                    memo[data[at]] = stack[-1]
+                memoized += 1
                 at += 1
             elif op == 0x72:  # LONG_BINPUT
-                memo[_UINT32.unpack_from(data, at)[0]] = stack[-1]
+                place = _UINT32.unpack_from(data, at)[0]
+                if wanted is None or place in wanted:
+                    memo[place] = stack[-1]
+                memoized += 1
                 at += 4
             elif op == 0x68:  # BINGET
                 stack.append(memo[data[at]])
@@ -212,7 +227,7 @@ def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], floats: bo
                 length = size.unpack_from(data, at)[0]
                 stack.append(text(at + size.size, length).decode("utf-8", "surrogatepass"))
                 at += size.size + length
-            elif op == 0x47 and floats:  # BINFLOAT
+            elif op == 0x47 and arrays:  # BINFLOAT
                 stack.append(_DOUBLE.unpack_from(data, at)[0])
                 at += 8
             elif op == 0x7D:  # EMPTY_DICT
@@ -253,8 +268,11 @@ def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], floats: bo
             elif op in (0x49, 0x4C):  # INT, LONG
                 word = line()
                 if word in (b"00", b"01"):  # protocol 0 writes its booleans so
-                    raise _refused(path, start, "True or False")
-                stack.append(int(word.rstrip(b"L")))
+                    if not arrays:
+                        raise _refused(path, start, "True or False")
+                    stack.append(word == b"01")
+                else:
+                    stack.append(int(word.rstrip(b"L")))
                 at += len(word) + 1
             elif op == 0x56:  # UNICODE
                 word = line()
@@ -263,7 +281,9 @@ def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], floats: bo
             elif op in (0x70, 0x67):  # PUT, GET
                 word = line()
                 if op == 0x70:
-                    memo[int(word)] = stack[-1]
+                    if wanted is None or int(word) in wanted:
+                        memo[int(word)] = stack[-1]
+                    memoized += 1
                 else:
                     stack.append(memo[int(word)])
                 at += len(word) + 1
@@ -275,8 +295,38 @@ def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], floats: bo
                 if len(stack) != 1 or stack[0] is _MARK:
                     raise IndexError
                 return stack[0]
-            else:
+            elif not arrays:
                 raise _refused(path, start, _OTHERS.get(op, f"instruction {op:#04x}"))
+            elif op in (0x43, 0x42, 0x8E, 0x96):  # SHORT_BINBYTES to BYTEARRAY8
+                size = {0x43: _UINT8, 0x42: _UINT32}.get(op, _UINT64)
+                length = size.unpack_from(data, at)[0]
+                stack.append(text(at + size.size, length))
+                at += size.size + length
+            elif op == 0x52:  # REDUCE
+                arguments = stack.pop()
+                stack[-1] = called(stack[-1], arguments)
+            elif op == 0x62:  # BUILD
+                state = stack.pop()
+                built(stack[-1], state)
+            elif op == 0x93:  # STACK_GLOBAL
+                name = stack.pop()
+                stack[-1] = named(stack[-1], name)
+            elif op == 0x63:  # GLOBAL
+                module = line()
+                at += len(module) + 1
+                name = line()
+                at += len(name) + 1
+                stack.append(named(module.decode(), name.decode()))
+            elif op in (0x4E, 0x88, 0x89):  # NONE, NEWTRUE, NEWFALSE
+                stack.append(None if op == 0x4E else op == 0x88)
+            elif op == 0x46:  # FLOAT
+                word = line()
+                stack.append(float(word))
+                at += len(word) + 1
+            else:
+                raise _refused(path, start, _OTHERS.get(op, f"instruction {op:#04x}"), arrays)
+    except NotNumbers as error:
+        raise _refused(path, start, str(error), arrays) from error
     except (IndexError, KeyError, struct.error) as error:
         raise DataError(
             f"{path}: is truncated or no pickle (byte {start:,}); fetch it again"
@@ -315,9 +365,10 @@ _OTHERS = {
 }
 
 
-def _refused(path: Path, at: int, what: str) -> DataError:
+def _refused(path: Path, at: int, what: str, arrays: bool = False) -> DataError:
+    more = ", numbers and numpy's arrays of numbers" if arrays else ", integers"
     return DataError(
-        f"{path}: holds {what} at byte {at:,}, where dicts, lists, tuples, sets, integers and text "
+        f"{path}: holds {what} at byte {at:,}, where dicts, lists, tuples, sets{more} and text "
         "are expected; nothing of it was run: do not open it with other programs, fetch the file "
         "from its publisher"
     )

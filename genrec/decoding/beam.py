@@ -102,7 +102,8 @@ def beam_search(
             decoder's log-probabilities.
         max_width: most prefixes per level that ``exact`` may keep, by default all; users who need
             more stay without a certificate.
-        backend: ``"torch"``, ``"compiled"`` (CPU only, needs numba), ``"triton"`` (CUDA), or
+        backend: ``"torch"``, ``"torch-only"`` (what ``"torch"`` does on devices other than the CPU,
+            where numpy helps it), ``"compiled"`` (CPU only, needs numba), ``"triton"`` (CUDA), or
             ``"auto"``: a compiled one where it can run. All rank alike, ties included;
             renormalised scores and those of a decoder that returns logits may differ in the last
             digits.

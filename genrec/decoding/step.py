@@ -1,8 +1,9 @@
 """One level of a constrained search: the best children of every user's beams.
 
-Three back ends with the same results: torch operations on any device (with numpy on the CPU), a
-kernel compiled by numba for the CPU, and one written in Triton for CUDA. The compiled ones are
-taken where they can run, unless asked otherwise.
+Back ends with the same results: torch operations, which run on any device (on the CPU numpy ranks
+the few that torch found, unless ``"torch-only"`` is asked for), a kernel compiled by numba for the
+CPU, and one written in Triton for CUDA. The compiled ones are taken where they can run, unless
+asked otherwise.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from genrec.decoding.torch_step import torch_step
 from genrec.decoding.trie import PrefixTrie
 from genrec.errors import ConfigError
 
-Backend = Literal["auto", "torch", "compiled", "triton"]
+Backend = Literal["auto", "torch", "torch-only", "compiled", "triton"]
 
 MOST_TRITON = 2047  # beams that one Triton program can sort
 
 
 def chosen_backend(backend: str, device: torch.device) -> str:
-    """``"torch"``, ``"compiled"`` or ``"triton"``.
+    """``"torch"``, ``"torch-only"``, ``"compiled"`` or ``"triton"``.
 
     Args:
         backend: ``"auto"`` takes the compiled one on the CPU if numba is installed, and Triton on
@@ -42,7 +43,7 @@ def chosen_backend(backend: str, device: torch.device) -> str:
     if backend not in get_args(Backend):
         raise ConfigError(f"backend={backend!r}: expected one of {', '.join(get_args(Backend))}")
     cpu, cuda = device.type == "cpu", device.type == "cuda"
-    if backend == "torch":
+    if backend in ("torch", "torch-only"):
         return backend
     if backend == "auto":
         if cpu and _installed("numba"):
@@ -136,7 +137,9 @@ def expand_beams(
         from genrec.decoding.triton_step import triton_step
 
         return triton_step(given)
-    return cpu_step(given) if trie.device.type == "cpu" else torch_step(given)
+    if chosen != "torch-only" and trie.device.type == "cpu":
+        return cpu_step(given)
+    return torch_step(given)
 
 
 __all__ = ["Backend", "Step", "chosen_backend", "expand_beams"]

@@ -12,6 +12,7 @@ from genrec.data import Catalog
 from genrec.tokenizers.vocabulary import SidVocabulary
 
 _ITEMS = ("kept", "added", "removed")
+_SEPARATE = 0.95  # Share of changed SIDs from which two vocabularies hardly share codebooks.
 
 
 def churn(old: SidVocabulary, new: SidVocabulary) -> dict[str, Any]:
@@ -47,6 +48,12 @@ def churn_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     before, after = found["codebook_sizes"]
     if before != after:
         rows.append(("codebook sizes", f"{before} -> {after}: train a new model"))
+    if not found["items_kept"]:
+        rows.append(("why", "no item id in common: are these vocabularies of one catalogue?"))
+    elif before == after and found["changed_tuples"] > _SEPARATE:
+        rows.append(
+            ("why", "codebooks learned apart number their codes apart; genrec refresh keeps SIDs")
+        )
     return rows
 
 

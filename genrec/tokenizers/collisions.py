@@ -175,7 +175,8 @@ def _moved(items: Items, policy: str, move: Callable[..., np.ndarray]) -> Resolv
         "moved_to_another_prefix": int(changed[:, :-1].any(axis=1).sum()),
         "distortion_before": before,
         "distortion_after": after,
-        "distortion_increase": after / before - 1 if before > 0 else 0.0,
+        # A ratio to rounding errors says nothing.
+        "distortion_increase": after / before - 1 if before > 1e-6 * after else None,
     }
     return Resolved(moved, items.sizes, report)
 

@@ -177,9 +177,15 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
         "colliding items", f"{summary['colliding_items']:,} ({summary['collision_share']:.2%})"
     )
     if "distortion_increase" in report:
+        change = report["distortion_increase"]
+        cost = (
+            f"{report['distortion_before']:.3g} to {report['distortion_after']:.3g}"
+            if change is None
+            else f"{change:+.2%}"
+        )
         facts.add_row(
             f"items moved by {summary['collision_policy']}",
-            f"{report['moved_items']:,}, distortion {report['distortion_increase']:+.2%}",
+            f"{report['moved_items']:,}, distortion {cost}",
         )
     largest = summary["largest_bucket"]
     if largest["size"] > 1:

@@ -128,7 +128,15 @@ def test_other_types_are_refused(tmp_path: Path, value: Any, protocol: int):
 
 def test_floats_where_they_are_due(tmp_path: Path):
     value = {30_000_000_001: [0.25, -1.5]}
-    assert read_plain_pickle(written(tmp_path, value, 4), floats=True) == value
+    assert read_plain_pickle(written(tmp_path, value, 4), arrays=True) == value
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_floats_of_every_protocol(tmp_path: Path, protocol: int):
+    value = {"a": [0.25, -1e300, float("inf")], "b": [None, True, False, b"", b"ab"]}
+    if protocol < 3:
+        value.pop("b")  # bytes are the call of a function there
+    assert read_plain_pickle(written(tmp_path, value, protocol), arrays=True) == value
 
 
 def test_every_truncation_is_named(tmp_path: Path):

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult
 
 FULL = 1000  # wider than any trie here
+CHUNK = 32  # children that the compiled kernel looks at together
+BYTE = 256  # codes that one byte can tell apart
+LIMIT = 2**16  # most codes of a level
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+BACKENDS = ["torch", "torch-only", "compiled"] + ["triton"] * _HAS_TRITON
 
 
 class TableDecoder:
@@ -109,23 +118,112 @@ class Case:
         return {"exclude": self.exclude, "filter": filters[self.k % 3]}
 
 
-@st.composite
-def cases(draw, max_levels=4, max_size=5, max_items=30) -> Case:
-    """Tries with collisions, single children, full levels, one item; often too few allowed items.
+TRAITS = (
+    "small",
+    "more than 32 children",
+    "a full level of more than 32",
+    "a code above 255",
+    "a code above 65,000",
+    "a single child",
+    "one item",
+    "collisions",
+    "fewer than k are allowed",
+    "nothing is allowed",
+)
 
-    Scores are multiples of 1/4 half of the time: sums are then exact and ties are frequent.
-    """
+
+def traits(case: Case) -> set[str]:
+    """Which of `TRAITS` a case has, from its codes alone."""
+    found = set()
+    rows = [tuple(row) for row in case.codes.tolist()]
+    above = {()}
+    for depth, size in enumerate(case.sizes):
+        children: dict[tuple[int, ...], set[int]] = {}
+        for row in rows:
+            children.setdefault(row[:depth], set()).add(row[depth])
+        counts = [len(some) for some in children.values()]
+        if max(counts) > CHUNK:
+            found.add("more than 32 children")
+        if size > CHUNK and sum(counts) == len(above) * size:
+            found.add("a full level of more than 32")
+        if min(counts) == 1 < size:
+            found.add("a single child")
+        above = {row[: depth + 1] for row in rows}
+    if case.codes.max() >= BYTE:
+        found.add("a code above 255")
+    if case.codes.max() > 65_000:
+        found.add("a code above 65,000")
+    if max(case.sizes) <= 6:
+        found.add("small")
+    if len(rows) == 1:
+        found.add("one item")
+    if len(set(rows)) < len(rows):
+        found.add("collisions")
+    left = min(len(rows) - len(case.excluded(user)) for user in range(case.batch))
+    if left < min(case.k, len(rows)):
+        found.add("fewer than k are allowed")
+    if left == 0:
+        found.add("nothing is allowed")
+    return found
+
+
+def _small(draw, rng, max_levels, max_size, max_items):
+    """Up to ``max_items`` tuples of up to ``max_size`` codes a level, or every tuple."""
     levels = draw(st.integers(1, max_levels))
     sizes = tuple(draw(st.integers(1, max_size)) for _ in range(levels))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     if draw(st.integers(0, 5)) == 0:  # every tuple exists
         codes = np.stack(np.unravel_index(np.arange(math.prod(sizes)), sizes), axis=1)
-        codes = rng.permutation(codes)
+        return sizes, rng.permutation(codes)
+    n = draw(st.integers(1, max_items))
+    return sizes, np.stack([rng.integers(0, size, n) for size in sizes], axis=1)
+
+
+def _wide(draw, rng, max_levels):
+    """One level of many codes, among at most two of few: as many children as a chunk, and more.
+
+    A family of it is a part of the codes, with the last one, or all of them under every prefix.
+    """
+    low, high, full = draw(
+        st.sampled_from(
+            [
+                (CHUNK, 2 * CHUNK + 1, True),
+                (CHUNK, 3 * CHUNK + 1, False),
+                (BYTE, 600, False),
+                (LIMIT - 30, LIMIT, False),
+            ]
+        )
+    )
+    levels = draw(st.integers(1, min(2 if high > BYTE else 3, max_levels)))
+    sizes = [draw(st.integers(1, 2)) for _ in range(levels)]
+    place = draw(st.integers(0, levels - 1))
+    size = sizes[place] = draw(st.integers(low, high))
+    if full:
+        codes = np.stack(np.unravel_index(np.arange(math.prod(sizes)), sizes), axis=1)
+        return tuple(sizes), rng.permutation(codes)
+    n = draw(st.sampled_from([1, 2, CHUNK, CHUNK + 1, 2 * CHUNK + 1, 3 * CHUNK]))
+    codes = np.stack([rng.integers(0, size, n) for size in sizes], axis=1)
+    one = rng.permutation(size - 1)[: min(n, size) - 1]
+    codes[: len(one) + 1, place] = np.append(one, size - 1)
+    codes[: len(one) + 1, :place] = 0  # siblings
+    return tuple(sizes), rng.permutation(codes)
+
+
+@st.composite
+def cases(draw, max_levels=4, max_size=5, max_items=30, wide=True) -> Case:
+    """Tries with collisions, single children, full levels, one item; often too few allowed items.
+
+    With ``wide`` one in three has a level of 32 to 65,536 codes. Scores are multiples of 1/4 half
+    of the time: sums are then exact and ties are frequent.
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    if wide and draw(st.integers(0, 2)) == 0:
+        sizes, codes = _wide(draw, rng, max_levels)
+        if len(codes) > 1 and draw(st.booleans()):
+            codes = np.concatenate([codes, codes[: draw(st.integers(1, 3))]])
     else:
-        n = draw(st.integers(1, max_items))
-        codes = np.stack([rng.integers(0, size, n) for size in sizes], axis=1)
+        sizes, codes = _small(draw, rng, max_levels, max_size, max_items)
     n = len(codes)
-    batch = draw(st.integers(1, 3))
+    batch = draw(st.integers(1, 3 if max(sizes) <= BYTE else 2))
     exclude = None
     if draw(st.booleans()):
         width = draw(st.integers(0, n + 2))
@@ -141,7 +239,36 @@ def cases(draw, max_levels=4, max_size=5, max_items=30) -> Case:
     if draw(st.booleans()):  # from nothing to everything allowed, for all or per user
         share = draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
         allowed = rng.random((n,) if draw(st.booleans()) else (batch, n)) < share
-    return Case(codes, sizes, rng.permutation(n), exclude, k, batch, decoder, allowed)
+    case = Case(codes, sizes, rng.permutation(n), exclude, k, batch, decoder, allowed)
+    for trait in sorted(traits(case)):
+        event(trait)
+    return case
+
+
+def on_every_backend(*strategies, examples=60, **options):
+    """A property of a case, and what ``strategies`` draw, tested on each back end.
+
+    Triton's interpreter takes half a second a search: it gets a few small cases.
+    """
+
+    def decorated(holds):
+        @pytest.mark.parametrize("backend", BACKENDS)
+        def test(backend):
+            some = cases(**options)
+            if backend == "triton":
+                some = cases(**{**options, "max_levels": 2, "max_items": 9, "wide": False})
+
+            @settings(max_examples=4 if backend == "triton" else examples, deadline=None)
+            @given(st.tuples(some, *strategies))
+            def on_one(drawn):
+                holds(*drawn, backend=backend)
+
+            on_one()
+
+        test.__name__, test.__doc__ = holds.__name__, holds.__doc__
+        return test
+
+    return decorated
 
 
 def brute_force(case: Case, scores=None) -> list[list[tuple[int, float]]]:
@@ -151,9 +278,9 @@ def brute_force(case: Case, scores=None) -> list[list[tuple[int, float]]]:
         first_rank[tuple(codes)] = min(rank, first_rank.get(tuple(codes), rank))
     ranked = []
     for user in range(case.batch):
-        rows = []
+        rows, banned = [], case.excluded(user)
         for item, codes in enumerate(case.codes.tolist()):
-            if item in case.excluded(user):
+            if item in banned:
                 continue
             score = case.decoder.score(user, codes) if scores is None else scores(user, codes)
             order = (-score, first_rank[tuple(codes)], int(case.tie_order[item]))

@@ -1,4 +1,4 @@
-"""The compiled back end against the torch one: single steps, and whole searches."""
+"""The back ends against each other: single steps, and whole searches over random tries."""
 
 from __future__ import annotations
 
@@ -18,15 +18,9 @@ from genrec.decoding.expansion import Expansion
 from genrec.decoding.step import chosen_backend
 from genrec.decoding.torch_step import torch_step
 from genrec.errors import ConfigError
-from tests.decoding.cases import (
-    FULL,
-    LogitDecoder,
-    TableDecoder,
-    brute_force,
-    cases,
-    expect,
-    same_results,
-)
+from tests.decoding.cases import LogitDecoder, TableDecoder, cases, same_results
+
+PLAIN = ["torch-only", "torch", "compiled"]  # Triton's interpreter is slow: see test_triton
 
 
 def random_step(seed, *, batch=5, width=60, codes=300, share=0.3, wide=False):
@@ -51,18 +45,18 @@ def random_step(seed, *, batch=5, width=60, codes=300, share=0.3, wide=False):
 def test_wide_steps_are_the_same(share, wide, keep):
     trie, log_probs, nodes, scores = random_step(0, share=share, wide=wide)
     log_probs = log_probs.log_softmax(-1).mul(8).round().div(8).clamp_max(0)  # many ties
-    slow, fast = (
-        expand_beams(trie, 1, log_probs, nodes, scores, keep=keep, backend=name)
-        for name in ("torch", "compiled")
+    slow, *others = (
+        expand_beams(trie, 1, log_probs, nodes, scores, keep=keep, backend=name) for name in PLAIN
     )
     alive = slow.nodes >= 0
     assert alive.sum(dim=1).min() > 0
-    for name in ("nodes", "scores", "dropped", "sound"):
-        assert torch.equal(getattr(slow, name), getattr(fast, name)), name
-    for name in ("parent", "code"):
-        assert torch.equal(getattr(slow, name)[alive], getattr(fast, name)[alive]), name
-    torch.testing.assert_close(fast.leaked, slow.leaked, atol=1e-4, rtol=1e-4)
-    assert torch.equal(slow.best_dropped, fast.best_dropped)
+    for fast in others:
+        for name in ("nodes", "scores", "dropped", "sound"):
+            assert torch.equal(getattr(slow, name), getattr(fast, name)), name
+        for name in ("parent", "code"):
+            assert torch.equal(getattr(slow, name)[alive], getattr(fast, name)[alive]), name
+        torch.testing.assert_close(fast.leaked, slow.leaked, atol=1e-4, rtol=1e-4)
+        assert torch.equal(slow.best_dropped, fast.best_dropped)
 
 
 @pytest.mark.parametrize("options", [{}, {"logits": True}, {"renormalize": True}])
@@ -117,7 +111,7 @@ def test_threads_change_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf])
-@pytest.mark.parametrize("backend", ["torch", "compiled"])
+@pytest.mark.parametrize("backend", PLAIN)
 def test_logits_that_are_no_numbers_are_noticed(bad, backend):
     trie, log_probs, nodes, scores = random_step(2)
     nodes[3, 4] = 0
@@ -134,7 +128,9 @@ def test_an_impossible_back_end_is_an_error(monkeypatch):
     assert chosen_backend("auto", torch.device("meta")) == "torch"
     there = importlib.util.find_spec("triton") is not None
     assert chosen_backend("auto", torch.device("cuda")) == ("triton" if there else "torch")
-    with pytest.raises(ConfigError, match="expected one of auto, torch, compiled, triton"):
+    assert chosen_backend("torch-only", cpu) == "torch-only"
+    names = "expected one of auto, torch, torch-only, compiled, triton"
+    with pytest.raises(ConfigError, match=names):
         chosen_backend("numba", cpu)
     with pytest.raises(ConfigError, match="it runs on the CPU only"):
         chosen_backend("compiled", torch.device("meta"))
@@ -157,15 +153,24 @@ def test_an_impossible_back_end_is_an_error(monkeypatch):
         step._has_triton.cache_clear()
 
 
-def both(*arguments, **options):
-    """The results of both back ends."""
-    return (
-        beam_search(*arguments, backend="torch", **options),
-        beam_search(*arguments, backend="compiled", **options),
-    )
+def test_torch_only_is_what_runs_on_other_devices(monkeypatch):
+    """The same function as for a trie on CUDA without Triton, also where a floor is given."""
+    monkeypatch.setattr(step, "cpu_step", lambda given: pytest.fail("torch and numpy"))
+    trie, log_probs, nodes, scores = random_step(4)
+    options = {"keep": 20, "logits": True, "backend": "torch-only"}
+    for floor in (None, scores[:, 5] - 4):
+        found = expand_beams(trie, 1, log_probs, nodes, scores, floor=floor, **options)
+        assert (found.nodes >= 0).any()
+    with pytest.raises(pytest.fail.Exception, match="torch and numpy"):
+        expand_beams(trie, 1, log_probs, nodes, scores, keep=20, backend="torch")
 
 
-@settings(max_examples=200, deadline=None)
+def every(*arguments, **options):
+    """The results of the back ends, the slowest first."""
+    return [beam_search(*arguments, backend=name, **options) for name in PLAIN]
+
+
+@settings(max_examples=160, deadline=None)
 @given(cases(), st.integers(1, 8), st.booleans(), st.integers(0, 3))
 def test_log_probabilities_give_the_same_bits(case, width, exact, gone):
     trie = case.trie()
@@ -175,15 +180,9 @@ def test_log_probabilities_give_the_same_bits(case, width, exact, gone):
     filter = None if case.allowed is None else Filter.from_mask(trie, case.allowed)
     options = {"k": case.k, "exclude": case.exclude, "filter": filter}
     options |= {"beam_width": width, "exact": exact}
-    same_results(*both(case.decoder, trie, **options))
-
-
-@settings(max_examples=100, deadline=None)
-@given(cases())
-def test_both_equal_brute_force(case):
-    trie, ranked = case.trie(), brute_force(case)
-    for result in both(case.decoder, trie, k=case.k, beam_width=FULL, **case.left_out(trie)):
-        expect(result, ranked, case.k)
+    slow, *others = every(case.decoder, trie, **options)
+    for fast in others:
+        same_results(slow, fast)
 
 
 @settings(max_examples=100, deadline=None)
@@ -191,8 +190,12 @@ def test_both_equal_brute_force(case):
 def test_logits_and_renormalised_scores_agree_up_to_rounding(seed, logits, renormalize, width):
     """Scores without ties: near ties may be ranked either way after another rounding."""
     rng = np.random.default_rng(seed)
-    sizes = tuple(rng.integers(1, 7, rng.integers(1, 5)).tolist())
-    codes = np.stack([rng.integers(0, size, 40) for size in sizes], axis=1)
+    sizes = rng.integers(1, 7, rng.integers(1, 5))
+    if rng.random() < 0.5:  # more children than a chunk, codes of two bytes
+        sizes = np.append(sizes[:2], rng.choice([33, 64, 100, 300, 2000]))
+    sizes = tuple(rng.permutation(sizes).tolist())
+    items = 150 if max(sizes) > 7 else 40
+    codes = np.stack([rng.integers(0, size, items) for size in sizes], axis=1)
     trie = PrefixTrie.from_codes(codes, sizes)
     tables = [
         torch.from_numpy(rng.normal(size=(3, math.prod(sizes[:level]), size))).float() * 3
@@ -203,5 +206,7 @@ def test_logits_and_renormalised_scores_agree_up_to_rounding(seed, logits, renor
     else:
         decoder = TableDecoder([table.log_softmax(-1) for table in tables])
     options = {"k": 8, "beam_width": width, "renormalize": renormalize}
-    filter = Filter.from_mask(trie, torch.from_numpy(rng.random((3, 40)) < 0.7))
-    same_results(*both(decoder, trie, filter=filter, **options), tolerance=2e-5)
+    filter = Filter.from_mask(trie, torch.from_numpy(rng.random((3, items)) < 0.7))
+    slow, *others = every(decoder, trie, filter=filter, **options)
+    for fast in others:
+        same_results(slow, fast, tolerance=2e-5)

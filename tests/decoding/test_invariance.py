@@ -9,9 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.decoding import Filter, PrefixTrie, beam_search, expand_beams
-from tests.decoding.cases import FULL, TableDecoder, brute_force, cases, expect, tables
-
-BACKENDS = ["torch", "compiled"]
+from tests.decoding.cases import (
+    BACKENDS,
+    FULL,
+    TableDecoder,
+    brute_force,
+    expect,
+    on_every_backend,
+    tables,
+)
 
 
 def padded(lists: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -23,9 +29,8 @@ def padded(lists: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return wide
 
 
-@settings(max_examples=60, deadline=None)
-@given(cases(), st.integers(1, 6), st.sampled_from(BACKENDS), st.integers(0, 2**32 - 1))
-def test_padding_of_lists_changes_nothing(case, width, backend, seed):
+@on_every_backend(st.integers(1, 6), st.integers(0, 2**32 - 1), examples=40)
+def test_padding_of_lists_changes_nothing(case, width, seed, backend):
     rng, trie = np.random.default_rng(seed), case.trie()
     denied = rng.integers(0, len(case.codes), (case.batch, rng.integers(0, 4)))
     seen = np.zeros((case.batch, 0), dtype=int) if case.exclude is None else case.exclude.numpy()
@@ -44,15 +49,47 @@ def test_padding_of_lists_changes_nothing(case, width, backend, seed):
         assert torch.equal(value, getattr(spread, name)), name
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(0, 2**32 - 1),
-    st.integers(1, 40),
-    st.sampled_from([0.05, 0.4, 1.0]),
-    st.sampled_from(BACKENDS),
-    st.booleans(),
-)
-def test_dead_beams_and_the_order_of_beams_change_nothing(seed, keep, share, backend, logits):
+@on_every_backend(st.integers(1, 8), st.booleans(), st.integers(0, 2**32 - 1), examples=40)
+def test_batch_mates_and_item_order_change_nothing(case, width, renormalize, seed, backend):
+    trie = case.trie()
+    options = {"k": case.k, "beam_width": width, "renormalize": renormalize, "backend": backend}
+    left_out = case.left_out(trie)
+    together = beam_search(case.decoder, trie, **left_out, **options)
+    for user in range(case.batch):
+        row = torch.tensor([user])
+        own = None if case.exclude is None else case.exclude[row]
+        mine = left_out["filter"] and left_out["filter"].select(row)
+        alone = beam_search(case.decoder.select(row), trie, exclude=own, filter=mine, **options)
+        for name, value in vars(alone).items():
+            assert torch.equal(value, getattr(together, name)[row]), name
+
+    order = np.random.default_rng(seed).permutation(len(case.codes))
+    place = torch.from_numpy(np.append(np.argsort(order), -1))
+    other = PrefixTrie.from_codes(case.codes[order], case.sizes, case.tie_order[order])
+    exclude = None if case.exclude is None else place[case.exclude]
+    allowed = None if case.allowed is None else Filter.from_mask(other, case.allowed[..., order])
+    moved = beam_search(case.decoder, other, exclude=exclude, filter=allowed, **options)
+    assert torch.equal(place[together.items], moved.items)
+    for name, value in vars(moved).items():
+        if name != "items":
+            assert torch.equal(value, getattr(together, name)), name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("logits", [False, True])
+def test_dead_beams_and_the_order_of_beams_change_nothing(backend, logits):
+    shares = st.sampled_from([0.05, 0.4, 1.0])
+
+    @settings(max_examples=3 if backend == "triton" else 20, deadline=None)
+    @given(st.integers(0, 2**32 - 1), st.integers(1, 40), shares)
+    def holds(seed, keep, share):
+        dead_and_moved_beams(seed, keep, share, backend, logits)
+
+    holds()
+
+
+def dead_and_moved_beams(seed, keep, share, backend, logits):
+    """A step, and the same one with dead beams between its beams, in another order."""
     rng = np.random.default_rng(seed)
     every = np.stack(np.unravel_index(np.arange(30 * 40), (30, 40)), axis=1)
     trie = PrefixTrie.from_codes(every[np.append(rng.random(1199) < share, True)], (30, 40))
@@ -78,9 +115,8 @@ def test_dead_beams_and_the_order_of_beams_change_nothing(seed, keep, share, bac
     torch.testing.assert_close(plain.leaked, other.leaked, atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
-@given(cases(), st.integers(0, 3), st.sampled_from(BACKENDS), st.integers(0, 2**32 - 1))
-def test_deny_lists_that_leave_fewer_than_k(case, left, backend, seed):
+@on_every_backend(st.integers(0, 3), st.integers(0, 2**32 - 1), examples=40)
+def test_deny_lists_that_leave_fewer_than_k(case, left, seed, backend):
     """What is left comes back, all of it, in the order of brute force, and is certified."""
     rng, count = np.random.default_rng(seed), len(case.codes)
     rows = np.stack([rng.permutation(count) for _ in range(case.batch)])
@@ -111,8 +147,7 @@ def test_a_catalog_of_one_item(sizes, backend):
     assert gone.certified.all()
 
 
-@settings(max_examples=40, deadline=None)
-@given(cases(), st.integers(1, 3), st.sampled_from(BACKENDS))
+@on_every_backend(st.integers(1, 3), examples=40)
 def test_exact_renormalised_search_equals_the_full_width(case, width, backend):
     trie = case.trie()
     options = {"k": case.k, "renormalize": True, "backend": backend, **case.left_out(trie)}

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from genrec.decoding import Filter, PrefixTrie, beam_search, expand_beams, step
 from genrec.decoding.exclusions import Exclusions
-from tests.decoding.cases import LogitDecoder, TableDecoder, cases, same_results
+from tests.decoding.cases import Case, LogitDecoder, TableDecoder, cases, same_results, tables
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -137,6 +137,26 @@ def test_floors_and_wide_beams_go_to_torch(monkeypatch):
 @given(cases(max_levels=3, max_size=4, max_items=14), st.integers(1, 5), st.integers(0, 3))
 def test_searches_are_the_same_bits(case, width, gone):
     """Collisions, single children, full levels, exclusions, filters and removed items."""
+    the_same_bits(case, width, gone)
+
+
+@pytest.mark.parametrize("size", [33, 64, 257, 65_536])
+@pytest.mark.parametrize("full", [False, True])
+def test_families_of_many_children(size, full):
+    """More children than lanes of a program, codes of two bytes, the last code of all."""
+    rng = np.random.default_rng(size + full)
+    every = np.arange(size) if full and size < 100 else rng.permutation(size - 1)[:39]
+    codes = np.append(every, [every[0], size - 1])  # the first is there twice
+    codes = np.stack([np.zeros_like(codes), codes], axis=1)
+    codes = np.concatenate([codes, [[1, 5], [1, size - 1]]])
+    decoder = TableDecoder(tables(rng, 2, (2, size), grain=0.25))
+    ranks, seen = rng.permutation(len(codes)), torch.from_numpy(rng.integers(-1, 33, (2, 5)))
+    allowed = rng.random((2, len(codes))) < 0.6
+    the_same_bits(Case(codes, (2, size), ranks, seen, 7, 2, decoder, allowed), 2, gone=full)
+
+
+def the_same_bits(case, width, gone):
+    """The lists of a search with Triton and with the torch operations."""
     trie = case.trie()
     if gone:
         some = np.random.default_rng(gone).permutation(len(case.codes))[: len(case.codes) // 4]
@@ -156,11 +176,11 @@ def test_a_decoder_of_logits_with_a_filter_per_user_and_exclusions(renormalize):
     sizes = (3, 5, 3)
     codes = np.stack([rng.integers(0, size, 40) for size in sizes], axis=1)
     trie = PrefixTrie.from_codes(codes, sizes).to(DEVICE)
-    tables = [
+    logits = [
         torch.from_numpy(rng.normal(size=(3, math.prod(sizes[:level]), size))).float() * 3
         for level, size in enumerate(sizes)
     ]
-    decoder = LogitDecoder([table.to(DEVICE) for table in tables])
+    decoder = LogitDecoder([table.to(DEVICE) for table in logits])
     options = {
         "k": 4,
         "beam_width": 3,
@@ -172,20 +192,36 @@ def test_a_decoder_of_logits_with_a_filter_per_user_and_exclusions(renormalize):
     same_results(slow, fast, tolerance=2e-5)
 
 
-def test_a_step_is_two_launches(monkeypatch):
+@pytest.mark.parametrize("level", [0, 1])  # of inner nodes, and of leaves
+@pytest.mark.parametrize("per_user", [False, True])
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_step_is_two_launches_and_the_host_waits_for_nothing(monkeypatch, level, per_user, gone):
+    """Reading a value back would be an operation too: ``item``, ``nonzero``, a copy to the host."""
     trie, values, nodes, scores = a_step(5)
+    trie = trie.remove([0, 9]) if gone else trie
+    if level == 0:
+        nodes, scores = torch.zeros_like(nodes[:, :1]), torch.zeros_like(scores[:, :1])
+        values = torch.zeros(2, 1, 24, device=DEVICE)
     exclude = torch.tensor([[1, 2, 3], [4, -1, -1]], device=DEVICE)
-    excluded = Exclusions.from_items(trie, exclude, 2, Filter.deny(trie, [7]))
+    filter = Filter.deny(trie, [[7, 8], [5, -1]] if per_user else [7])
+    excluded = Exclusions.from_items(trie, exclude, 2, filter)
     options = {"keep": 4, "logits": True, "excluded": excluded, "backend": "triton"}
-    expand_beams(trie, 1, values, nodes, scores, **options)  # what is kept with the trie is made
+    first = expand_beams(trie, level, values, nodes, scores, **options)
+    assert (first.nodes >= 0).any()  # and what is kept with the trie is made
     launched = []
     for name in ("_best_of_parts", "_merged"):
         monkeypatch.setattr(triton_step, name, Launches(name, launched))
     with Operations() as others:
-        expand_beams(trie, 1, values, nodes, scores, **options)
+        expand_beams(trie, level, values, nodes, scores, **options)
     assert launched == ["_best_of_parts", "_merged"]
     views = {"aten.view.dtype", "aten.detach.default"}
     assert set(others.names) <= views | {"aten.empty.memory_format"}
+
+
+def test_reading_a_value_back_would_be_seen():
+    with Operations() as others:
+        assert int(torch.ones(3, dtype=torch.int64).max()) == 1
+    assert "aten._local_scalar_dense.default" in others.names
 
 
 class Launches:

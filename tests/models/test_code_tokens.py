@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.decoding import Filter, PrefixTrie
+from genrec.decoding import Filter, PrefixTrie, beam_search
 from genrec.errors import ConfigError
 from genrec.models import BACKBONES, Recommender, RecommenderConfig, code_decoder
+from tests.decoding.cases import BACKENDS
 
 ITEMS, SIZES, WIDTH = 30, (4, 3, 5), 16
 VARIANTS = [(name, {}) for name in BACKBONES] + [("transformer", {"positions": "rotary"})]
@@ -90,6 +91,31 @@ def test_the_search_is_brute_force(model: Recommender, batch: dict[str, torch.Te
         best = sorted(range(ITEMS), key=lambda i: (-round(scores[i], 4), ties[i]))
         assert [round(scores[i], 3) for i in found] == [round(scores[i], 3) for i in best]
         assert narrow.items[row].tolist() == found[:5]
+
+
+@torch.no_grad()
+def test_every_back_end_gives_the_same_lists(
+    model: Recommender, batch: dict[str, torch.Tensor]
+) -> None:
+    """Beams and proven lists of ten items with a filter per user and items seen already."""
+    trie = trie_of(model)
+    allowed = torch.rand(4, ITEMS, generator=torch.Generator().manual_seed(3)) < 0.8
+    options = {"k": 10, "exclude": batch["items"], "filter": Filter.from_mask(trie, allowed)}
+    meta = {key: value for key, value in batch.items() if key not in ("items", "mask")}
+    decoder = model.encode(batch["items"], batch["mask"], **meta)
+    full = beam_search(decoder, trie, beam_width=ITEMS, backend="torch-only", **options)
+    for width, exact in ((3, True), (5, False)):
+        asked = {"beam_width": width, "exact": exact, **options}
+        slow, *others = (
+            beam_search(decoder, trie, backend=name, **asked)
+            for name in BACKENDS
+            if name != "triton" or model.config.backbone["type"] == "transformer"
+        )
+        for fast in others:
+            assert torch.equal(slow.items, fast.items)
+            torch.testing.assert_close(fast.scores, slow.scores, atol=1e-4, rtol=0)
+        if exact:
+            assert slow.certified.all() and torch.equal(slow.items, full.items)
 
 
 @settings(max_examples=25, deadline=None)

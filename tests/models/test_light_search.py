@@ -14,7 +14,14 @@ from genrec.decoding import Filter, PrefixTrie, beam_search
 from genrec.errors import ConfigError, GenrecError
 from genrec.models import HEADS, ItemTables, SidEmbedding
 from genrec.models.heads import light_search
-from tests.decoding.cases import FULL, brute_force, cases, check_consistent, expect
+from tests.decoding.cases import (
+    FULL,
+    brute_force,
+    cases,
+    check_consistent,
+    expect,
+    on_every_backend,
+)
 
 
 def head_of(codes, sizes, *, width=6, seed=0, spread=1.0, **options):
@@ -57,6 +64,19 @@ def test_exact_lists_equal_brute_force(case, seed, options, width):
     check_consistent(case, trie, found)
     assert found.certified.all()
     assert (found.best_dropped <= found.scores[:, -1]).all() or (found.items < 0).any()
+
+
+@on_every_backend(st.integers(0, 1000), st.integers(1, 4), examples=30)
+def test_every_back_end_searches_in_steps_as_brute_force(case, seed, width, backend):
+    head = head_of(case.codes, case.sizes, seed=seed)
+    hidden = torch.randn(case.batch, 6)
+    trie = case.trie()
+    ranked = brute_force(case, lambda user, codes: slow_score(head, hidden[user], codes))
+    options = {"k": case.k, "beam_width": width, "exact": True, "backend": backend}
+    found = beam_search(head.decoder(hidden), trie, **options, **case.left_out(trie))
+    expect(found, ranked, case.k, tolerance=1e-4)
+    check_consistent(case, trie, found)
+    assert found.certified.all()
 
 
 @settings(max_examples=60, deadline=None)

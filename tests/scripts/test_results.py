@@ -129,7 +129,7 @@ def test_curves_are_drawn_where_there_are_logs(results: ModuleType, tmp_path: Pa
     assert not drawn.exists()
     log = [
         {"epoch": 1.0, "loss": 2.0},
-        *({"epoch": e, "eval_ndcg@10": e / 100} for e in (1.0, 2.0)),
+        *({"epoch": e, "eval_ndcg@10": e / 100, "seconds": 60 * e} for e in (1.0, 2.0)),
     ]
     (folders[0] / "runs/a/log.json").write_text(json.dumps(log))
     assert results.draw_curves(folders, drawn)
@@ -137,6 +137,28 @@ def test_curves_are_drawn_where_there_are_logs(results: ModuleType, tmp_path: Pa
     _, text = results.page(folders, "", curves="curves.svg")
     assert "![Validation by epoch](curves.svg)" in text
     assert "curves" not in results.page(folders, "")[1]
+
+
+def test_the_time_to_a_runs_best_is_told(results: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "some-data"
+    bests = {"slow": [(600, 0.01), (1200, 0.03), (1800, 0.02)], "fast": [(60, 0.02), (120, 0.04)]}
+    for name, curve in bests.items():
+        write(folder / f"runs/{name}", 0.02, seed=0)
+        log = [
+            {"epoch": float(n), "eval_ndcg@10": value, "seconds": seconds}
+            for n, (seconds, value) in enumerate(curve, 1)
+        ]
+        (folder / f"runs/{name}/log.json").write_text(json.dumps(log))
+    _, text = results.page([folder], "", reach="slow")
+    rows = rows_of(text.partition("### Training until")[2].partition("## ")[0])[1:]
+    assert rows == [
+        ["fast", ".0400", "2", "2.0", "10.0%"],
+        ["slow", ".0300", "2", "20.0", "100.0%"],
+    ]
+    _, text = results.page([folder], "", reach="fast")
+    assert ["slow", ".0300", "never", "", ""] in rows_of(text)
+    with pytest.raises(SystemExit, match="no such run"):
+        results.page([folder], "", reach="other")
 
 
 def test_pages_become_one_table(

@@ -19,6 +19,7 @@ from genrec.tokenizers import (
     refresh_vocabulary,
     remove_items,
 )
+from genrec.tokenizers.churn import churn_rows
 from genrec.tokenizers.refit import match_labels, refit_quantizer, relabel_quantizer
 
 POLICIES = ("allow", "append", "reassign", "sinkhorn")
@@ -286,6 +287,20 @@ def test_churn_by_hand():
     assert churn(old, longer)["changed_levels"] == [0.0, 0.0]
     stranger = SidVocabulary([[0, 0]], ["z"], [2, 2])
     assert churn(old, stranger)["changed_tuples"] == 0.0
+
+
+def test_the_table_of_churn_says_why_nothing_is_kept():
+    def reasons(old, new):
+        return [text for name, text in churn_rows(churn(old, new)) if name == "why"]
+
+    codes, ids = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), ["a", "b", "c", "d"]
+    old = SidVocabulary(codes, ids, [2, 2])
+    assert reasons(old, old) == []
+    assert reasons(old, SidVocabulary(codes[[0, 1, 3, 2]], ids, [2, 2])) == []
+    (apart,) = reasons(old, SidVocabulary(1 - codes, ids, [2, 2]))
+    assert "genrec refresh" in apart
+    (strangers,) = reasons(old, SidVocabulary(codes, ["w", "x", "y", "z"], [2, 2]))
+    assert "no item id in common" in strangers
 
 
 def test_errors(vectors, item_ids):

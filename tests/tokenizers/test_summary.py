@@ -95,3 +95,15 @@ def test_the_policy_that_moved_items_is_named(vectors, item_ids):
     print_summary(summarize(made), Console(file=text, width=100))
     assert "items moved by sinkhorn" in text.getvalue()
     assert "reassign" not in text.getvalue()
+
+
+def test_no_share_is_printed_of_a_distortion_that_was_a_rounding_error(item_ids):
+    # Every vector is a centre, so only the items that are moved are far from their codes.
+    vectors = np.repeat(np.eye(4, dtype=np.float32), [2, 1, 1, 1], axis=0)
+    quantizer = make_quantizer("rq-kmeans", codebook_sizes=[4, 2])
+    made = build_vocabulary(vectors, item_ids[:5], quantizer, collisions="reassign")
+    report = made.config["collisions"]
+    assert report["moved_items"] == 1 and report["distortion_increase"] is None
+    text = io.StringIO()
+    print_summary(summarize(made), Console(file=text, width=100))
+    assert "%" not in next(row for row in text.getvalue().splitlines() if "items moved" in row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from genrec.errors import DataError
 
 PIECE = 64 << 20
+LARGEST_ID = 2**62
 
 
 def pieces(path: Path, size: int = PIECE) -> list[tuple[int, int]]:
@@ -64,3 +66,19 @@ def line_in_file(path: Path, low: int, number: int) -> int:
             before += block.count(b"\n")
             low -= len(block)
     return before + number
+
+
+def raw_id(value: Any) -> int:
+    """A raw id of an item: a whole number from 0 to 2**62, or the digits of one as text.
+
+    Raises:
+        ValueError: for anything else; numbers with a fraction or exponent and true and false are no
+            ids, though Python would make integers of them.
+    """
+    if type(value) is str and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
+    if type(value) is not int or not 0 <= value <= LARGEST_ID:
+        raise ValueError(
+            f"{reprlib.repr(value)} is no raw id; expected a whole number from 0 to 2**62"
+        )
+    return value

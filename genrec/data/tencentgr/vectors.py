@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import reprlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genrec.data.pickled_arrays import PickledArray
 from genrec.data.plain_pickle import read_plain_pickle
-from genrec.data.tencentgr.lines import parsed_lines, pieces
+from genrec.data.tencentgr.lines import line_in_file, parsed_lines, pieces, raw_id
 from genrec.data.tencentgr.parquet import batches, lists, row_group_units
 from genrec.data.tencentgr.read_huggingface import raw_ids
 from genrec.data.tencentgr.schema import vector_set
@@ -22,7 +24,7 @@ from genrec.errors import ConfigError, DataError
 
 _NUMBERS = 1 << 22  # of vectors held at once
 
-Batch = tuple[int, np.ndarray, np.ndarray, np.ndarray]
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids, vectors, which are known
 
 
 @dataclass(frozen=True)
@@ -119,17 +121,25 @@ def place_vectors(
     order = np.argsort(names, kind="stable")
     names = names[order]
     vectors = np.lib.format.open_memmap(matrix, mode="r+")
-    rows, strangers, nulls = [np.zeros(0, dtype=np.int64)], 0, 0
-    for _, ids, found, known in _batches(path, place, width):
+    rows = [np.zeros(0, dtype=np.int64)]
+    lost = np.zeros(2, dtype=np.int64)
+
+    def put(batch: Batch) -> None:
+        ids, found, known = batch
         at = np.minimum(np.searchsorted(names, ids), max(len(names) - 1, 0))
         mine = (names[at] == ids) if len(names) else np.zeros(len(ids), dtype=bool)
-        strangers += int((~mine).sum())
-        nulls += int((mine & ~known).sum())
+        lost[:] += (int((~mine).sum()), int((mine & ~known).sum()))
         mine &= known
         vectors[order[at[mine]]] = found[mine]
         rows.append(order[at[mine]])
+
+    if path.suffix == ".pkl":
+        _of_pickle(path, width, put)
+    else:
+        for batch in _batches(path, place, width):
+            put(batch)
     # Not flushed: writing all pages out after each piece would cost more than all the rest.
-    return {"rows": np.concatenate(rows), "lost": np.array([strangers, nulls])}
+    return {"rows": np.concatenate(rows), "lost": lost}
 
 
 def _batches(path: Path, place: Any, width: int) -> Iterator[Batch]:
@@ -137,12 +147,6 @@ def _batches(path: Path, place: Any, width: int) -> Iterator[Batch]:
     if path.suffix == ".parquet":
         groups, first = place
         yield from _of_parquet(path, groups, first, width, rows)
-    elif path.suffix == ".pkl":
-        table = _Vectors(path, width)
-        found = read_plain_pickle(path, mapping=lambda: table, floats=True)
-        if found is not table:
-            raise DataError(f"{path}: expected a dict of creative ids to lists of numbers")
-        yield from table.batches
     else:
         low, high = place
         yield from _of_lines(path, low, high, width)
@@ -157,7 +161,7 @@ def _of_parquet(
         column = table.column("emb")
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             found = [_parsed(path, row, n, text) for n, text in enumerate(column.to_pylist())]
-            yield _checked(path, row, ids, found, width)
+            yield _checked(path, ids, found, width, _row_of(row))
             continue
         flat, counts, _ = lists(column, path, "emb")
         if len(flat) and not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
@@ -172,14 +176,19 @@ def _of_parquet(
             )
         numbers = np.asarray(pc.fill_null(flat, np.nan)) if flat.null_count else np.asarray(flat)
         vectors = np.zeros((len(ids), width), dtype=np.float32)
-        vectors[known] = numbers.reshape(-1, width)
-        yield _finite(path, row, ids, vectors, known)
+        with np.errstate(over="ignore"):  # what becomes infinite is named below
+            vectors[known] = numbers.reshape(-1, width)
+        yield _finite(path, ids, vectors, known, _row_of(row))
+
+
+def _row_of(first: int) -> Callable[[int], str]:
+    return lambda row: f"row {first + row + 1}"
 
 
 def _parsed(path: Path, first: int, place: int, text: str | None) -> Any:
     try:
         return None if text is None else json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: column 'emb' row {first + place + 1} is no JSON list ({error})"
         ) from error
@@ -188,79 +197,101 @@ def _parsed(path: Path, first: int, place: int, text: str | None) -> Any:
 def _of_lines(path: Path, low: int, high: int, width: int) -> Iterator[Batch]:
     ids: list[int] = []
     vectors: list[Any] = []
-    first = 0
+    numbers: list[int] = []
+
+    def where(row: int) -> str:
+        return f"line {line_in_file(path, low, numbers[row])}"
+
     for line, record in parsed_lines(path, low, high):
-        first = first or line
         try:
-            ids.append(int(record["anonymous_cid"]))
+            ids.append(raw_id(record["anonymous_cid"]))
             vectors.append(record["emb"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{path}: line {line}: expected an object with anonymous_cid (a whole number) and "
-                f"emb, got {str(record)[:80]}"
+                f"{path}: line {line_in_file(path, low, line)}: expected an object with "
+                f"anonymous_cid (a whole number) and emb, got {reprlib.repr(record)}"
             ) from error
+        numbers.append(line)
         if len(ids) * width >= _NUMBERS:
-            yield _checked(path, first - 1, np.array(ids), vectors, width, "line")
-            ids, vectors, first = [], [], 0
+            yield _checked(path, np.array(ids), vectors, width, where)
+            ids, vectors, numbers = [], [], []
     if ids:
-        yield _checked(path, first - 1, np.array(ids), vectors, width, "line")
+        yield _checked(path, np.array(ids), vectors, width, where)
+
+
+def _of_pickle(path: Path, width: int, put: Callable[[Batch], None]) -> None:
+    table = _Vectors(path, width, put)
+    if read_plain_pickle(path, mapping=lambda: table, arrays=True) is not table:
+        raise DataError(
+            f"{path}: expected a dict of creative ids to lists or arrays of {width} numbers"
+        )
 
 
 def _checked(
-    path: Path, first: int, ids: np.ndarray, found: list[Any], width: int, what: str = "row"
+    path: Path, ids: np.ndarray, found: list[Any], width: int, where: Callable[[int], str]
 ) -> Batch:
-    """Python lists as a batch."""
+    """Python lists, and arrays of a pickle, as a batch."""
     known = np.array([one is not None for one in found], dtype=bool)
     vectors = np.zeros((len(found), width), dtype=np.float32)
     for row, one in enumerate(found):
         if one is None:
             continue
-        if not isinstance(one, (list, tuple)) or len(one) != width:
+        if isinstance(one, PickledArray):
+            right = one.numbers is not None and one.numbers.shape == (width,)
+            one = one.numbers if right else f"an array of {_shape(one)}"
+        else:
+            right = isinstance(one, (list, tuple)) and len(one) == width
+            right = right and not set(map(type, one)) - {int, float}
+        if not right:
             raise DataError(
-                f"{path}: {what} {first + row + 1}: 'emb' is {str(one)[:60]}; expected a list of "
-                f"{width} numbers"
+                f"{path}: {where(row)}: 'emb' is {reprlib.repr(one)}; expected a list of {width} "
+                "numbers"
             )
         try:
-            vectors[row] = one
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{path}: {what} {first + row + 1}: 'emb' ({error})") from error
-    return _finite(path, first, ids, vectors, known, what)
+            with np.errstate(over="ignore"):  # what becomes infinite is named below
+                vectors[row] = one
+        except OverflowError as error:
+            raise DataError(f"{path}: {where(row)}: 'emb' ({error})") from error
+    return _finite(path, ids, vectors, known, where)
+
+
+def _shape(array: PickledArray) -> str:
+    return "nothing" if array.numbers is None else f"shape {array.numbers.shape}"
 
 
 def _finite(
     path: Path,
-    first: int,
     ids: np.ndarray,
     vectors: np.ndarray,
     known: np.ndarray,
-    what: str = "row",
+    where: Callable[[int], str],
 ) -> Batch:
     right = np.isfinite(vectors).all(axis=1)
     if not right.all():
         bad = int(np.argmin(right))
         raise DataError(
-            f"{path}: {what} {first + bad + 1}: the vector of {ids[bad]} holds NaN, infinity or "
-            "null; fetch the file again"
+            f"{path}: {where(bad)}: the vector of {ids[bad]} holds NaN, infinity or null; fetch "
+            "the file again"
         )
-    return first, ids, vectors, known
+    return ids, vectors, known
 
 
 class _Vectors:
-    """A dict of lists of numbers in a pickle, taken as float32 a batch of pairs at a time."""
+    """A dict of vectors in a pickle, passed on as float32 a batch of pairs at a time."""
 
-    def __init__(self, path: Path, width: int) -> None:
-        self.path, self.width = path, width
-        self.batches: list[Batch] = []
+    def __init__(self, path: Path, width: int, put: Callable[[Batch], None]) -> None:
+        self._path, self._width, self._put = path, width, put
         self._count = 0
 
     def put(self, keys: list[Any], values: list[Any]) -> None:
         """See `genrec.data.plain_pickle.Mapping`."""
         try:
-            ids = np.array([int(key) for key in keys], dtype=np.int64)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{self.path}: has a key that is no creative id ({error})") from error
-        self.batches.append(_checked(self.path, self._count, ids, values, self.width, "entry"))
+            ids = np.array([raw_id(key) for key in keys], dtype=np.int64)
+        except ValueError as error:
+            raise DataError(f"{self._path}: has a key that is no creative id: {error}") from error
+        first = self._count
+        rows = _checked(
+            self._path, ids, values, self._width, lambda row: f"entry {first + row + 1}"
+        )
         self._count += len(keys)
-        for value in values:
-            if isinstance(value, list):
-                value.clear()  # the machine remembers every list until the end
+        self._put(rows)

@@ -185,13 +185,14 @@ def _show_cold_items(world: World, block: Block) -> None:
 
 
 def _write_vectors(folder: Path, world: World, numbers: Numbers, name: str, width: int) -> None:
-    """Set 81 is one pickle of lists, the others are folders of json lines."""
+    """Set 81 is one pickle of arrays, the others are folders of json lines."""
     items = np.arange(world.items + world.cold)
     items = items[unit(world.seed, int(name), 30, items) < 0.966]
-    vectors = item_vectors(world, items, name=name, width=width).astype(np.float64)
+    vectors = item_vectors(world, items, name=name, width=width).astype(np.float32)
     raw = numbers.raw[items].tolist()
     if name == "81":
-        found = dict(zip(raw, vectors.tolist(), strict=True))
+        # An array of its own for each creative, as a program that fills the dict would have.
+        found = dict(zip(raw, (row.copy() for row in vectors), strict=True))
         (folder / f"emb_{name}_{width}.pkl").write_bytes(pickle.dumps(found))
         return
     place = folder / f"emb_{name}_{width}"

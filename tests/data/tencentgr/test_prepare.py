@@ -170,8 +170,12 @@ def test_competition_equals_a_slow_reading(tmp_path: Path, competition: Path, hi
         for line in lines(part):
             row = rows[int(line["anonymous_cid"])]
             np.testing.assert_array_equal(row["mm_82"], np.float32(line["emb"]))
+    assert {(type(vector), vector.dtype) for vector in stored.values()} == {
+        (np.ndarray, np.dtype(np.float32))
+    }
     for raw, row in rows.items():
         assert row["mm_81_known"] == (raw in stored)
+        np.testing.assert_array_equal(row["mm_81"], stored.get(raw, np.zeros(8)))
     if histories == "predict":
         asked = json.loads((competition / "eval" / "user_action_type.json").read_text())
         for row in dataset.users.to_pylist():
@@ -185,6 +189,29 @@ def test_both_histories_have_one_catalog(tmp_path: Path, competition: Path):
         for name in ("train", "predict")
     ]
     assert made[0].catalog.table.equals(made[1].catalog.table)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("change", ["lists", "text keys", "float64, big-endian", "a slice"])
+def test_other_pickles_of_vectors(tmp_path: Path, competition: Path, protocol: int, change: str):
+    stored = pickle.loads((competition / "creative_emb" / "emb_81_8.pkl").read_bytes())
+    changed: dict[Any, Any] = {
+        "lists": lambda: {raw: row.tolist() for raw, row in stored.items()},
+        "text keys": lambda: {str(raw): row for raw, row in stored.items()},
+        "float64, big-endian": lambda: {raw: row.astype(">f8") for raw, row in stored.items()},
+        "a slice": lambda: {raw: np.repeat(row, 2)[::2] for raw, row in stored.items()},
+    }[change]()
+    path = tmp_path / "emb_81_8.pkl"
+    path.write_bytes(pickle.dumps(changed, protocol))
+    raw = np.sort(np.array(list(stored)))[::2]  # every other creative is not asked for
+    np.save(tmp_path / "raw.npy", raw)
+    matrix = np.lib.format.open_memmap(
+        tmp_path / "matrix.npy", mode="w+", dtype=np.float32, shape=(len(raw), 8)
+    )
+    found = vectors.place_vectors(path, None, 8, tmp_path / "matrix.npy", tmp_path / "raw.npy")
+    np.testing.assert_array_equal(np.sort(found["rows"]), np.arange(len(raw)))
+    assert found["lost"].tolist() == [len(stored) - len(raw), 0]
+    np.testing.assert_array_equal(matrix, np.stack([stored[key] for key in raw.tolist()]))
 
 
 @pytest.fixture
