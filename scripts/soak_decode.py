@@ -2,11 +2,12 @@
 
     python scripts/soak_decode.py --requests 1000000
 
-Every round changes the catalog (items come and go, now and then the trie is compacted, saved and
-mapped, or renumbered), makes or keeps a filter, and decodes a batch by a search drawn at random:
-beams, exact beams, sums of look-ups, or dense scores. Each list is compared, items and scores, with
-a ranking of all items computed without the trie. Memory and living tensors must not grow. The last
-line counts what was done; the exit code is 1 if anything was wrong.
+Every round takes one of several catalogs, from a few items to levels of 65,536 codes, and changes
+it (items come and go, now and then the trie is compacted, saved and mapped, or renumbered), makes
+or keeps a filter, and decodes a batch by a search and a back end drawn at random: beams, exact
+beams, sums of look-ups, or dense scores. Each list is compared, items and scores, with a ranking of
+all items computed without the trie. Memory and living tensors must not grow. The last line counts
+what was done; the exit code is 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -36,8 +37,25 @@ from genrec.decoding import (
     load_trie,
     save_trie,
 )
+from genrec.decoding.step import Backend, chosen_backend
 
 SEARCHES = ("beams", "exact", "parallel", "dense")
+CPU = torch.device("cpu")
+BACKENDS: tuple[Backend, ...] = ("torch", "torch-only")
+if chosen_backend("auto", CPU) == "compiled":
+    BACKENDS = (*BACKENDS, "compiled", "compiled")  # as often as both others
+
+# Codes per level, items and requests per round. Many collisions; more children than a chunk of the
+# compiled kernel (32) and all codes in use; codes of two bytes, few and up to the last; deep and
+# thin; hardly any item.
+CATALOGS: tuple[tuple[tuple[int, ...], int, int], ...] = (
+    ((16, 12, 12), 1500, 32),
+    ((40, 35), 1500, 32),
+    ((3, 600, 4), 1500, 32),
+    ((65_536, 3), 1200, 4),
+    ((4,) * 8, 60, 32),
+    ((70, 2), 2, 32),
+)
 
 
 class Chain:
@@ -65,7 +83,7 @@ class Soak:
     Args:
         seed: of everything random.
         items: number of items around which the catalog varies.
-        sizes: codes per level; few, so that items collide.
+        sizes: codes per level.
         batch: requests per round.
     """
 
@@ -107,6 +125,7 @@ class Soak:
         seen = self.rng.integers(-1, len(self.codes), (self.batch, self.rng.integers(0, 40)))
         exclude = torch.from_numpy(seen) if seen.shape[1] else None
         kind = SEARCHES[self.rng.integers(len(SEARCHES))]
+        backend = BACKENDS[self.rng.integers(len(BACKENDS))]
         users = [self._quarters((self.batch, size)) for size in self.sizes]
         options: dict[str, Any] = {"k": k, "exclude": exclude, "filter": self.filter}
         scores = torch.stack([u[:, c] for u, c in zip(users, self.codes.T, strict=True)]).sum(0)
@@ -126,11 +145,28 @@ class Soak:
                 self.trie,
                 beam_width=width,
                 exact=kind == "exact",
+                backend=backend,
                 **options,
             )
+            self.counts[backend] += self.batch
+            self._note_shape()
         self.counts[kind] += self.batch
         self.counts["requests"] += self.batch
         self._compare(kind, result, scores, seen, k)
+
+    def _note_shape(self) -> None:
+        """Count the beam searches by what their trie is like."""
+        trie = self.trie
+        levels = list(zip(itertools.pairwise(trie.num_nodes), self.sizes, strict=True))
+        for name, found in (
+            ("families above 32", max(trie.max_branch) > 32),
+            ("full levels above 32", any(n == m * k and k > 32 for (m, n), k in levels)),
+            ("codes above 255", int(self.codes.max()) > 255),
+            ("codes above 65,000", int(self.codes.max()) > 65_000),
+            ("single children", any(m < n < 2 * m for (m, n), _ in levels)),
+            ("one item", trie.num_live == 1),
+        ):
+            self.counts[name] += self.batch * found
 
     def _change(self) -> None:
         draw = self.rng.random()
@@ -151,7 +187,7 @@ class Soak:
             self.order = np.concatenate([left[self.order], ranks])
             self.there = np.append(self.there, np.ones(count, dtype=bool))
             self.counts["added"] += count
-        elif draw < 0.52:
+        elif draw < 0.52 and len(live):
             self.trie = self.trie.compact()
             self.counts["compactions"] += 1
         elif draw < 0.53:
@@ -159,7 +195,7 @@ class Soak:
                 save_trie(self.trie, Path(folder) / "trie")
                 self.trie = load_trie(Path(folder) / "trie")
             self.counts["files"] += 1
-        elif draw < 0.55:
+        elif draw < 0.55 and len(live):
             order = self.rng.permutation(live)
             self.trie = self.trie.renumber(order)
             self.codes, self.order = self.codes[order], self.order[order].argsort().argsort()
@@ -210,6 +246,7 @@ class Soak:
         best[:, : items.shape[1]] = np.where(
             kept, np.take_along_axis(values, column, axis=1), -np.inf
         )
+        self.counts["fewer than k"] += int((expected[:, : self.items] < 0).any(axis=1).sum())
         found, got = result.items.numpy(), result.scores.numpy()
         real = found >= 0
         self.counts["items"] += int(real.sum())
@@ -253,36 +290,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, default=None, help="stop after so long")
-    parser.add_argument("--items", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--growth", type=float, default=64.0, help="MiB allowed after a warm-up")
     given = parser.parse_args()
 
     torch.set_num_threads(1)
-    soak = Soak(seed=given.seed, items=given.items, batch=given.batch)
+    draw = np.random.default_rng(given.seed)
+    soaks = [
+        Soak(seed=given.seed + i, sizes=sizes, items=items, batch=batch)
+        for i, (sizes, items, batch) in enumerate(CATALOGS)
+    ]
+    counts: Counter[str] = Counter()
+    for soak in soaks:
+        soak.counts = counts
     started, warm = time.perf_counter(), max(1, min(20_000, given.requests // 5))
     base: tuple[float, int] | None = None
     with tqdm(total=given.requests, unit="request", unit_scale=True, mininterval=5) as bar:
-        while soak.counts["requests"] < given.requests and not soak.wrong:
+        while counts["requests"] < given.requests:
+            soak = soaks[draw.integers(len(soaks))]
             soak.round()
-            bar.update(given.batch)
-            if base is None and soak.counts["requests"] >= warm:
+            bar.update(soak.batch)
+            if base is None and counts["requests"] >= warm:
                 base = resident_mb(), living_tensors()
-            if given.minutes and time.perf_counter() - started > 60 * given.minutes:
+            minutes = (time.perf_counter() - started) / 60
+            if soak.wrong or (given.minutes and minutes > given.minutes):
                 break
+    wrong = [f"{soak.sizes}: {problem}" for soak in soaks for problem in soak.wrong]
     memory, tensors = base or (resident_mb(), living_tensors())
     growth, more = resident_mb() - memory, living_tensors() - tensors
     leaks = growth > given.growth or more > 100
     seconds = time.perf_counter() - started
-    done = ", ".join(f"{name} {count:,}" for name, count in soak.counts.items())
-    print("\n".join(soak.wrong[:10]), end="\n" if soak.wrong else "")
+    done = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    print("\n".join(wrong[:10]), end="\n" if wrong else "")
     print(
-        f"{'FAILED' if soak.wrong or leaks else 'ok'} in {seconds:.0f} s, seed {given.seed}: "
-        f"{done}, wrong {len(soak.wrong)}; memory {memory:.0f} MiB {growth:+.1f}, tensors "
+        f"{'FAILED' if wrong or leaks else 'ok'} in {seconds:.0f} s, seed {given.seed}: "
+        f"{done}, wrong {len(wrong)}; memory {memory:.0f} MiB {growth:+.1f}, tensors "
         f"{tensors:,} {more:+,} since request {warm:,}"
     )
-    sys.exit(1 if soak.wrong or leaks else 0)
+    sys.exit(1 if wrong or leaks else 0)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from genrec.errors import DataError
 
 MAX_LEVELS = 64
 MAX_CODES = 65_536
+_SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
+_INTEGERS = (*_SIGNED, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 _WORD = 2**62  # several codes are packed into one int64 sort key as long as they stay below
 
 
@@ -83,21 +87,53 @@ def sort_keys(codes: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
 
 
 def as_integers(values: Any, what: str) -> np.ndarray:
-    """``values`` as a numpy array of integers, or a `DataError` that names ``what``."""
+    """``values`` as a numpy array of integers, or a `DataError` that names ``what``.
+
+    Nothing is rounded, parsed or taken for a number: floats, strings and booleans are errors. An
+    empty list has no type and passes.
+    """
     if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
+        if values.dtype not in _INTEGERS:
+            raise DataError(f"{what} of type {values.dtype}: expected integers")
+        try:
+            values = values.detach().cpu().numpy()
+        except (TypeError, RuntimeError) as error:
+            raise DataError(
+                f"{what}: a tensor of layout {values.layout} on {values.device} cannot be read; "
+                "give a dense one that holds its numbers"
+            ) from error
+    elif _has_bool(values):
+        raise DataError(f"{what} of type bool: expected integers")
     try:
         array = np.asarray(values)
     except ValueError as error:
         raise DataError(f"{what}: rows of different lengths; give every row the same") from error
+    if array.size == 0 and isinstance(values, (list, tuple)):
+        array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise DataError(f"{what} of type {array.dtype}: expected integers")
     return array
 
 
-def checked_sizes(codebook_sizes: Sequence[int]) -> tuple[int, ...]:
+def _has_bool(values: Any) -> bool:
+    """Whether nested lists hold a truth value, which numpy takes for 0 or 1 among integers."""
+    kinds: set[type] = set()
+    while isinstance(values, (list, tuple)):
+        kinds = set(map(type, values))
+        nested = kinds and kinds <= {list, tuple}
+        values = list(chain.from_iterable(values)) if nested else None
+    return bool(kinds & {bool, np.bool_})
+
+
+def checked_sizes(codebook_sizes: Sequence[int] | np.ndarray | Tensor) -> tuple[int, ...]:
     """1 to 64 codebook sizes of 1 to 65,536 codes."""
-    sizes = tuple(int(size) for size in codebook_sizes)
+    array = as_integers(codebook_sizes, "codebook_sizes")
+    if array.ndim != 1:
+        raise DataError(
+            f"codebook_sizes of shape {array.shape}: expected a list, the number of codes of each "
+            "level"
+        )
+    sizes = tuple(array.tolist())
     if not 1 <= len(sizes) <= MAX_LEVELS:
         raise DataError(f"{len(sizes)} codebook sizes: expected 1 to {MAX_LEVELS} levels")
     for level, size in enumerate(sizes):
@@ -106,6 +142,27 @@ def checked_sizes(codebook_sizes: Sequence[int]) -> tuple[int, ...]:
                 f"codebook size {size} of level {level}: expected 1 to {MAX_CODES} codes"
             )
     return sizes
+
+
+def integer_tensor(values: Any, what: str, device: torch.device) -> Tensor:
+    """`as_integers` as an int64 tensor on a device; a tensor that is there stays there."""
+    plain = isinstance(values, Tensor) and values.layout == torch.strided
+    if plain and values.dtype in (*_SIGNED, torch.uint8) and not values.is_meta:
+        return values.to(device, torch.int64)
+    return torch.from_numpy(as_integers(values, what).astype(np.int64)).to(device)
+
+
+def checked_numbers(values: Any, what: str, end: int, device: torch.device) -> Tensor:
+    """``values`` as int64 of 0 to ``end - 1``, any shape, on a device.
+
+    Raises:
+        DataError: naming ``what`` and the first number that is outside, or another type.
+    """
+    numbers = integer_tensor(values, what, device)
+    outside = (numbers < 0) | (numbers >= end)
+    if bool(outside.any()):
+        raise DataError(f"{what} {int(numbers[outside][0])} is outside 0..{end - 1}")
+    return numbers
 
 
 def checked_codes(codes: Any, sizes: tuple[int, ...]) -> np.ndarray:

@@ -53,8 +53,9 @@ def transition_tables(trie: PrefixTrie, *, dense_levels: int = 2) -> TransitionT
         ConfigError: for other numbers of levels, a dense table above 2**28 entries, or a trie
             whose items were all removed.
     """
-    if not 1 <= dense_levels <= trie.num_levels:
-        raise ConfigError(f"dense_levels={dense_levels}: expected 1 to {trie.num_levels}")
+    whole = isinstance(dense_levels, int) and not isinstance(dense_levels, bool)
+    if not (whole and 1 <= dense_levels <= trie.num_levels):
+        raise ConfigError(f"dense_levels={dense_levels!r}: expected 1 to {trie.num_levels}")
     shape = trie.codebook_sizes[:dense_levels]
     if math.prod(shape) > _MOST_DENSE:
         raise ConfigError(

@@ -20,9 +20,16 @@ from torch import Tensor
 
 from genrec.decoding.bits import BitRank
 from genrec.decoding.build import built
-from genrec.decoding.codes import as_integers, checked_codes, checked_ranks, checked_sizes
+from genrec.decoding.codes import (
+    as_integers,
+    checked_codes,
+    checked_numbers,
+    checked_ranks,
+    checked_sizes,
+    integer_tensor,
+)
 from genrec.decoding.updates import compacted, merged, renumbered
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 
 LISTS = ("tokens", "pointers", "item_starts")
 ARRAYS = ("leaf_items", "item_position", "item_leaf", "leaf_tie", "tie_order")
@@ -102,7 +109,7 @@ class PrefixTrie:
     def from_codes(
         cls,
         codes: np.ndarray | Tensor | Sequence[Sequence[int]],
-        codebook_sizes: Sequence[int],
+        codebook_sizes: Sequence[int] | np.ndarray | Tensor,
         tie_order: np.ndarray | Tensor | Sequence[int] | None = None,
     ) -> PrefixTrie:
         """Build the trie of ``codes``.
@@ -153,20 +160,14 @@ class PrefixTrie:
         removed items, the trie is compacted.
 
         Args:
-            items: ``[n]`` item numbers, in any order.
+            items: ``[n]`` item numbers, in any order; repeats count once.
 
         Raises:
             DataError: naming the item, if it is unknown or was removed before.
         """
-        gone = torch.from_numpy(as_integers(items, "items").astype(np.int64)).to(self.device)
+        gone = checked_numbers(items, "item", self.num_items, self.device)
         if gone.ndim != 1:
             raise DataError(f"items of shape {tuple(gone.shape)}: expected a list of item numbers")
-        outside = (gone < 0) | (gone >= self.num_items)
-        if bool(outside.any()):
-            raise DataError(
-                f"item {int(gone[outside][0])} is outside 0..{self.num_items - 1}; "
-                "remove only items of this trie"
-            )
         positions = self.item_position[gone].to(torch.int64)
         if bool((positions < 0).any()):
             raise DataError(f"item {int(gone[positions < 0][0])} was removed before")
@@ -211,6 +212,8 @@ class PrefixTrie:
             DataError: naming an item that is missing or given twice.
         """
         order = as_integers(items, "items").astype(np.int64)
+        if order.ndim != 1:
+            raise DataError(f"items of shape {order.shape}: expected a list of item numbers")
         whole = self.num_live == self.num_items == len(order)
         if whole and (order == np.arange(len(order))).all():
             return self
@@ -256,8 +259,17 @@ class PrefixTrie:
         )
 
     def to(self, device: torch.device | str) -> PrefixTrie:
-        """The same trie on another device; itself if it is there already."""
-        if torch.empty(0, device=device).device == self.device:
+        """The same trie on another device; itself if it is there already.
+
+        Raises:
+            ConfigError: for a device that torch does not know or have.
+        """
+        try:
+            there = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"device {str(device)!r} cannot be used: {reason}") from error
+        if there == self.device:
             return self
 
         def move(value: Any) -> Any:
@@ -284,7 +296,12 @@ class PrefixTrie:
             level: level of the codes.
             nodes: int64, any shape; -1 stays -1.
             codes: integers of the same shape; codes outside the codebook lead nowhere.
+
+        Raises:
+            DataError: for a level that is none.
         """
+        if not 0 <= level < self.num_levels:
+            raise DataError(f"level {level}: expected 0 to {self.num_levels - 1}")
         low, end = self.lower_bound(level, nodes.clamp_min(0), codes)
         last = self.num_nodes[level + 1] - 1
         found = (low < end) & (self.node_codes(level, low.clamp_max(last)) == codes) & (nodes >= 0)
@@ -308,8 +325,12 @@ class PrefixTrie:
         return low, end
 
     def lookup(self, codes: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
-        """Leaf numbers, int64 ``[...]``, of ``codes`` ``[..., L]``; -1 for tuples of no item."""
-        table = torch.as_tensor(codes, device=self.device)
+        """Leaf numbers, int64 ``[...]``, of ``codes`` ``[..., L]``; -1 for tuples of no item.
+
+        Raises:
+            DataError: for codes that are no integers, or another number of levels.
+        """
+        table = integer_tensor(codes, "codes", self.device)
         if table.ndim == 0 or table.shape[-1] != self.num_levels:
             raise DataError(
                 f"codes of shape {tuple(table.shape)}: expected {self.num_levels} codes, one per "
@@ -317,12 +338,18 @@ class PrefixTrie:
             )
         nodes = torch.zeros(table.shape[:-1], dtype=torch.int64, device=self.device)
         for level in range(self.num_levels):
-            nodes = self.descend(level, nodes, table[..., level].to(torch.int64))
+            nodes = self.descend(level, nodes, table[..., level])
         live = self.live_nodes(self.num_levels)
         return nodes if live is None else torch.where(live[nodes.clamp_min(0)], nodes, -1)
 
     def live_nodes(self, depth: int) -> Tensor | None:
-        """Which nodes of ``depth`` hold an item that is not removed, bool; None if all do."""
+        """Which nodes of ``depth`` hold an item that is not removed, bool; None if all do.
+
+        Raises:
+            DataError: for a depth that is none.
+        """
+        if not 0 <= depth <= self.num_levels:
+            raise DataError(f"depth {depth}: expected 0 to {self.num_levels}")
         if self.live is None:
             return None
         if depth not in self._live_nodes:
@@ -331,8 +358,12 @@ class PrefixTrie:
         return self._live_nodes[depth]
 
     def leaf_codes(self, leaves: Tensor) -> Tensor:
-        """The tuples, int64 ``[..., L]``, of ``leaves`` (int64, any shape)."""
-        columns, nodes = [], leaves
+        """The tuples, int64 ``[..., L]``, of ``leaves`` (integers, any shape).
+
+        Raises:
+            DataError: naming a leaf that is none.
+        """
+        columns, nodes = [], checked_numbers(leaves, "leaf", self.num_leaves, self.device)
         for level in reversed(range(self.num_levels)):
             columns.append(self.node_codes(level, nodes))
             nodes = self.parents(level, nodes)
@@ -344,7 +375,12 @@ class PrefixTrie:
         return torch.searchsorted(pointer, nodes.to(pointer.dtype), right=True) - 1
 
     def bucket(self, leaf: int) -> Tensor:
-        """The items, int64, of one leaf in tie order."""
+        """The items, int64, of one leaf in tie order.
+
+        Raises:
+            DataError: for a leaf that is none.
+        """
+        leaf = int(checked_numbers([leaf], "leaf", self.num_leaves, self.device))
         start, end = self.item_starts[-1][leaf : leaf + 2].tolist()
         items = self.leaf_items[start:end].to(torch.int64)
         if self.live is None:

@@ -19,6 +19,7 @@ from rich.console import Console
 from genrec.artefacts import check_folder_place, replacing, write_json
 from genrec.decoding import Filter, PrefixTrie, expand_beams
 from genrec.decoding.bits import BitRank
+from genrec.decoding.codes import sort_keys
 from genrec.decoding.step import chosen_backend
 from genrec.errors import ConfigError, GenrecError
 from genrec.pipeline.bench_methods import (
@@ -37,6 +38,7 @@ _MATCHES = 2**28  # prefix comparisons of a step beyond which brute force takes 
 _FILTER_BITS = 2**29  # items times users of the largest filter per user
 _SLOW = 1.0  # seconds of one run beyond which it is not repeated
 _TOLERANCE = 1e-4
+_Steps = list[tuple[Any, Situation, Any]]  # a method, the beams, and what it keeps between steps
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -54,11 +56,12 @@ def bench_decode(
     seed: int = 0,
     out: str | None = None,
 ) -> dict[str, Any]:
-    """Time constrained decoding steps beside Hugging Face's, STATIC's and no constraint at all.
+    """Time constrained steps beside Hugging Face's, STATIC's, brute force and no constraint at all.
 
     A cell is all steps but the first, for random tuples of 256 codes a level and the same random
-    logits for every method, log-softmax included. Scores are compared before anything is timed;
-    then the methods take turns. Medians in milliseconds.
+    logits for every method, log-softmax included. Scores are compared before anything is timed,
+    with brute force where it is not too large; then the methods take turns. Medians in
+    milliseconds.
 
     Example:
         genrec bench decode --out runs/bench-decode
@@ -80,7 +83,8 @@ def bench_decode(
         out: folder for `decode.json`, `decode.md` and `decode.svg`.
 
     Returns:
-        The machine, a row per trie, and a row per cell with the milliseconds of each method.
+        The machine, a row per trie, and a row per cell: the milliseconds of each method, those that
+        were too large for it, what the scores were compared with and the largest difference.
     """
     if full:
         items, levels = [10_000, 1_000_000, 10_000_000], [3, 4]
@@ -171,7 +175,10 @@ def _trie(
         ways[f"{backend}+shared"] = Ours(trie, backend, shared)
         ways[f"{backend}+users"] = Ours(trie, backend)
     if "static" in wanted:
-        row["static_build_s"], ways["static"] = _timed(lambda: Static(trie), clock)
+        keys = sort_keys(codes, tuple(sizes))  # its tables are made from sorted tuples, as ours
+        sorting, _ = _timed(lambda: np.lexsort(keys[::-1]) if keys[1:] else np.sort(keys[0]), clock)
+        seconds, ways["static"] = _timed(lambda: Static(trie), clock)
+        row["static_build_s"] = sorting + seconds
         row["static_bytes_per_item"] = ways["static"].nbytes / count
     if "hf" in wanted:
         row["hf_build_s"], ways["hf"] = _timed(lambda: HuggingFace(trie), clock)
@@ -192,19 +199,29 @@ def _cell(
     """The median milliseconds of every method, for the steps after the first together."""
     situations = _situations(trie, users, width, seed)
     beams = max(situation.nodes.numel() for situation in situations)
-    runs: dict[str, list[tuple[Any, Situation, Any]]] = {}
+    runs: dict[str, _Steps] = {}
+    limits = {
+        "hf": beams > _BEAMS_HF,
+        "brute": beams * trie.num_leaves > _MATCHES,
+        "users": users * trie.num_positions > _FILTER_BITS,
+    }
+    filters: dict[str, Filter | None] = {"": None}
+    too_large = [name for name in ways if limits.get(name.split("+")[-1])]
     for name, way in ways.items():
-        too_much = {
-            "hf": beams > _BEAMS_HF,
-            "brute": beams * trie.num_leaves > _MATCHES,
-            "users": users * trie.num_positions > _FILTER_BITS,
-        }
-        if too_much.get(name.split("+")[-1]):
+        if name in too_large:
             continue
-        if name.endswith("+users"):
-            way.filter = _filter_per_user(trie, users, seed)
-        runs[name] = [(way, situation, way.prepare(situation)) for situation in situations]
-    spent = {name: [seconds] for name, seconds in _checked(runs, clock).items()}
+        kind = name.partition("+")[2]
+        if kind == "users":
+            filters.setdefault(kind, _filter_per_user(trie, users, seed))
+            way.filter = filters[kind]
+        elif kind == "shared":
+            filters[kind] = way.filter
+        runs[name] = _steps(way, situations)
+    slow: dict[str, _Steps] = {}
+    if "brute" in ways and "brute" not in too_large:
+        slow = {kind: _steps(BruteForce(trie, some), situations) for kind, some in filters.items()}
+    seconds, reference, difference = _checked(runs, slow, clock)
+    spent = {name: [once] for name, once in seconds.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, steps in runs.items():
@@ -217,41 +234,59 @@ def _cell(
         "beam": width,
         "ms": {name: 1e3 * statistics.median(some) for name, some in times.items()},
         "ms_min": {name: 1e3 * min(some) for name, some in times.items()},
+        "too_large": too_large,
+        "reference": reference,
+        "difference": difference,
     }
 
 
-def _run(steps: list[tuple[Any, Situation, Any]]) -> list[torch.Tensor]:
+def _steps(way: Any, situations: list[Situation]) -> _Steps:
+    return [(way, situation, way.prepare(situation)) for situation in situations]
+
+
+def _run(steps: _Steps) -> list[torch.Tensor]:
     return [way.step(situation, state) for way, situation, state in steps]
 
 
 def _checked(
-    runs: dict[str, list[tuple[Any, Situation, Any]]], clock: Callable[[], float]
-) -> dict[str, float]:
-    """Run every method once and compare its scores with those of torch; the seconds it took."""
+    runs: dict[str, _Steps], slow: dict[str, _Steps], clock: Callable[[], float]
+) -> tuple[dict[str, float], str, float]:
+    """Run every method once and compare its scores with the reference's.
+
+    Args:
+        runs: the methods.
+        slow: brute force for each kind of filter, or nothing; then the first method of the kind is
+            the reference.
+        clock: of the runs.
+
+    Returns:
+        The seconds each took, the reference of the methods without a filter, and the largest
+        difference of a score.
+
+    Raises:
+        GenrecError: if one differs by more than rounding.
+    """
     spent, found = {}, {}
     for name, steps in runs.items():
         spent[name], found[name] = _timed(partial(_run, steps), clock)
         if name.startswith("compiled"):  # the first run may have compiled it
             spent[name], _ = _timed(partial(_run, steps), clock)
+    references = {kind: ("brute", _run(steps)) for kind, steps in slow.items()}
+    largest = 0.0
     for name, scores in found.items():
-        kind = name.partition("+")[2]
-        reference = next(
-            (
-                other
-                for other in found
-                if other != "unconstrained" and other.partition("+")[2] == kind
-            ),
-            name,
-        )
         if name == "unconstrained":
             continue
-        for level, (mine, other) in enumerate(zip(scores, found[reference], strict=True), 1):
+        reference, expected = references.setdefault(name.partition("+")[2], (name, scores))
+        for level, (mine, other) in enumerate(zip(scores, expected, strict=True), 1):
             n = min(mine.shape[1], other.shape[1])
-            if not torch.allclose(mine[:, :n], other[:, :n], atol=_TOLERANCE):
+            mine, other = mine[:, :n], other[:, :n]
+            if not torch.allclose(mine, other, atol=_TOLERANCE):
                 raise GenrecError(
                     f"bench: {name} and {reference} disagree about the scores of level {level}"
                 )
-    return spent
+            apart = (mine - other).abs()[mine != other]  # -inf less -inf is NaN
+            largest = max(largest, float(apart.max()) if apart.numel() else 0.0)
+    return spent, references.get("", ("", []))[0], largest
 
 
 def _situations(trie: PrefixTrie, users: int, width: int, seed: int) -> list[Situation]:

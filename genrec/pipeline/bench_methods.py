@@ -187,14 +187,19 @@ class HuggingFace:
 
 
 class BruteForce:
-    """Compares every prefix with every item; no index at all.
+    """Compares every prefix with every tuple; no index at all.
 
     Args:
         trie: the valid tuples.
+        filter: the items that may come out.
     """
 
-    def __init__(self, trie: PrefixTrie) -> None:
-        self.codes = trie.leaf_codes(torch.arange(trie.num_leaves))
+    def __init__(self, trie: PrefixTrie, filter: Filter | None = None) -> None:
+        leaves = torch.arange(trie.num_leaves)
+        self.codes = trie.leaf_codes(leaves)
+        self.allowed: Tensor | None = None
+        if filter is not None:
+            self.allowed = filter.alive(trie.num_levels, leaves.expand(len(filter), -1))
 
     def prepare(self, situation: Situation) -> None:
         """Nothing to keep."""
@@ -202,13 +207,18 @@ class BruteForce:
     def step(self, situation: Situation, _: None) -> Tensor:
         """Scores ``[B, keep]``."""
         level, scores = situation.level, situation.log_probs()
+        users, width, size = scores.shape
         prefixes = situation.prefixes.flatten(0, 1)
-        allowed = torch.zeros(len(prefixes), scores.shape[2], dtype=torch.bool)
+        real = torch.zeros(len(prefixes), size, dtype=torch.bool)
         rows = max(1, _MATCHES // len(self.codes))
         for start in range(0, len(prefixes), rows):
             some = prefixes[start : start + rows]
             match = (some[:, None] == self.codes[:, :level]).all(dim=2)
+            if self.allowed is not None:
+                user = torch.arange(start, start + len(some)) // width
+                match &= self.allowed.expand(users, -1)[user]
             beam, item = match.nonzero(as_tuple=True)
-            allowed[start + beam, self.codes[item, level]] = True
-        masked = scores.masked_fill(~allowed.view(scores.shape), -torch.inf)
+            real[start + beam, self.codes[item, level]] = True
+        real &= (situation.nodes >= 0).view(-1, 1)
+        masked = scores.masked_fill(~real.view(scores.shape), -torch.inf)
         return situation.best(masked.flatten(1))

@@ -27,7 +27,9 @@ NAMES = {
 def summary(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Of each ratio ``a/b`` of two methods' times the median, least and largest over the cells."""
     pairs = [("compiled", "unconstrained"), ("torch", "unconstrained")]
-    pairs += [(other, ours) for other in ("hf", "static") for ours in ("compiled", "torch")]
+    pairs += [
+        (other, ours) for other in ("hf", "static", "brute") for ours in ("compiled", "torch")
+    ]
     for ours in ("compiled", "torch"):
         pairs += [(f"{ours}+{kind}", ours) for kind in ("shared", "users")]
     found = {}
@@ -46,6 +48,7 @@ def print_line(console: Console, cell: dict[str, Any]) -> None:
     """One cell, as soon as it is there."""
     head = f"{cell['items']:>10,} x {cell['levels']}  batch {cell['batch']:>3} "
     times = "  ".join(f"{name} {value:.3g}" for name, value in cell["ms"].items())
+    times += "".join(f"  {name} too large" for name in cell["too_large"])
     console.print(f"{head} beam {cell['beam']:>3}  {times}", highlight=False, soft_wrap=True)
 
 
@@ -74,6 +77,7 @@ def plot(cells: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(max(6.0, 0.32 * len(cells) + 3), 4.5), layout="constrained")
     axes = figure.subplots()
     names = [name for name in NAMES if any(name in cell["ms"] for cell in cells)]
+    gaps = {name for cell in cells for name in cell["too_large"]}
     for i, name in enumerate(names):
         axes.plot(
             [cell["ms"].get(name, math.nan) for cell in cells],
@@ -82,7 +86,7 @@ def plot(cells: list[dict[str, Any]], path: Path) -> None:
             linewidth=1,
             linestyle="--" if "+" in name else "-",
             color=COLOURS[i % len(COLOURS)],
-            label=NAMES[name],
+            label=NAMES[name] + (" (gaps: too large)" if name in gaps else ""),
         )
     axes.set_yscale("log")
     axes.set_ylabel("milliseconds per decode, without the first step")
@@ -100,14 +104,22 @@ def plot(cells: list[dict[str, Any]], path: Path) -> None:
 def markdown(result: dict[str, Any]) -> str:
     """The machine, the ratios, the tries and the cells as a Markdown page."""
     machine, names = result["machine"], list(NAMES)
-    names = [name for name in names if any(name in cell["ms"] for cell in result["cells"])]
+    shown = {name for cell in result["cells"] for name in (*cell["ms"], *cell["too_large"])}
+    names = [name for name in names if name in shown]
     ratios = [[name, *found.values()] for name, found in result["summary"].items()]
     columns = list(dict.fromkeys(key for row in result["tries"] for key in row))
     tries = [[row.get(column, "") for column in columns] for row in result["tries"]]
     cells = [
-        [*(cell[key] for key in ("items", "levels", "batch", "beam")), *_times(cell, names)]
+        [
+            *(cell[key] for key in ("items", "levels", "batch", "beam")),
+            *_times(cell, names),
+            NAMES.get(cell["reference"], ""),
+            f"{cell['difference']:.0e}",
+        ]
         for cell in result["cells"]
     ]
+    head = ["items", "levels", "batch", "beam", *(NAMES[name] for name in names)]
+    head += ["scores compared with", "largest difference"]
     return (
         "\n\n".join(
             [
@@ -120,9 +132,7 @@ def markdown(result: dict[str, Any]) -> str:
                 "## Tries",
                 _rows([column.replace("_", " ") for column in columns], tries),
                 "## Milliseconds",
-                _rows(
-                    ["items", "levels", "batch", "beam", *(NAMES[name] for name in names)], cells
-                ),
+                _rows(head, cells),
             ]
         )
         + "\n"
@@ -130,7 +140,9 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _times(cell: dict[str, Any], names: list[str]) -> list[Any]:
-    return [cell["ms"].get(name, "") for name in names]
+    return [
+        "too large" if name in cell["too_large"] else cell["ms"].get(name, "") for name in names
+    ]
 
 
 def _rows(head: list[str], rows: list[list[Any]]) -> str:

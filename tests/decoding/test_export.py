@@ -51,7 +51,7 @@ def test_walking_the_tables_finds_every_leaf(data):
 
 def test_exports_that_cannot_be_are_errors():
     trie = PrefixTrie.from_codes([[0, 1, 2]], [65_536] * 3)
-    for levels in (0, 4):
+    for levels in (0, 4, 1.5, True, "1"):
         with pytest.raises(ConfigError, match="expected 1 to 3"):
             transition_tables(trie, dense_levels=levels)
     with pytest.raises(ConfigError, match="4294967296 entries; choose fewer levels"):

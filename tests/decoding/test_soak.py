@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,17 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "soak_decode.py"
 spec = importlib.util.spec_from_file_location("soak_decode", SCRIPT)
 soak_decode = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(soak_decode)
+
+
+SHAPES = (
+    "families above 32",
+    "full levels above 32",
+    "codes above 255",
+    "codes above 65,000",
+    "single children",
+    "one item",
+    "fewer than k",
+)
 
 
 def run(requests: int, *, trace: bool, **options) -> soak_decode.Soak:
@@ -41,6 +53,17 @@ def test_random_requests_over_a_changing_catalog():
     soak = run(2400, trace=False, seed=0, items=300, batch=15, sizes=(6, 5, 5))
     for name in (*soak_decode.SEARCHES, "added", "removed", "filters", "renumberings"):
         assert soak.counts[name] > 0, name
+
+
+def test_every_catalog_of_the_soak_is_searched_and_has_what_it_is_for():
+    """Families above a chunk, full levels, codes of two bytes, one item, short lists: all occur."""
+    counts = Counter()
+    for sizes, items, batch in soak_decode.CATALOGS:
+        rounds = 15 if sizes[0] > 60_000 else 40
+        options = {"sizes": sizes, "items": items, "batch": batch}
+        counts += run(rounds * batch, trace=False, **options).counts
+    for name in (*soak_decode.BACKENDS, *SHAPES):
+        assert counts[name] > 0, name
 
 
 @pytest.mark.slow

@@ -126,7 +126,9 @@ def test_arrays_that_make_no_trie_are_named(tmp_path, change, message):
         load_trie(tmp_path / "bad")
 
 
-@pytest.mark.parametrize("config", [{}, [], {"codebook_sizes": [0]}, {"codebook_sizes": 3}])
+@pytest.mark.parametrize(
+    "config", [{}, [], {"codebook_sizes": [0]}, {"codebook_sizes": 3}, {"codebook_sizes": "555"}]
+)
 def test_a_bad_configuration_is_an_error(tmp_path, config):
     save_trie(make(), tmp_path / "trie")
     with atomic_folder(tmp_path / "bad", kind="trie") as folder:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from genrec.decoding import PrefixTrie, build, default_tie_order
 from genrec.decoding import codes as codes_module
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 
 
 @st.composite
@@ -140,10 +140,130 @@ def test_malformed_input_is_named(codes, sizes, tie, message):
         PrefixTrie.from_codes(codes, sizes, tie)
 
 
+# What is no table of codes below [3, 3], and none may be rounded, parsed or taken for numbers.
+NO_CODES = [
+    [[0.5, 1.0]],
+    [["0", "1"]],
+    [[True, False]],
+    [[True, 1]],
+    [(0, 1), (np.True_, 1)],
+    [[None, 1]],
+    [[2**70, 1]],
+    [[float("nan"), 1.0]],
+    "01",
+    5,
+    {0: 1},
+    np.array([[0, 1]], dtype=object),
+    np.array([[0, 1]], dtype=np.float32),
+    np.array([["0", "1"]]),
+    np.zeros((1, 2), dtype=bool),
+    np.zeros((1, 2), dtype="datetime64[s]"),
+    np.zeros((2, 1, 3), dtype=int),
+    torch.zeros(1, 2),
+    torch.zeros(1, 2, dtype=torch.bfloat16),
+    torch.zeros(1, 2, dtype=torch.bool),
+    torch.zeros(1, 2, dtype=torch.complex64),
+    torch.eye(2, dtype=torch.int64).to_sparse(),
+    torch.zeros(1, 2, dtype=torch.int64, device="meta"),
+]
+
+
+@pytest.mark.parametrize("bad", NO_CODES, ids=lambda bad: repr(bad)[:30])
+def test_what_is_no_integer_is_an_error_everywhere(bad):
+    trie = PrefixTrie.from_codes([[0, 1], [1, 0]], [3, 3])
+    row = bad[-1] if isinstance(bad, (list, np.ndarray)) and np.ndim(bad) == 2 else bad
+    for call in (
+        lambda: PrefixTrie.from_codes(bad, [3, 3]),
+        lambda: PrefixTrie.from_codes([[0, 1]], row),
+        lambda: PrefixTrie.from_codes([[0, 1], [1, 0]], [3, 3], row),
+        lambda: trie.add(bad),
+        lambda: trie.add([[0, 1], [1, 0]], row),
+        lambda: trie.remove(row),
+        lambda: trie.renumber(row),
+        lambda: trie.lookup(bad),
+    ):
+        with pytest.raises(DataError, match=r"expected|cannot be read|lengths|outside"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (5, r"codebook_sizes of shape \(\): expected a list"),
+        ([[3, 3]], r"codebook_sizes of shape \(1, 2\)"),
+        ([3.7, 3], "codebook_sizes of type float64: expected integers"),
+        (["3", "3"], "codebook_sizes of type <U1"),
+        ("33", "codebook_sizes of type <U2"),
+        ([True, 3], "codebook_sizes of type bool"),
+        ([3, -3], "codebook size -3 of level 1"),
+        ([3, None], "codebook_sizes of type object"),
+        (iter([3, 3]), "codebook_sizes of type object"),
+    ],
+)
+def test_codebook_sizes_are_read_as_they_are(sizes, message):
+    with pytest.raises(DataError, match=message):
+        PrefixTrie.from_codes([[0, 1]], sizes)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", ">i2", "u4", "i4", ">i8", "u8"])
+def test_integers_of_any_type_and_order_make_the_same_trie(dtype):
+    codes = np.random.default_rng(0).integers(0, 100, (30, 3))
+    trie = PrefixTrie.from_codes(codes, [100, 120, 110])
+    other = np.asfortranarray(codes.astype(dtype))
+    for table in (other, other[::-1][::-1], codes.astype(dtype).tolist()):
+        same = PrefixTrie.from_codes(table, np.array([100, 120, 110], dtype=np.uint8))
+        assert torch.equal(same.leaf_items, trie.leaf_items)
+        assert (same.lookup(table) == trie.item_leaf).all()
+        more = trie.add(table)
+        assert more.num_leaves == trie.num_leaves
+    tensor = torch.from_numpy(codes).to(torch.int16)
+    assert torch.equal(PrefixTrie.from_codes(tensor, [100, 120, 110]).leaf_items, trie.leaf_items)
+    assert (trie.lookup(tensor) == trie.item_leaf).all()
+
+
 def test_lookup_of_another_number_of_levels_is_an_error():
     trie = PrefixTrie.from_codes([[0, 1]], [2, 2])
-    with pytest.raises(DataError, match="expected 2 codes"):
-        trie.lookup([[0, 1, 0]])
+    for codes in ([[0, 1, 0]], [0], [], 0):
+        with pytest.raises(DataError, match="expected 2 codes"):
+            trie.lookup(codes)
+    assert trie.lookup(np.zeros((0, 2), dtype=int)).shape == (0,)
+
+
+def test_nodes_and_levels_that_do_not_exist_are_errors():
+    trie = PrefixTrie.from_codes([[0, 1], [1, 0]], [2, 2])
+    for leaf in (-1, 2):
+        with pytest.raises(DataError, match=rf"leaf {leaf} is outside 0\.\.1"):
+            trie.bucket(leaf)
+        with pytest.raises(DataError, match=rf"leaf {leaf} is outside 0\.\.1"):
+            trie.leaf_codes([0, leaf])
+    for leaf in (0.0, "0", True):
+        with pytest.raises(DataError, match="leaf of type"):
+            trie.bucket(leaf)
+    for level in (-1, 2):
+        with pytest.raises(DataError, match=rf"level {level}: expected 0 to 1"):
+            trie.descend(level, torch.tensor([0]), torch.tensor([0]))
+    for depth in (-1, 3):
+        with pytest.raises(DataError, match=rf"depth {depth}: expected 0 to 2"):
+            trie.live_nodes(depth)
+    with pytest.raises(ConfigError, match="device 'moon' cannot be used"):
+        trie.to("moon")
+
+
+def test_a_trie_of_two_to_sixty_four_levels_of_any_sizes_equals_a_set_of_tuples():
+    """Ragged sizes up to 65,536, unsorted, with duplicates, at each number of levels."""
+    rng = np.random.default_rng(0)
+    for levels in range(2, 65):
+        sizes = rng.choice([1, 2, 5, 255, 256, 257, 65_535, 65_536], levels)
+        codes = (rng.random((12, levels)) * sizes).astype(np.int64)
+        codes[rng.integers(0, 12, 4)] = sizes - 1  # the last code of each, several times
+        codes[rng.integers(0, 12)] = 0
+        trie = PrefixTrie.from_codes(codes, sizes)
+        rows = sorted({tuple(row) for row in codes.tolist()})
+        assert trie.leaf_codes(range(len(rows))).tolist() == [list(row) for row in rows]
+        assert [rows[leaf] for leaf in trie.item_leaf] == [tuple(row) for row in codes.tolist()]
+        assert trie.codebook_sizes == tuple(sizes.tolist())
+        kept = trie.remove([0, 5]).add(codes[[5, 0]]).renumber([*range(1, 5), *range(6, 14)])
+        assert kept.leaf_codes(torch.arange(kept.num_leaves)).tolist() == [list(r) for r in rows]
 
 
 def test_the_default_tie_order_sorts_the_whole_hash(monkeypatch):

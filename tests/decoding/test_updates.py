@@ -217,7 +217,7 @@ def test_renumbering_needs_every_item_once(items, message):
         ([-1], r"item -1 is outside 0\.\.3"),
         ([2], "item 2 was removed before"),
         ([[0]], "expected a list of item numbers"),
-        ([0.0], "items of type float64: expected integers"),
+        ([0.0], "item of type float64: expected integers"),
     ],
 )
 def test_removing_what_is_not_there_is_an_error(items, message):

@@ -23,9 +23,13 @@ def test_all_methods_agree_and_the_files_say_what_was_returned(tmp_path):
     (cell,) = result["cells"]
     assert set(cell["ms"]) == set(NAMES)
     assert min(cell["ms_min"].values()) > 0
+    assert cell["too_large"] == [] and cell["reference"] == "brute"
+    assert 0 <= cell["difference"] < 1e-4
     assert json.loads((tmp_path / "bench/decode.json").read_text())["cells"] == result["cells"]
     page = (tmp_path / "bench/decode.md").read_text()
     assert "| 400 | 3 | 2 | 7 |" in page and "| hf/compiled |" in page and "cpu time" in page
+    assert "| brute/compiled |" in page and " brute force | no constraint |" in page
+    assert "| scores compared with | largest difference |" in page and "too large" not in page
     assert (tmp_path / "bench/decode.svg").read_text().lstrip().startswith("<?xml")
 
 
@@ -40,6 +44,33 @@ def test_other_scores_are_no_result(monkeypatch, method):
         )
     with pytest.raises(GenrecError, match=f"{method} and torch|torch and {method}"):
         bench_decode(**SMALL, methods=["torch", method])
+
+
+def test_brute_force_that_is_too_large_is_said_and_not_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(module, "_MATCHES", 400 * 7)  # one user's beams, not those of two
+    options = {**SMALL, "batch": [1, 2], "methods": ["torch", "brute", "torch+users"]}
+    one, two = bench_decode(**options, out=str(tmp_path / "bench"))["cells"]
+    assert one["too_large"] == [] and one["reference"] == "brute"
+    assert two["too_large"] == ["brute"] and two["reference"] == "torch"
+    assert "brute" in one["ms"] and "brute" not in two["ms"]
+    assert "brute too large" in capsys.readouterr().out
+    row = next(
+        line
+        for line in (tmp_path / "bench/decode.md").read_text().splitlines()
+        if line.startswith("| 400 | 3 | 2 | 7 |")
+    )
+    assert row.split(" | ")[4] == "too large"
+    assert "gaps: too large" in (tmp_path / "bench/decode.svg").read_text()
+
+
+@pytest.mark.parametrize("kind", ["shared", "users"])
+def test_filtered_steps_are_compared_with_brute_force_over_the_filtered_items(monkeypatch, kind):
+    alive = module.Filter.alive
+    monkeypatch.setattr(
+        module.Filter, "alive", lambda self, depth, nodes: ~alive(self, depth, nodes)
+    )
+    with pytest.raises(GenrecError, match=rf"compiled\+{kind} and brute disagree"):
+        bench_decode(**SMALL, methods=["brute", f"compiled+{kind}"])
 
 
 def test_ratios_are_of_the_cells_that_have_both():
