@@ -315,7 +315,9 @@ def _scale(
     return micros, missing
 
 
-def action_codes(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[Any]]:
+def action_codes(
+    column: pa.ChunkedArray, name: str, label: str = "action"
+) -> tuple[np.ndarray, list[Any]]:
     """Actions (integers or strings) -> (int16 codes [n], the actions sorted).
 
     Whole floats are integers again; NaN is missing like null.
@@ -329,16 +331,16 @@ def action_codes(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[A
     kind = column.type
     usable = pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if pa.types.is_floating(kind):
-        column = _whole_actions(column, name)
+        column = _whole_actions(column, name, label)
     elif pa.types.is_boolean(kind):
         column = column.cast(pa.int64())
     elif not usable and not pa.types.is_null(kind):
-        raise DataError(f"{name}: column 'action' holds {kind}; expected integers or strings")
+        raise DataError(f"{name}: column {label!r} holds {kind}; expected integers or strings")
     values = pc.unique(column).drop_null()
     values = values.take(pc.sort_indices(values))
     if len(values) > np.iinfo(np.int16).max - 1:
         raise DataError(
-            f"{name}: column 'action' has {len(values)} different values; "
+            f"{name}: column {label!r} has {len(values)} different values; "
             "an action is a kind of event (view, click, buy), at most 32,766 of them"
         )
     if len(values) == 0:
@@ -347,7 +349,7 @@ def action_codes(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[A
     return (_numpy(codes) + 1).astype(np.int16), values.to_pylist()
 
 
-def _whole_actions(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+def _whole_actions(column: pa.ChunkedArray, name: str, label: str) -> pa.ChunkedArray:
     """Float actions as int64."""
     values = column.cast(pa.float64())
     values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
@@ -358,7 +360,7 @@ def _whole_actions(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if not pc.all(whole).as_py():
         row = _first(pc.invert(whole))
         raise DataError(
-            f"{name}: column 'action' row {row + 1} is {values[row].as_py()!r}; an action "
+            f"{name}: column {label!r} row {row + 1} is {values[row].as_py()!r}; an action "
             "is a kind of event: use integers or strings"
         )
     return values.cast(pa.int64())

@@ -142,6 +142,27 @@ class ItemTables(nn.Module):
             table.copy_(given)
         return self
 
+    def add_users(self, features: np.ndarray) -> int:
+        """Hold further users, int32 `[n, F]`, for as long as the model is in memory.
+
+        Returns:
+            The row of the first of them.
+
+        Raises:
+            DataError: where the width differs or a value lies outside its feature.
+        """
+        given = torch.as_tensor(features, dtype=torch.int32)
+        if given.ndim != 2 or given.shape[1] != self.user_features.shape[1]:
+            raise DataError(
+                f"item tables: features of users have shape {tuple(given.shape)}, expected "
+                f"[n, {self.user_features.shape[1]}]"
+            )
+        _check_values(given, self.user_columns, "user_features")
+        first = len(self.user_features)
+        more = given.to(self.user_features.device)
+        self.user_features = torch.cat([self.user_features, more])
+        return first
+
     def require(self, what: str, *, part: str) -> None:
         """Raise ConfigError if `part` reads a table that this recommender was not given."""
         missing = (what == "codes" and not self.codebook_sizes) or (

@@ -114,6 +114,9 @@ def sparse_matrix(
         column = table.column(name)
         kind = column.type
         listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        if pa.types.is_null(kind.value_type if listed else kind):  # nothing is known of anyone
+            kind = pa.list_(pa.int64()) if listed else pa.int64()
+            column = column.cast(kind)
         if not pa.types.is_integer(kind.value_type if listed else kind):
             raise ConfigError(
                 f"{what}: column {name!r} holds {kind}; a sparse feature is whole numbers or lists "

@@ -22,6 +22,7 @@ from genrec.data.sources.tables import OPTIONS, rename_columns
 from genrec.data.splits import parse_moment
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation import ModelRanker, history_matrix
+from genrec.pipeline.asked import asked_users, folder_of_histories
 from genrec.pipeline.lists import ItemList, Lists
 from genrec.pipeline.notes import note, note_missing_titles, plural
 from genrec.pipeline.runs import Run
@@ -51,6 +52,9 @@ def recommend(
     exact: bool = False,
     renormalize: bool = False,
     request_time: str | int | None = None,
+    request_action: str | int | None = None,
+    request_action_column: str | None = None,
+    user_table: str | None = None,
     out: str | None = None,
     title_column: str = "title",
     batch_size: int = 512,
@@ -68,7 +72,8 @@ def recommend(
         items: one history, item ids from the oldest to the latest, with commas between them.
         users: users of the dataset, by id, likewise.
         histories: a table (csv, jsonl or parquet, also .gz) with `user_id` and `item_id`, in time
-            order or with a `timestamp` to sort by, and perhaps an `action`.
+            order or with a `timestamp` to sort by, and perhaps an `action`; or a dataset folder,
+            whose `users.parquet` is the table of its users.
         user_column: of that table: who.
         item_column: of that table: what.
         time_column: of that table: when; `timestamp` if there is such a column.
@@ -86,6 +91,12 @@ def recommend(
             exist; by default the model's own, which codes that do not exist have a part of.
         request_time: for models that know when they are asked (`times: request`): an ISO date,
             Unix seconds or `now`; by default the time of each history's last event.
+        request_action: for models that can be told which action is asked for (`next-action`): the
+            action, as the dataset names it; by default nothing is told.
+        request_action_column: likewise for each user their own: a column of the users.
+        user_table: a table with `user_id`, the features that the model reads of users (`user`), and
+            the action asked for. Without it users of the dataset have theirs, and of others nothing
+            is known.
         out: file to write (.csv, .parquet or .jsonl); printed otherwise.
         title_column: column of the catalog shown beside the ids.
         batch_size: users per batch.
@@ -100,8 +111,8 @@ def recommend(
 
     Raises:
         ConfigError: unless exactly one of items, users and histories is given, for a list per
-            user with items, which are nobody's, for a request time that is none, or if the model
-            reads times and the histories have none.
+            user with items, which are nobody's, for a request time or action that is none, if the
+            model reads times and the histories have none, or is told an action and reads none.
         DataError: if no history has an item the catalog knows, or an allow-list has none; other
             unknown items are reported and skipped.
         ArtefactError: if the run, its dataset or its vocabulary is not whole, or the file cannot
@@ -113,15 +124,22 @@ def recommend(
     for name, value in (("k", k), ("batch_size", batch_size), ("beam_width", beam_width)):
         if value is not None and value < 1:
             raise ConfigError(f"recommend: {name}={value}; expected at least 1")
-    for name, path in (("allow", allow_per_user), ("deny", deny_per_user)):
+    of_users = {
+        "allow_per_user": (allow_per_user, "give --allow, or --users or --histories"),
+        "deny_per_user": (deny_per_user, "give --deny, or --users or --histories"),
+        "user_table": (user_table, "give --users or --histories"),
+        "request_action_column": (
+            request_action_column,
+            "give --request_action, or --users or --histories",
+        ),
+    }
+    for name, (path, instead) in of_users.items():
         if items is not None and path is not None:
-            raise ConfigError(
-                f"recommend: {name}_per_user needs user ids, which --items has not; give --{name}, "
-                "or --users or --histories"
-            )
+            raise ConfigError(f"recommend: {name} needs user ids, which --items has not; {instead}")
     if out and check_place(out).suffix not in WRITERS:
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(WRITERS)}")
     asked_at = None if request_time is None else _moment(request_time)
+    histories, user_table = folder_of_histories(histories, user_table)
     # Launched as several processes, each searches for its batches; the first one alone writes.
     team = processes()
     place_of_model = choose_device(device)
@@ -176,6 +194,15 @@ def recommend(
             "--request_time says otherwise",
             "yellow",
         )
+    told = asked_users(
+        model,
+        data,
+        shown,
+        table=user_table,
+        action=request_action,
+        action_column=request_action_column,
+        name=opened.name,
+    )
     ranker = ModelRanker(
         model, trie, beam_width=beam_width, exact=exact, renormalize=renormalize, name=opened.name
     )
@@ -191,6 +218,7 @@ def recommend(
             end[part],
             max_length=opened.model.config.max_history,
             query_time=None if asked_at is None else np.full(len(shown[part]), asked_at),
+            **told.batch(part),
         )
         seen = None if repeat else history_matrix(flat.items, start[part], end[part])
         found = ranker.search(

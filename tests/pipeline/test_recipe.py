@@ -395,6 +395,16 @@ def test_files_beside_the_interactions_and_of_embedders_count_as_inputs(recipe, 
     assert json.loads((tmp_path / "out/.stages/dataset.json").read_text())["done"] is True
 
 
+def test_every_recipe_is_listed_and_says_how_it_is_run_where_and_with_what_result():
+    root = Path(__file__).parents[2]
+    listed = (root / "docs" / "recipes.md").read_text()
+    for path in sorted((root / "recipes").glob("*.yaml")):
+        head = path.read_text().partition("\nname:")[0]
+        for what in ("Run:", "Machine:", "Result:"):
+            assert f"\n# {what}" in head, f"{path.name}: no {what}"
+        assert f"genrec run recipes/{path.name}" in head and f"`{path.stem}`" in listed, path.name
+
+
 def test_the_page_of_recipes_names_every_part_and_option():
     import inspect
 

@@ -186,8 +186,8 @@ def _plan(root: Path, evaluation: Path, vectors: list[str], histories: str) -> d
 
 
 def _targets(found: assemble.Sequences, actions: dict[str, int]) -> dict[str, pa.Array]:
-    """The action asked of each user, where the contest says it: 1 + its type, 0 unknown."""
+    """The type of action asked of each user, where the contest says it; null for other users."""
     if not actions:
         return {}
-    codes = [1 + actions.get(name, -1) for name in found.names.to_pylist()]
-    return {"target_action": pa.array(codes, pa.int32())}
+    types = [actions.get(name) for name in found.names.to_pylist()]
+    return {"target_action": pa.array(types, pa.int32())}

@@ -179,7 +179,7 @@ def test_competition_equals_a_slow_reading(tmp_path: Path, competition: Path, hi
     if histories == "predict":
         asked = json.loads((competition / "eval" / "user_action_type.json").read_text())
         for row in dataset.users.to_pylist():
-            assert row["target_action"] == 1 + asked[row["user_id"]]
+            assert row["target_action"] == asked[row["user_id"]]
         assert dataset.info["counts"]["users_not_in_training"] > 0
 
 
