@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ import matplotlib
 
 from genrec.artefacts import read_json, replacing
 from genrec.evaluation.report import number
+from genrec.evaluation.results import told_of
 
 PUBLISHED = Path(__file__).with_name("published.json")
 DOCS = Path(__file__).parent.parent / "docs" / "results"
@@ -85,6 +87,20 @@ def row(
         f"{metrics['seconds']:.0f} s",
         beside(published.get(method.rpartition("-seed")[0] or method)),
     ]
+
+
+def told(metrics: dict[str, Any], run: dict[str, Any]) -> str:
+    """What a method knew of its target: `time`, `action`, both, or nothing.
+
+    Folders of earlier versions say what was asked; what the model reads, their `run.json` says.
+    """
+    if "knows_request_time" in metrics:
+        return told_of(metrics)
+    parts = json.dumps(run.get("model", {}))
+    reads = {"time": '"times": "request"', "action": '"type": "next-action"'}
+    return ", ".join(
+        name for name, text in reads.items() if metrics.get(f"request_{name}") and text in parts
+    )
 
 
 def beside(figures: dict[str, Any] | None) -> str:
@@ -309,6 +325,14 @@ def page(
     rows.sort(key=lambda entry: (entry[2]["tie_order"], -entry[0]))
     users, pool = rows[0][2]["test/users"], rows[0][2].get("candidates")
     ranked = "the whole catalog ranked" if pool is None else f"a pool of {pool:,} items ranked"
+    columns = list(COLUMNS)
+    cells = [row(method, one, runs[method, one["tie_order"]], published) for _, method, one in rows]
+    known = [told(metrics, runs[method, metrics["tie_order"]]) for _, method, metrics in rows]
+    if any(known):
+        place = columns.index("beam")
+        columns.insert(place, "told")
+        for one, text in zip(cells, known, strict=True):
+            one.insert(place, text)
     lines = [
         f"# {name}",
         "",
@@ -320,14 +344,12 @@ def page(
         f"Test split, {users:,} users, item level, {ranked}, collisions by "
         "expectation; intervals from a bootstrap over users. Best first within each order. Rank of "
         "states: the effective rank of the users' hidden states. Memory: peak of the training "
-        "process.",
+        "process."
+        + (" Told: what a method knew of the event to be predicted." if any(known) else ""),
         "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|{'|'.join('---' if c in ('method', 'order') else '---:' for c in COLUMNS)}|",
-        *(
-            f"| {' | '.join(row(method, metrics, runs[method, metrics['tie_order']], published))} |"
-            for _, method, metrics in rows
-        ),
+        f"| {' | '.join(columns)} |",
+        f"|{'|'.join('---' if c in ('method', 'order') else '---:' for c in columns)}|",
+        *(f"| {' | '.join(one)} |" for one in cells),
         "",
         *over_seeds(rows),
         *by_popularity(rows),

@@ -138,7 +138,8 @@ def _best(evaluations: Sequence[Evaluation]) -> Evaluation:
 def _cards(first: Evaluation) -> str:
     """The figures of one ranker, the best one, which they name."""
     metric = headline_metric(first)
-    cards = [("Best ranker", first.ranker, f"by {metric_name(metric)}")]
+    told = f", told the {first.told.replace(', ', ' and ')} of the target" if first.told else ""
+    cards = [("Best ranker", first.ranker, f"by {metric_name(metric)}{told}")]
     for mask in first.searches:
         found = first.metrics[f"{first.split}/{mask}/{metric}"]
         cards.append(
@@ -180,13 +181,23 @@ def _comparison(evaluations: Sequence[Evaluation], mask: str) -> str:
         f"mrr@{first.ks[-1]}"
     ]
     best = {name: max(e.value(mask, name) for e, _ in rows) for name in names}
+    told = any(evaluation.told for evaluation in evaluations)
     longest = metric.partition("@")[2]
-    head = ["ranker", *map(metric_name, names), "to the best", "certified", "seconds"]
+    head = [
+        "ranker",
+        *(["told"] if told else []),
+        *map(metric_name, names),
+        "to the best",
+        "certified",
+        "seconds",
+    ]
     if tuples:
         head.append(f"tuple-level recall@{longest}")
     body = []
     for place, (evaluation, difference) in enumerate(rows):
         cells = [f"<td>{escape(evaluation.ranker)}</td>"]
+        if told:
+            cells.append(f"<td>{evaluation.told or '-'}</td>")
         for name in names:
             found = evaluation.metrics[f"{evaluation.split}/{mask}/{name}"]
             detail = f'<span class="span">{span(found)}</span>' if name == metric else ""
@@ -217,6 +228,11 @@ def _comparison(evaluations: Sequence[Evaluation], mask: str) -> str:
         f" interval holds zero. Certified: users whose top {first.ks[-1]} is proven exact."
         f" {_UNPROVEN}"
     )
+    if told:
+        rest += (
+            " Told: what a ranker knew of the event to be predicted, and others did not. Compare "
+            "those that knew the same."
+        )
     if tuples:
         rest += (
             " Tuple-level recall counts every item of a hit tuple as a hit and is shown only to"

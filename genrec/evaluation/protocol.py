@@ -76,6 +76,11 @@ def evaluate(
             call this, and all get the whole result, which is that of one process to the bit.
         progress: show a progress bar, on a terminal.
 
+    Returns:
+        What was found; among its facts, whether this ranker knew the time and the action of the
+        target: `knows_request_time` and `knows_request_action`. One that reads neither knows
+        neither, whatever it was told.
+
     Raises:
         ConfigError: if a list length, mask, batch size or seed makes no sense.
         DataError: if there is no user to evaluate.
@@ -174,8 +179,8 @@ def evaluate(
         targets_in_history=repeated / len(eval_set),
         max_length=max_length,
         batch_size=batch_size,
-        request_time=request_time and eval_set.times is not None,
-        request_action=request_action and eval_set.actions is not None,
+        knows_request_time="time" in ranker.asks and told.times is not None,
+        knows_request_action="action" in ranker.asks and told.actions is not None,
         items=len(dataset.catalog),
         **({"processes": team.num_processes} if shared and team.num_processes > 1 else {}),
         **({} if effective is None else {"effective_rank": round(effective, 3)}),

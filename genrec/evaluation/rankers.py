@@ -30,10 +30,13 @@ class Ranker(Protocol):
     Attributes:
         name: shown in reports.
         has_tuples: whether leaves are semantic IDs, so that tuple-level metrics mean something.
+        asks: what it reads of the event to be predicted where it is told: `time`, `action`, both
+            or nothing.
     """
 
     name: str
     has_tuples: bool
+    asks: frozenset[str]
 
     @property
     def filters_for(self) -> PrefixTrie | int:
@@ -85,6 +88,7 @@ class PopularityRanker:
     """
 
     has_tuples = False
+    asks: frozenset[str] = frozenset()
 
     def __init__(self, counts: IntArray, tie_order: IntArray, *, name: str = "popularity") -> None:
         counts = np.asarray(counts, dtype=np.int64)
@@ -184,6 +188,8 @@ class ModelRanker:
         self.renormalize = renormalize
         self.name = name
         self.has_tuples = model.head.uses_trie and not model.head.ranks_items
+        reads = {"time": model.asks_when, "action": model.asks_which_action}
+        self.asks = frozenset(field for field, does in reads.items() if does)
         if model.head.uses_trie and trie is None:
             raise ConfigError(f"{name}: this head scores codes; give the vocabulary's prefix trie")
         if self.trie is not None:

@@ -186,7 +186,7 @@ def comparison_table(
             cells.append(Text(number(value), style="bold" if value == best[name] else ""))
         interval = evaluation.metrics[f"{evaluation.split}/{mask}/{metric}"]
         table.add_row(
-            Text(evaluation.ranker),
+            Text(f"* {evaluation.ranker}" if evaluation.told else evaluation.ranker),
             *cells,
             span(interval, "-"),
             "best" if place == 0 else describe(difference),
@@ -209,6 +209,10 @@ def print_comparison(evaluations: Sequence[Evaluation], *, console: Console | No
     for mask in evaluations[0].searches:
         console.print(comparison_table(evaluations, mask, wide=console.width >= 100))
         console.print()
+    told = [f"{one.ranker} ({one.told})" for one in evaluations if one.told]
+    if told:
+        text = f"* knew of the event to be predicted, which the others did not: {'; '.join(told)}"
+        console.print(Text(text, style="dim"))
     pool = evaluations[0].facts.get("candidates")
     ranking = "full ranking" if pool is None else f"ranking within a pool of {pool:,} items"
     console.print(

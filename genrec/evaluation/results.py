@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -133,6 +133,11 @@ class Evaluation:
         }
         return bootstrap_intervals(columns, replicates=self.bootstrap, seed=self.seed)
 
+    @property
+    def told(self) -> str:
+        """What the ranker knew of the event to be predicted: `time`, `action`, both, or nothing."""
+        return told_of(self.facts)
+
     def value(self, mask: str, name: str) -> float:
         """Mean of one metric over users."""
         return float(self.per_user(mask, name).mean())
@@ -231,6 +236,11 @@ class Evaluation:
 
 _RECORD_ARRAYS = ("certified", "leaked", "evaluations", "target_excluded")
 _METADATA = b"genrec.evaluation"
+
+
+def told_of(facts: Mapping[str, Any]) -> str:
+    """What a ranker of these facts (or this `metrics.json`) knew of the target, for a table."""
+    return ", ".join(name for name in ("time", "action") if facts.get(f"knows_request_{name}"))
 
 
 def best_first(evaluations: Sequence[Evaluation], mask: str, name: str) -> list[Evaluation]:

@@ -175,6 +175,11 @@ class Recommender(PreTrainedModel):
         return known or "query_time" in self.item_encoder.reads
 
     @property
+    def asks_which_action(self) -> bool:
+        """Whether a part reads the action of the item to be predicted."""
+        return "query_action" in self.item_encoder.reads
+
+    @property
     def reads_times(self) -> bool:
         """Whether a part reads the time of events."""
         return self.backbone.spec.uses_time or "event_time" in self.item_encoder.reads

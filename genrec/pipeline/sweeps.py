@@ -17,6 +17,7 @@ from rich.table import Table
 from genrec.artefacts import read_json, replacing
 from genrec.errors import ConfigError
 from genrec.evaluation.report import number
+from genrec.evaluation.results import told_of
 
 HEADINGS = ("run", "seeds", "validation", "unmasked", "masked", "parameters", "minutes")
 
@@ -106,6 +107,8 @@ def summary(
 ) -> list[tuple[str, ...]]:
     """One row per variant, best validation first: mean (standard deviation) over its seeds.
 
+    A variant that knew the time or the action of the target says so after its name.
+
     Args:
         folder: of the recipe's output.
         planned: the runs that were evaluated.
@@ -121,7 +124,9 @@ def summary(
         place = "runs" if own else "report"
         metrics = [read_json(folder / place / name / "metrics.json") for name in members]
         validation = [record["validation"]["ndcg@10"] for record in about]
-        cells = [variant, str(len(members)), mean_and_spread(validation)]
+        told = told_of(metrics[0])
+        shown = f"{variant} (told the {told.replace(', ', ' and ')})" if told else variant
+        cells = [shown, str(len(members)), mean_and_spread(validation)]
         for mask in ("unmasked", "masked"):
             cells.append(
                 ", ".join(

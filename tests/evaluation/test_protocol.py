@@ -224,6 +224,8 @@ def test_request_time_is_a_choice_and_recorded(dataset: Dataset, split: Split) -
     seen: list[torch.Tensor] = []
 
     class Watching(PopularityRanker):
+        asks = frozenset({"time"})
+
         def prepare(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             last = batch["mask"].sum(dim=1) - 1
             seen.append(batch["query_time"].gather(1, last[:, None]).squeeze(1))
@@ -233,5 +235,9 @@ def test_request_time_is_a_choice_and_recorded(dataset: Dataset, split: Split) -
     options = {"split": "test", "batch_size": 1000, "bootstrap": 0}
     known = evaluate(ranker, dataset, split.test, **options)  # type: ignore[arg-type]
     hidden = evaluate(ranker, dataset, split.test, request_time=False, **options)  # type: ignore[arg-type]
-    assert known.facts["request_time"] and not hidden.facts["request_time"]
+    assert known.told == "time" and hidden.told == ""
+    assert known.facts["knows_request_time"] and not hidden.facts["knows_request_time"]
+    # Who reads no time knows none, whatever is told.
+    plain = PopularityRanker(np.zeros(60, dtype=int), np.arange(60))
+    assert not evaluate(plain, dataset, split.test, **options).facts["knows_request_time"]  # type: ignore[arg-type]
     assert (seen[0] >= seen[1]).all() and (seen[0] > seen[1]).any()

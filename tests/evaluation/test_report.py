@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -134,6 +135,21 @@ def test_the_printed_table_fits_and_names_everything(
     assert number(evaluations[0].value("masked", "ndcg@10")) in text
     assert ("R@20" in text) == (width == 140)
     assert "…" not in text
+
+
+def test_who_was_told_more_is_marked(evaluations: list[Evaluation], tmp_path: Path) -> None:
+    facts = {**evaluations[0].facts, "knows_request_time": True, "knows_request_action": True}
+    told = [dataclasses.replace(evaluations[0], facts=facts), evaluations[1]]
+    out = io.StringIO()
+    print_comparison(told, console=Console(file=out, width=100))
+    assert out.getvalue().count("* sid <b>") == 2
+    assert "which the others did not: sid <b> (time, action)" in " ".join(out.getvalue().split())
+    write_report(tmp_path / "told.html", told, title="A")
+    write_report(tmp_path / "plain.html", evaluations, title="A")
+    page = (tmp_path / "told.html").read_text()
+    assert page.count("<th>told</th>") == 2
+    assert page.count("<td>time, action</td>") == 2
+    assert "<th>told</th>" not in (tmp_path / "plain.html").read_text()
 
 
 def test_numbers() -> None:

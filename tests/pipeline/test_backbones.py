@@ -24,16 +24,19 @@ PLAN: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", ["hstu"])
 def test_times_reach_the_backbone(name: str, shop: Path, tmp_path: Path) -> None:
-    run = train(str(shop / "dataset"), str(tmp_path / "run"), backbone={"type": name}, **PLAN)
+    backbone = {"type": name, "times": "request"}
+    run = train(str(shop / "dataset"), str(tmp_path / "run"), backbone=backbone, **PLAN)
     parts = run.model.backbone.state_dict()
     (table,) = [value for key, value in parts.items() if key == "layers.0.time"]
     assert table.std() > 0
     facts = []
     for known in (True, False):
-        options = {"examples": 0, "popularity": False, "request_time": known}
-        (found,) = evaluate(str(tmp_path / "run"), str(tmp_path / f"{known}"), **options).values()
-        facts.append(found.facts["request_time"])
-    assert facts == [True, False]
+        options = {"examples": 0, "request_time": known, "masks": ["unmasked"], "bootstrap": 0}
+        found = evaluate(str(tmp_path / "run"), str(tmp_path / f"{known}"), **options)
+        facts.append([found[name].facts["knows_request_time"] for name in ("run", "popularity")])
+        page = (tmp_path / f"{known}" / "report.html").read_text()
+        assert ("<th>told</th>" in page) is known
+    assert facts == [[True, False], [False, False]]
 
     asked = {"users": ["U00004", "U00007"], "k": 150, "repeat": True}
     lists = {

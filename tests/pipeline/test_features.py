@@ -86,7 +86,7 @@ def test_a_model_of_all_features_is_trained_and_used(ads: Path, tmp_path: Path):
     }
     for told, evaluations in found.items():
         facts = evaluations["run"].facts
-        assert facts["request_action"] is told and facts["targets_outside_candidates"] == 0
+        assert facts["knows_request_action"] is told and facts["targets_outside_candidates"] == 0
         assert facts["candidates"] == 66
         scores = evaluation_scores(evaluations["run"])
         assert 0 <= scores["masked"]["literal"].score <= 1

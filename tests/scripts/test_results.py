@@ -189,3 +189,31 @@ def test_pages_become_one_table(
     assert "published" in head and "Hou et al." in beauty[0]["published"]
     assert text.index("## Amazon 2014 Beauty") < text.index("## Steam-100K")
     assert "decoding" not in text
+
+
+def test_what_a_method_was_told_has_a_column(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "amazon2014-beauty"
+    write(folder / "runs/told", 0.04, seed=0, knows_request_time=True, knows_request_action=False)
+    write(folder / "runs/not", 0.03, seed=0, knows_request_time=False, knows_request_action=False)
+    write(folder / "report/popularity", 0.01)
+    # Of an earlier version, which noted what was asked: the model says what it reads.
+    write(folder / "runs/earlier", 0.02, seed=0, request_time=True, request_action=True)
+    about = folder / "runs/earlier/run.json"
+    parts = {"item_encoder": {"type": "sum", "parts": {"a": {"type": "next-action"}}}}
+    about.write_text(json.dumps({"model": {"backbone": {"times": "request"}, **parts}}))
+    _, text = results.page([folder], "")
+    head, *rows = rows_of(text)
+    shown = [dict(zip(head, row, strict=True)) for row in rows[:4]]
+    expected = {"told": "time", "not": "", "earlier": "time, action", "popularity": ""}
+    assert {row["method"]: row["told"] for row in shown} == expected
+    page = tmp_path / "amazon2014-beauty.md"
+    page.write_text(text)
+    head, *rows = rows_of(results_table.table([page]))
+    assert {row[0]: row[head.index("told")] for row in rows} == expected
+    write(tmp_path / "steam-100k/runs/a", 0.02, seed=0)
+    _, text = results.page([tmp_path / "steam-100k"], "")
+    assert "told" not in rows_of(text)[0]
+    page.write_text(text)
+    assert "told" not in rows_of(results_table.table([page]))[0]

@@ -40,7 +40,7 @@ class FuXiAlpha(GatedBackbone):
         ffn: hidden width of the SwiGLU, `d_model` by default; the paper's larger models take
             four times that.
         dropout: on the input, before the output projection and before the SwiGLU.
-        times: `request`, `event` or `none`, as for `HSTU`; `none` leaves out the map by time.
+        times: `event`, `request` or `none`, as for `HSTU`; `none` leaves out the map by time.
         scale_input: multiply the embeddings by `sqrt(D)`.
 
     Parameters of a layer with `ffn = m D`: `(9 + 3 m) D^2 + D`, and `max_length + 129` scalars.
@@ -57,7 +57,7 @@ class FuXiAlpha(GatedBackbone):
         heads: int = 2,
         ffn: int | None = None,
         dropout: float = 0.2,
-        times: str = "request",
+        times: str = "event",
         scale_input: bool = True,
     ) -> None:
         check_counts(layers=layers, heads=heads, ffn=ffn)
@@ -96,7 +96,7 @@ class FuXiBeta(GatedBackbone):
         layers: number of layers.
         ffn: hidden width of the SwiGLU, `d_model` by default.
         dropout: on the input, before the output projection and before the SwiGLU.
-        times: `request`, `event` or `none`, as for `HSTU`; `none` leaves out the map by time.
+        times: `event`, `request` or `none`, as for `HSTU`; `none` leaves out the map by time.
         scale_input: multiply the embeddings by `sqrt(D)`.
 
     Parameters of a layer with `ffn = m D`: `(5 + 3 m) D^2 + D`, and `max_length + 2` scalars. Cost
@@ -112,7 +112,7 @@ class FuXiBeta(GatedBackbone):
         layers: int = 2,
         ffn: int | None = None,
         dropout: float = 0.2,
-        times: str = "request",
+        times: str = "event",
         scale_input: bool = True,
     ) -> None:
         check_counts(layers=layers, ffn=ffn)

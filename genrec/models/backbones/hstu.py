@@ -36,9 +36,9 @@ class HSTU(GatedBackbone):
         dqk: width of a query and key, `d_model / heads` by default.
         dv: width of a value, `d_model / heads` by default.
         dropout: on the input and before each output projection.
-        times: gaps of the time bias. `request`: from the time of the item to be predicted, the
-            paper's protocol, for services that know when they are asked. `event`: from the last
-            event only. `none`: no time bias.
+        times: gaps of the time bias. `event`: from the last event. `request`: from the time of the
+            item to be predicted, the paper's protocol, for services that know when they are asked;
+            such a model knows more than one that reads past events only. `none`: no time bias.
         scale_input: multiply the embeddings by `sqrt(D)`, as the paper does with item embeddings.
         concat_ua: project `[u, norm(a v), u * norm(a v)]` instead of the last alone.
 
@@ -58,7 +58,7 @@ class HSTU(GatedBackbone):
         dqk: int | None = None,
         dv: int | None = None,
         dropout: float = 0.2,
-        times: str = "request",
+        times: str = "event",
         scale_input: bool = True,
         concat_ua: bool = False,
     ) -> None:
