@@ -77,6 +77,8 @@ def read_indexer(path: str | os.PathLike[str]) -> Indexer:
         raw = items.cast(pa.int64()).to_numpy()
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: 'i' has a key that is no whole number ({error})") from error
+    if len(raw) and int(raw.min()) < 0:
+        raise DataError(f"{path}: 'i' has the raw id {int(raw.min())}; expected 0 or more")
     by_number = np.full(int(numbers.max(initial=0)) + 1, -1, dtype=np.int64)
     by_number[numbers] = raw
     features = found.parts["f"]
@@ -86,7 +88,7 @@ def read_indexer(path: str | os.PathLike[str]) -> Indexer:
     for name, part in features.parts.items():
         if not isinstance(part, PairColumns) or part.parts:
             raise DataError(f"{path}: 'f'[{name!r}] is no dict of values to numbers")
-        sizes[str(name)] = int(part.columns()[1].max(initial=0))
+        sizes[str(name)] = int(_columns(path, part, f"'f'[{name!r}]")[1].max(initial=0))
     return Indexer(names, by_number, sizes)
 
 
@@ -94,16 +96,20 @@ def _pairs(path: Path, found: PairColumns, part: str) -> tuple[pa.Array, np.ndar
     table = found.parts[part]
     if not isinstance(table, PairColumns) or table.parts:
         raise DataError(f"{path}: {part!r} is no dict of raw ids to numbers")
-    try:
-        keys, numbers = table.columns()
-    except (TypeError, OverflowError) as error:
-        raise DataError(f"{path}: {part!r}: {error}") from error
+    keys, numbers = _columns(path, table, repr(part))
     if len(numbers) and int(numbers.min()) < 1:
         raise DataError(f"{path}: {part!r} has the number {int(numbers.min())}; expected 1 or more")
     twice = np.flatnonzero(np.bincount(numbers) > 1) if numbers.max(initial=0) < 2**31 else [2**31]
     if len(twice):
         raise DataError(f"{path}: {part!r} gives the number {int(twice[0])} twice or it is too big")
     return keys, numbers
+
+
+def _columns(path: Path, table: PairColumns, part: str) -> tuple[pa.Array, np.ndarray]:
+    try:
+        return table.columns()
+    except (TypeError, OverflowError) as error:
+        raise DataError(f"{path}: {part}: {error}") from error
 
 
 def write_indexer(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from genrec.artefacts import read_json
 from genrec.data.plain_pickle import read_plain_pickle
-from genrec.data.tencentgr.lines import line_in_file, parsed_lines, pieces
+from genrec.data.tencentgr.lines import LARGEST_ID, line_in_file, parsed_lines, pieces, raw_id
 from genrec.data.tencentgr.parquet import LARGEST
-from genrec.data.tencentgr.schema import ITEM_FEATURES, USER_FEATURES
-from genrec.data.tencentgr.sequences import ACTIONS, in_time_order
+from genrec.data.tencentgr.schema import ITEM_FEATURES, USER_FEATURES, Feature
+from genrec.data.tencentgr.sequences import ACTIONS, LATEST, in_time_order
 from genrec.data.tencentgr.stage import Unit
 from genrec.errors import DataError
 
@@ -80,11 +82,12 @@ def read_seq(path: Path, low: int, high: int) -> dict[str, np.ndarray]:
     items: list[int] = []
     times: list[int] = []
     actions: list[int] = []
-    profiles: list[dict[str, Any]] = []
+    profiles: list[list[Any]] = []
     cold: dict[int, dict[str, Any]] = {}
     for number, records in parsed_lines(path, low, high):
         try:
             user, profile, events = _line(records)
+            profiles.append([_value(profile, feature) for feature in USER_FEATURES])
             for item, features, _, _ in events:
                 if item > LARGEST:
                     cold[item] = features or {}
@@ -97,7 +100,6 @@ def read_seq(path: Path, low: int, high: int) -> dict[str, np.ndarray]:
         users.append(user if isinstance(user, int) else 0)
         names.append("" if isinstance(user, int) else user)
         lengths.append(len(events))
-        profiles.append(profile)
     counts = np.array(lengths, dtype=np.int64)
     ordered = in_time_order(
         counts,
@@ -125,28 +127,49 @@ def _line(records: Any) -> tuple[int | str, dict[str, Any], list[tuple[Any, ...]
     events = []
     for place, record in enumerate(records):
         if not isinstance(record, list) or len(record) != 6:
-            raise ValueError(f"record {place + 1} is {str(record)[:60]}; expected {_RECORD}")
+            raise ValueError(f"record {place + 1} is {_shown(record)}; expected {_RECORD}")
         who, item, about, features, action, time = record
         if user is None:
             user = who
-        if who != user or not isinstance(who, (int, str)) or isinstance(who, bool) or who == "":
+        named = type(who) is str and who != "" and who.isprintable()
+        if not named and (type(who) is not int or not 1 <= who <= LARGEST):
+            raise ValueError(
+                f"record {place + 1} has the user {_shown(who)}; expected a number from 1 on, or a "
+                "raw id as text"
+            )
+        if who != user:
             raise ValueError(f"record {place + 1} has the user {who!r}; the line is of {user!r}")
+        if not isinstance(about, (dict, NoneType)) or not isinstance(features, (dict, NoneType)):
+            raise ValueError(
+                f"record {place + 1} has the features {_shown([about, features])}; expected an "
+                "object or null for each"
+            )
         if item is None:
             # The time of a profile is that of the answer: it is not read.
             profile = about or {}
             continue
-        if type(item) is not int or item < 0:
-            raise ValueError(f"record {place + 1} has the item {item!r}; expected a whole number")
-        if type(time) is not int or time < 0:
-            raise ValueError(f"record {place + 1} has the time {time!r}; expected Unix seconds")
+        if type(item) is not int or not 0 <= item <= LARGEST_ID:
+            raise ValueError(
+                f"record {place + 1} has the item {_shown(item)}; expected a whole number from 0 "
+                "to 2**62"
+            )
+        if type(time) is not int or not 0 <= time <= LATEST:
+            raise ValueError(
+                f"record {place + 1} has the time {_shown(time)}; expected Unix seconds"
+            )
         if action is not None and (type(action) is not int or not 0 <= action < len(ACTIONS)):
             raise ValueError(
-                f"record {place + 1} has the action {action!r}; expected 0 to {len(ACTIONS) - 1} "
-                "or null"
+                f"record {place + 1} has the action {_shown(action)}; expected "
+                f"0 to {len(ACTIONS) - 1} or null"
             )
         events.append((item, features, action, time))
     assert user is not None
     return user, profile, events
+
+
+def _shown(value: Any) -> str:
+    """A value of the file for a message, however long it is."""
+    return reprlib.repr(value)
 
 
 def _number(value: Any) -> int:
@@ -154,19 +177,23 @@ def _number(value: Any) -> int:
     if isinstance(value, str):
         return 0
     if type(value) is not int or not 0 <= value <= LARGEST:
-        raise ValueError(f"the feature value {value!r} is no number from 0 to {LARGEST}")
+        raise ValueError(f"the feature value {_shown(value)} is no number from 0 to {LARGEST}")
     return value
 
 
-def _profile_columns(profiles: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def _value(profile: Any, feature: Feature) -> int | list[int]:
+    """A user's value or values of one feature."""
+    found = profile.get(feature.name)
+    return _listed(found) if feature.is_list else _single(found)
+
+
+def _profile_columns(profiles: list[list[Any]]) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
-    for feature in USER_FEATURES:
-        name = feature.name
+    for place, feature in enumerate(USER_FEATURES):
+        name, rows = feature.name, [one[place] for one in profiles]
         if not feature.is_list:
-            values = [_single(one.get(name)) for one in profiles]
-            columns[name] = np.array(values, dtype=np.int32)
+            columns[name] = np.array(rows, dtype=np.int32)
             continue
-        rows = [_listed(one.get(name)) for one in profiles]
         columns[name] = np.array([v for row in rows for v in row], dtype=np.int32)
         columns[f"{name}.counts"] = np.array([len(row) for row in rows], dtype=np.int64)
     return columns
@@ -208,12 +235,12 @@ def read_items(path: Path) -> dict[str, np.ndarray]:
     for start, block in _entries(path):
         try:
             found = json.loads(b"{" + block + b"}")
-            numbers = [int(key) for key in found]
         except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{path}: is not a JSON object of item features (after byte {start:,}: {error}); "
                 "fetch the file again"
             ) from error
+        numbers = [_item_number(path, key) for key in found]
         ids.append(np.array(numbers, dtype=np.int64))
         rows.append(_feature_rows(path, numbers, list(found.values())))
     return {
@@ -221,6 +248,15 @@ def read_items(path: Path) -> dict[str, np.ndarray]:
         "features": np.concatenate(rows),
         "names": np.array(ITEM_NAMES, dtype="U"),
     }
+
+
+def _item_number(path: Path, key: str) -> int:
+    if not re.fullmatch("[0-9]{1,10}", key) or not 1 <= int(key) <= LARGEST:
+        raise DataError(
+            f"{path}: has the item {_shown(key)}; expected a whole number from 1 to {LARGEST}; "
+            "fetch the file again"
+        )
+    return int(key)
 
 
 def _entries(path: Path, size: int = _BLOCK) -> Iterator[tuple[int, bytes]]:
@@ -255,13 +291,15 @@ def read_pool(path: Path) -> dict[str, np.ndarray]:
     raw, place, rows = [], [], []
     for number, line in parsed_lines(path, 0, path.stat().st_size):
         try:
-            raw.append(int(line["creative_id"]))
-            place.append(int(line.get("retrieval_id", number - 1)))
+            raw.append(raw_id(line["creative_id"]))
+            place.append(line.get("retrieval_id", number - 1))
+            if type(place[-1]) is not int or not 0 <= place[-1] <= LARGEST:
+                raise ValueError(f"retrieval_id is {_shown(place[-1])}")
             rows.append(line.get("features") or {})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"{path}: line {number}: expected an object with creative_id, retrieval_id and "
-                f"features, got {str(line)[:80]}"
+                f"features, got {_shown(line)} ({error})"
             ) from error
     return {
         "raw": np.array(raw, dtype=np.int64),

@@ -21,12 +21,11 @@ from genrec.data.tencentgr.parquet import (
     row_group_units,
     whole_numbers,
 )
-from genrec.data.tencentgr.sequences import ACTIONS, in_time_order
+from genrec.data.tencentgr.sequences import ACTIONS, LATEST, in_time_order
 from genrec.data.tencentgr.stage import Unit
 from genrec.errors import DataError
 
 TABLES = ("seq", "user_feat", "item_feat", "candidate")
-_LATEST = 253_402_300_800  # seconds: the year 10000
 _BATCH_NUMBERS = 1 << 22
 
 
@@ -88,7 +87,7 @@ def read_seq(path: Path, groups: list[int], first: int) -> dict[str, np.ndarray]
             )
 
         items = field("item_id", high=2**62)
-        times = field("timestamp", high=_LATEST)
+        times = field("timestamp", high=LATEST)
         actions = 1 + field("action_type", null=-1, high=len(ACTIONS) - 1)
         items, times, actions = in_time_order(lengths, items, times, actions.astype(np.int8))
         found.append((users, lengths, items, times, actions))

@@ -6,6 +6,7 @@ import numpy as np
 
 #: Action types: exposure, click, conversion. Units store one more, and 0 where an event has none.
 ACTIONS = (0, 1, 2)
+LATEST = 253_402_300_800  # seconds: the year 10000
 
 
 def in_time_order(

@@ -191,6 +191,21 @@ def test_both_histories_have_one_catalog(tmp_path: Path, competition: Path):
     assert made[0].catalog.table.equals(made[1].catalog.table)
 
 
+def test_ids_as_text_are_the_same_ids(tmp_path: Path, competition: Path):
+    want = ready(tmp_path / "want", competition, vectors=[81, 82])
+    place = Path(shutil.copytree(competition, tmp_path / "files"))
+
+    def as_text(path: Path, name: str) -> None:
+        rows = [{**row, name: str(row[name])} for row in lines(path)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    as_text(place / "eval" / "predict_set.jsonl", "creative_id")
+    for part in (place / "creative_emb" / "emb_82_16").iterdir():
+        rows = [{**row, "anonymous_cid": int(row["anonymous_cid"])} for row in lines(part)]
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert ready(tmp_path / "out", place, vectors=[81, 82]).fingerprint == want.fingerprint
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("change", ["lists", "text keys", "float64, big-endian", "a slice"])
 def test_other_pickles_of_vectors(tmp_path: Path, competition: Path, protocol: int, change: str):
