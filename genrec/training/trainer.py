@@ -221,8 +221,8 @@ class RecommenderTrainer(Trainer):
                 run = Path(str(self.args.output_dir)).parent
                 raise GenrecError(
                     f"{run}: the training diverged before step {self.state.global_step}: {name} "
-                    f"holds NaN or infinity; start over (--resume false) with a learning_rate below "
-                    f"{self.args.learning_rate:g}, a longer warmup, or a max_grad_norm above 0 "
+                    "holds NaN or infinity; start over (--resume false) with a learning_rate "
+                    f"below {self.args.learning_rate:g}, a longer warmup, or a max_grad_norm above 0 "
                     "(with precision fp16 or bf16, try fp32 too)"
                 )
 
