@@ -222,8 +222,8 @@ class RecommenderTrainer(Trainer):
                 raise GenrecError(
                     f"{run}: the training diverged before step {self.state.global_step}: {name} "
                     "holds NaN or infinity; start over (--resume false) with a learning_rate "
-                    f"below {self.args.learning_rate:g}, a longer warmup, or a max_grad_norm above 0 "
-                    "(with precision fp16 or bf16, try fp32 too)"
+                    f"below {self.args.learning_rate:g}, a longer warmup, or a max_grad_norm above "
+                    "0 (with precision fp16 or bf16, try fp32 too)"
                 )
 
     def _keep_if_best(self, model: Recommender, found: Mapping[str, float]) -> None:
