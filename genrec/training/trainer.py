@@ -218,11 +218,12 @@ class RecommenderTrainer(Trainer):
         """Raise GenrecError if the training diverged: nothing could be ranked."""
         for name, value in model.named_parameters():
             if not bool(torch.isfinite(value).all()):
+                run = Path(str(self.args.output_dir)).parent
                 raise GenrecError(
-                    f"training: diverged before step {self.state.global_step}: {name} holds NaN or "
-                    f"infinity; start over (--resume false) with a learning_rate below "
-                    f"{self.args.learning_rate:g}, a longer warmup, or a max_grad_norm above 0 "
-                    "(with precision fp16 or bf16, try fp32 too)"
+                    f"{run}: the training diverged before step {self.state.global_step}: {name} "
+                    "holds NaN or infinity; start over (--resume false) with a learning_rate "
+                    f"below {self.args.learning_rate:g}, a longer warmup, or a max_grad_norm above "
+                    "0 (with precision fp16 or bf16, try fp32 too)"
                 )
 
     def _keep_if_best(self, model: Recommender, found: Mapping[str, float]) -> None:
