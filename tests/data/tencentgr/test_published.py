@@ -94,8 +94,8 @@ def test_the_hold_out_is_compared_with_the_reference(ads: Dataset):
     other = {**mine, "held_out": mine["held_out"] + 1}
     assert not compare_split(split.info, published=other, users=600)[0].agrees
     evaluated = mine["held_out_evaluated"]
-    for published, agrees in ((evaluated - 5, True), (evaluated - 30, False)):
-        near = {**mine, "held_out_evaluated": published}
+    for count, agrees in ((evaluated - 5, True), (evaluated - 30, False)):
+        near = {**mine, "held_out_evaluated": count}
         compared = {one.what: one for one in compare_split(split.info, published=near, users=600)}
         assert compared["held out evaluated"].agrees is agrees and compared["held out"].agrees
 
