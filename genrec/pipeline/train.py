@@ -27,6 +27,7 @@ from genrec.models import (
     Recommender,
     RecommenderConfig,
 )
+from genrec.pipeline.check import check_before_training
 from genrec.pipeline.checks import check_part
 from genrec.pipeline.features import feature_tables
 from genrec.pipeline.notes import note, plural
@@ -119,6 +120,8 @@ def train(
     training.check_machine()
     loaded = Dataset.load(dataset)
     data, parts = split.apply(loaded)
+    with naming(dataset):
+        check_before_training(data, parts)
     num_items = len(data.catalog)
     sids = SidVocabulary.from_pretrained(vocabulary) if vocabulary else None
     if sids is not None:
