@@ -62,6 +62,16 @@ class Head(nn.Module, ABC):
         A head that reads tokens is given `[M, L, D]`.
         """
 
+    def event_loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, actions: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The loss where the actions of the targets' events, int64 `[M]`, may be known.
+
+        Raises:
+            ConfigError: from heads that weigh actions, if they are not known.
+        """
+        return self.loss(hidden, targets)
+
     @abstractmethod
     def search(
         self,
