@@ -86,6 +86,11 @@ class DenseHead(Head):
                 f"head 'dense': negatives={negatives}, in_batch={in_batch}; expected negatives of "
                 f"at least {least}, and in_batch of 0 or more"
             )
+        if negative_power < 0:
+            raise ConfigError(
+                f"head 'dense': negative_power={negative_power}; expected 0 (uniform) or more, up "
+                "to 1 (popularity) in published work"
+            )
         if loss == "bce" and tables.num_items < 2:
             raise ConfigError(
                 "head 'dense': loss='bce' needs another item than the target; found 1"
