@@ -225,10 +225,11 @@ def _child_table(trie: PrefixTrie, level: int) -> Tensor | None:
         nodes = torch.arange(below)
         parents = torch.arange(above).repeat_interleave(starts.diff(), output_size=below)
         slots = (nodes - starts[parents]).to(torch.int16)
+        cells = parents * size + trie.node_codes(level, nodes)
         live = trie.live_nodes(level + 1)
-        if live is not None:
-            slots = slots.masked_fill(~live, -1)
-        table[parents * size + trie.node_codes(level, nodes)] = slots
+        if live is not None:  # places without a child may repeat a code
+            cells, slots = cells[live], slots[live]
+        table[cells] = slots
         trie.derived[name] = table.view(above, size)
     found: Tensor = trie.derived[name]
     return found

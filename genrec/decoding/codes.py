@@ -113,7 +113,7 @@ def as_integers(values: Any, what: str) -> np.ndarray:
         array = np.asarray(values)
     except ValueError as error:
         raise DataError(f"{what}: rows of different lengths; give every row the same") from error
-    if array.size == 0 and isinstance(values, (list, tuple)):
+    if array.size == 0 and not isinstance(values, np.ndarray):
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise DataError(f"{what} of type {array.dtype}: expected integers")

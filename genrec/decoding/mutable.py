@@ -29,6 +29,7 @@ from genrec.decoding.updates import compacted
 from genrec.errors import DataError
 
 EMPTIED = 0.25  # share of nodes without items above which a trie is laid out anew
+MANY = 0.25  # share of the catalog added at once above which a trie is laid out anew
 _ROOM = 1.25  # by how much what is kept per item grows
 _FEW = 8  # words of bits up to which the counts behind each are passed over
 
@@ -92,6 +93,9 @@ class MutableTrie:
     Args:
         trie: what to begin with; it is copied once, with room between, and stays as it is.
 
+    Attributes:
+        written: bytes that the last change wrote to the arrays.
+
     Example:
         >>> catalog = MutableTrie(PrefixTrie.from_codes([[0, 1], [1, 0]], [2, 2]))
         >>> catalog.add([[1, 1]])
@@ -103,6 +107,7 @@ class MutableTrie:
 
     def __init__(self, trie: PrefixTrie) -> None:
         self._view: TrieView | None = None
+        self.written = 0
         self._lay_out(trie)
         order = default_tie_order(trie.num_items)
         self._default_ties = bool((trie.tie_order.cpu().numpy() == order).all())
@@ -156,6 +161,9 @@ class MutableTrie:
             ranks = checked_ranks(tie_ranks, count, old + count, "tie_ranks")
             by_tie = np.argsort(ranks)
             places = self._ties.select(ranks[by_tie] - np.arange(count))
+        if count > MANY * self.num_live:  # none among them: every row begins with an entry
+            self._lay_out(self.freeze().add(table, tie_ranks))
+            return range(old, old + count)
         self._change()
         self._grow_items(old + count)
         retied = self._rank(places, old + by_tie)
@@ -271,7 +279,7 @@ class MutableTrie:
             first = np.append(targets[depth + 1], end)[bounds[depth]] if nodes[depth] else [end]
             pointer = np.empty(len(row) + 1, dtype=np.int32)
             pointer[:-1] = np.asarray(first)[owners[depth] + ~row.taken]
-            pointer[-1] = end
+            pointer[0], pointer[-1] = 0, end
             self._pointers.append(pointer)
             if depth < levels:
                 self._max_branch[depth] = int(np.diff(pointer).max())
@@ -300,9 +308,11 @@ class MutableTrie:
         live = BitRank.from_mask(torch.from_numpy(rows[-1].taken)[None])
         self._words, self._before = live.words.numpy()[0], live.before.numpy()[0]
         self._tie_leaves(targets[levels], live)
+        self.written = self.nbytes
 
     def _change(self) -> None:
         """Take the present view away."""
+        self.written = 0
         if self._view is not None:
             self._view._retire()
             self._view = None
@@ -367,6 +377,7 @@ class MutableTrie:
             self._tie_items = np.empty(len(self._ties), dtype=np.int32)
         self._tie_items[move.slots] = held[move.owner]
         self._label[held] = move.target
+        self.written += 4 * (len(move.slots) + len(held))
         changed: np.ndarray = held[move.source != move.target]
         return changed
 
@@ -412,6 +423,7 @@ class MutableTrie:
             self._leaf_items = np.empty(len(self._rows[-1]), dtype=np.int32)
         self._leaf_items[move.slots] = held[move.owner]
         self._position[held] = move.target
+        self.written += 4 * (len(move.slots) + len(held))
         self._leaf[items] = node
         self._mark(None if move.grown else move.slots)
         self._name_leaves(moves[-1])
@@ -467,6 +479,7 @@ class MutableTrie:
         value = np.minimum.accumulate(value[::-1])[::-1]
         pointer[which] = np.minimum(value, move.ends[window])
         pointer[-1] = size
+        self.written += 4 * len(which)
         if depth <= self.num_levels:
             family = int((pointer[near + 1] - pointer[near]).max())
             self._max_branch[depth - 1] = max(self._max_branch[depth - 1], family)
@@ -489,6 +502,7 @@ class MutableTrie:
                 self._leaf_tie = np.zeros(size, dtype=np.int32)
             else:
                 self._starts[depth] = np.full(size + 1, len(self._rows[-1]), dtype=np.int32)
+        self.written += len(move.slots) * (tokens.itemsize + 5) + len(move.target) * (1 + 4 * last)
         tokens[move.slots] = values[0][move.owner]
         alive[move.slots] = False
         alive[move.target] = values[1]
@@ -507,12 +521,14 @@ class MutableTrie:
         if slots is None:
             live = BitRank.from_mask(torch.from_numpy(taken)[None])
             self._words, self._before = live.words.numpy()[0], live.before.numpy()[0]
+            self.written += self._words.nbytes + self._before.nbytes
             return
         words = distinct(slots >> 6)
         bits = taken.reshape(-1, 64)[words]
         held = self._before[words + 1] - self._before[words]
         self._words[words] = np.packbits(bits, axis=1, bitorder="little").view("<i8")[:, 0]
         change = bits.sum(axis=1, dtype=np.int32) - held
+        self.written += 8 * len(words) + 4 * (len(self._before) - int(words[0]))
         words, change = words[change != 0], change[change != 0]
         if len(words) <= _FEW:
             for word, more in zip(words.tolist(), change.tolist(), strict=True):
@@ -529,6 +545,7 @@ class MutableTrie:
         pointer = self._pointers[-1]
         positions = ranges(pointer[move.starts].astype(np.int64), pointer[move.ends])
         positions = positions[self._rows[-1].taken[positions]]
+        self.written += 4 * len(positions)
         self._leaf[self._leaf_items[positions]] = self._above(self.num_levels + 1, positions)
 
     def _find_ranges(self, moves: list[Move | None]) -> None:
@@ -547,6 +564,7 @@ class MutableTrie:
                 low, high = np.append(low, move.starts), np.append(high, move.ends)
             if depth < self.num_levels:
                 nodes = ranges(low, high)
+                self.written += 4 * len(nodes)
                 self._starts[depth][nodes] = self._item_starts(depth + 1)[pointer[nodes]]
 
     def _tie_leaves(self, leaves: np.ndarray, live: BitRank) -> None:

@@ -147,7 +147,7 @@ class Slots:
 
     def select(self, ranks: np.ndarray) -> np.ndarray:
         """The slots of the entries of these ranks, from 0; the end for the number of entries."""
-        node, rest = np.zeros(len(ranks), dtype=np.int64), ranks.copy()
+        node, rest = np.zeros(len(ranks), dtype=np.int64), np.minimum(ranks, self.count - 1)
         for counts in reversed(self._counts):
             ends = counts.reshape(-1, _FAN)[node].cumsum(axis=1)
             step = (ends <= rest[:, None]).sum(axis=1).clip(max=_FAN - 1)
