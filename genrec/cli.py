@@ -23,6 +23,10 @@ from genrec.errors import GenrecError
 # when the verb is used. PyTorch and transformers take seconds to import.
 VERBS = {
     "prepare": "Turn a source into a dataset folder.",
+    "check": (
+        "Count what a dataset has and its split holds out, and check that no answer is known "
+        "before."
+    ),
     "embed": "Turn item content (or histories) into vectors.",
     "quantize": "Quantize item vectors into a SID vocabulary.",
     "inspect": "Show the quality of a SID vocabulary.",

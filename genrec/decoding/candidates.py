@@ -17,9 +17,9 @@ from genrec.decoding.expansion import Expansion
 from genrec.decoding.trie import PrefixTrie
 
 _NEGLIGIBLE = -80.0  # exp of less is denormal, which is slow, and adds nothing to a sum near 1
-_FAR = 1e38  # taken off the scores of what does not exist; a sum is faster than a mask
+_FAR = 1e38  # taken off the scores of what does not exist
 ABSENT = -1e37  # what exists scores more, or -inf
-_TABLE = 2**24  # most entries of a table of children, two bytes each
+_TABLE = 2**24  # most entries of a table of children or their codes, a byte or two each
 _FILL = 0.25  # share of codes that exist above which all are scored
 
 
@@ -97,8 +97,7 @@ class _AllCodes(Candidates):
 
     Args:
         given: the beams.
-        table: int16 ``[nodes, K]``, which child each code leads to, -1 if to none; None if all
-            codes lead to one.
+        table: see `_child_table`; None if all codes lead to a child.
     """
 
     def __init__(self, given: Expansion, table: Tensor | None) -> None:
@@ -108,33 +107,27 @@ class _AllCodes(Candidates):
     def scored(self, part: slice) -> tuple[Tensor, np.ndarray]:
         """See `Candidates`."""
         given = self.given
-        logits = given.log_probs[part].float()
-        gains = logits.log_softmax(dim=2) if given.logits else logits
-        missing = None
+        gains = given.log_probs[part].float()
+        own = given.logits
+        if given.logits:
+            gains = gains.log_softmax(dim=2)
         if self.table is not None:
             nodes = self.nodes[part]
             rows = self.table.index_select(0, torch.from_numpy(nodes.reshape(-1)))
-            rows = rows.view(*nodes.shape, self.branch)
-            missing = rows.float().clamp_max_(0.0)  # -1 where there is no child, else 0
+            absent = rows.numpy() == _absent(rows)  # torch's comparison takes twenty times as long
+            gone = torch.from_numpy(absent.view(np.int8)).float().view(gains.shape)
+            gains = gains.add_(gone, alpha=-_FAR) if own else gains.add(gone, alpha=-_FAR)
+            own = True
         if given.renormalize:
-            gains = gains if missing is None else gains.add(missing, alpha=_FAR)
             total = gains.logsumexp(dim=2)
             mass = total.exp()
             gains = gains - total.masked_fill(total < ABSENT, 0.0)[:, :, None]
-            scores = gains.add_(self.base[part])
-            return scores.flatten(1), self.lost(mass, part)
-        if given.logits and missing is None:
+            own = True
+        elif given.logits and self.table is None:
             mass = 1.0 + 0.0 * gains[:, :, 0].clamp_min(_NEGLIGIBLE)  # NaN passes
-        elif given.logits:
-            mass = 1.0 + torch.linalg.vecdot(logits.softmax(dim=2), missing)
         else:
-            chances = gains.clamp_min(_NEGLIGIBLE).exp_()
-            mass = chances.sum(dim=2)
-            if missing is not None:
-                mass += torch.linalg.vecdot(chances, missing)
-        scores = gains.add_(self.base[part]) if given.logits else gains + self.base[part]
-        if missing is not None:
-            scores.add_(missing, alpha=_FAR)
+            mass = _exp(gains).sum(dim=2)
+        scores = gains.add_(self.base[part]) if own else gains + self.base[part]
         return scores.flatten(1), self.lost(mass, part)
 
     def find(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +138,8 @@ class _AllCodes(Candidates):
         if self.table is None:
             return beam, cell
         low = self.given.trie.pointers[self.given.level].numpy().take(node).astype(np.int64)
-        return beam, low + np.maximum(self.table.numpy().reshape(-1).take(cell), 0)
+        slot = self.table.numpy().reshape(-1).take(cell)
+        return beam, low + np.where(slot == _absent(self.table), 0, slot)
 
     def exists(self, cells: np.ndarray, beam: np.ndarray, child: np.ndarray) -> np.ndarray:
         """See `Candidates`."""
@@ -153,7 +147,7 @@ class _AllCodes(Candidates):
         if self.table is not None:
             node = self.nodes.reshape(-1).take(beam)
             cell = cells + (node - beam) * self.branch
-            there = there & (self.table.numpy().reshape(-1).take(cell) >= 0)
+            there = there & (self.table.numpy().reshape(-1).take(cell) != _absent(self.table))
         return there
 
 
@@ -167,33 +161,42 @@ class _Children(Candidates):
         self.sizes = (pointer.take(nodes + 1) - self.low) * (given.nodes.numpy() >= 0)
         branch = max(1, int(self.sizes.max(initial=1)))
         super().__init__(given, branch)
-        self.slots = torch.arange(branch)
         self.live = trie.live_nodes(level + 1)
+        self.table = _code_table(trie, level)
+
+    def codes(self, part: slice) -> Tensor:
+        """The codes, int64 ``[b, W, branch]``, of all candidates of some users."""
+        if self.table is None:
+            return self.given.trie.node_codes(self.given.level, self.children(part))
+        nodes = self.nodes[part]
+        rows = self.table[:, : self.branch].index_select(0, torch.from_numpy(nodes.reshape(-1)))
+        codes = rows.view(*nodes.shape, self.branch).to(torch.int64)
+        return codes if rows.dtype == torch.uint8 else codes & 0xFFFF
+
+    def children(self, part: slice) -> Tensor:
+        """Their nodes, int64 of the same shape."""
+        low = torch.from_numpy(self.low[part])[:, :, None] + torch.arange(self.branch)
+        return low.clamp_max_(self.given.trie.num_nodes[self.given.level + 1] - 1)
 
     def scored(self, part: slice) -> tuple[Tensor, np.ndarray]:
         """See `Candidates`."""
         given = self.given
-        trie, level = given.trie, given.level
         log_probs = given.log_probs[part]
         if given.logits:
             log_probs = log_probs.float().log_softmax(dim=2)
-        children = (torch.from_numpy(self.low[part])[:, :, None] + self.slots).clamp_max_(
-            trie.num_nodes[level + 1] - 1
-        )
         # -1 where there is no child, else 0
-        missing = (
-            torch.from_numpy(self.sizes[part].astype(np.float32))[:, :, None] - (self.slots + 1)
-        ).clamp_(-1.0, 0.0)
+        sizes = torch.from_numpy(self.sizes[part].astype(np.float32))[:, :, None]
+        missing = (sizes - torch.arange(1.0, self.branch + 1)).clamp_(-1.0, 0.0)
         if self.live is not None:
-            missing = torch.minimum(missing, self.live[children].float() - 1.0)
-        gains = log_probs.gather(2, trie.node_codes(level, children)).to(torch.float32)
+            missing = torch.minimum(missing, self.live[self.children(part)].float() - 1.0)
+        gains = log_probs.gather(2, self.codes(part)).to(torch.float32)
         gains.add_(missing, alpha=_FAR)
         if given.renormalize:
             total = gains.logsumexp(dim=2)
             mass = total.exp()
             gains -= total.masked_fill(total < ABSENT, 0.0)[:, :, None]
         else:
-            mass = gains.clamp_min(_NEGLIGIBLE).exp_().sum(dim=2)
+            mass = _exp(gains).sum(dim=2)
         return gains.add_(self.base[part]).flatten(1), self.lost(mass, part)
 
     def find(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -210,26 +213,66 @@ class _Children(Candidates):
         return there if self.live is None else there & self.live.numpy().take(child)
 
 
-def _child_table(trie: PrefixTrie, level: int) -> Tensor | None:
-    """Which child, counted from 0, each code leads to, int16 ``[nodes, K]``; -1 if to none.
+def _exp(log_probs: Tensor) -> Tensor:
+    """The exponential, of float32; numpy's takes half the time of torch's."""
+    values = log_probs.detach().float().clamp_min(_NEGLIGIBLE)
+    array = values.numpy()
+    np.exp(array, out=array)
+    return values
 
-    Made once, where it is small and many codes lead somewhere; else None.
+
+def _code_table(trie: PrefixTrie, level: int) -> Tensor | None:
+    """The codes of each node's children, ``[nodes, max_branch]``, padded with the last one's.
+
+    Of the type of `PrefixTrie.tokens`. Made once, where it is small and the trie stays; else None.
+    """
+    name, size = f"codes {level}", trie.max_branch[level]
+    above, below = trie.num_nodes[level], trie.num_nodes[level + 1]
+    if above * size > _TABLE or not trie.lasting:
+        return None
+    if name not in trie.derived:
+        tokens = trie.tokens[level].numpy()
+        tokens = tokens if tokens.dtype == np.uint8 else tokens.view(np.uint16)
+        starts = trie.pointers[level].numpy().astype(np.int64)
+        cells = np.arange(below) + np.repeat(np.arange(above) * size - starts[:-1], np.diff(starts))
+        table = np.zeros(above * size, dtype=tokens.dtype)
+        table[cells] = tokens
+        rows = table.reshape(above, size)
+        np.maximum.accumulate(rows, axis=1, out=rows)  # children stand in the order of their codes
+        trie.derived[name] = torch.from_numpy(rows.view(trie.tokens[level].numpy().dtype))
+    found: Tensor = trie.derived[name]
+    return found
+
+
+def _absent(table: Tensor) -> int:
+    """What a table of children holds where a code leads to none."""
+    return 255 if table.dtype == torch.uint8 else -1
+
+
+def _child_table(trie: PrefixTrie, level: int) -> Tensor | None:
+    """Which child, counted from 0, each code leads to, ``[nodes, K]``; `_absent` if to none.
+
+    Of one byte, or of two where a node has more than 255 children. Made once, where it is small, many
+    codes lead somewhere and the trie stays; else None.
     """
     name, size = f"children {level}", trie.codebook_sizes[level]
     above, below = trie.num_nodes[level], trie.num_nodes[level + 1]
     if above * size > _TABLE or below < _FILL * above * size or size > 2**15:
         return None
+    if not trie.lasting:
+        return None
     if name not in trie.derived:
-        table = torch.full((above * size,), -1, dtype=torch.int16)
+        kind = torch.uint8 if trie.max_branch[level] <= 255 else torch.int16
+        table = torch.empty(above * size, dtype=kind)
+        table.fill_(_absent(table))
         starts = trie.pointers[level].to(torch.int64)
         nodes = torch.arange(below)
         parents = torch.arange(above).repeat_interleave(starts.diff(), output_size=below)
-        slots = (nodes - starts[parents]).to(torch.int16)
-        cells = parents * size + trie.node_codes(level, nodes)
+        slots = (nodes - starts[parents]).to(kind)
         live = trie.live_nodes(level + 1)
-        if live is not None:  # places without a child may repeat a code
-            cells, slots = cells[live], slots[live]
-        table[cells] = slots
+        if live is not None:
+            slots = slots.masked_fill(~live, _absent(table))
+        table[parents * size + trie.node_codes(level, nodes)] = slots
         trie.derived[name] = table.view(above, size)
     found: Tensor = trie.derived[name]
     return found

@@ -22,6 +22,7 @@ from genrec.decoding.ranking import DEAD
 _CACHED = 2**20  # candidates scored at once
 _MOST = 2**22  # candidates that get keys at once
 _GROUPS = 4  # groups per candidate wanted: then a sixth too many are taken
+_LANES = 32  # torch takes maxima over so many columns side by side, others one by one
 _MARGIN = 1.3  # how many more candidates than needed are taken beside a filter
 _MIX = np.int64(0x9E3779B1)  # of `genrec.decoding.ranking.node_ties`
 
@@ -89,7 +90,8 @@ def cpu_step(given: Expansion) -> Step:
     # a score above its parent's has a log-probability above 0
     rising = (scores > given.scores.numpy().reshape(-1).take(above)).any(axis=1)
     parent = (above - np.arange(0, batch * beams, beams)[:, None]) * alive
-    code = trie.node_codes(given.level, torch.from_numpy(nodes)).numpy()
+    tokens = trie.tokens[given.level].numpy()
+    code = tokens.view(f"uint{8 * tokens.itemsize}").take(nodes).astype(np.int64)
     columns = (np.where(alive, nodes, -1), scores, parent, code)
     wide = [_wide(of, keep, fill) for of, fill in zip(columns, (-1, -np.inf, 0, 0), strict=True)]
     made = [torch.from_numpy(column) for column in wide]
@@ -193,15 +195,15 @@ def _limit(scores: Tensor, wanted: int, floor: Tensor | None) -> np.ndarray:
     best candidate below it.
     """
     rows, count = scores.shape
-    size = count // (_GROUPS * wanted)
+    groups = -(-_GROUPS * wanted // _LANES) * _LANES
+    size = count // groups
     if floor is not None:
         limit = torch.where(scores >= floor[:, None], -torch.inf, scores).amax(dim=1).numpy()
     elif size < 2:
         return np.full(rows, ABSENT, dtype=np.float32)
     else:
-        groups = count // size
-        maxima = scores[:, : groups * size].unflatten(1, (size, groups)).amax(dim=1)
-        limit = torch.topk(maxima, wanted, dim=1, sorted=False).values.numpy().min(axis=1)
+        maxima = scores[:, : groups * size].unflatten(1, (size, groups)).amax(dim=1).numpy()
+        limit = np.partition(maxima, groups - wanted, axis=1)[:, groups - wanted]
     return np.fmax(limit, np.float32(ABSENT))  # of NaN and a number the number
 
 

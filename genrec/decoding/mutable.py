@@ -41,6 +41,7 @@ class TrieView(PrefixTrie):
     """
 
     _owner: MutableTrie
+    lasting = False
 
     def live_nodes(self, depth: int) -> Tensor | None:
         """See `PrefixTrie`."""

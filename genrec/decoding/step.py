@@ -98,7 +98,7 @@ def expand_beams(
     Args:
         trie: the valid tuples.
         level: level of the code.
-        log_probs: ``[B, W, K_level]``, of any floating type.
+        log_probs: ``[B, W, K_level]``, of any floating type; no gradient flows back.
         nodes: int64 ``[B, W]``, nodes of depth ``level``, different in a row; -1 where dead.
         scores: float32 ``[B, W]``.
         keep: most beams kept per user; may exceed the children.
@@ -125,9 +125,8 @@ def expand_beams(
         excluded = Exclusions(trie, nothing)
     children = nodes.shape[1] * trie.max_branch[level]
     keep = max(1, min(keep, trie.num_nodes[level + 1], children))
-    given = Expansion(
-        trie, level, log_probs, nodes, scores, excluded, keep, floor, renormalize, logits
-    )
+    plain = log_probs.detach()
+    given = Expansion(trie, level, plain, nodes, scores, excluded, keep, floor, renormalize, logits)
     chosen = chosen_backend(backend, trie.device)
     if chosen == "compiled":
         from genrec.decoding.compiled_step import compiled_step

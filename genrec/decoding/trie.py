@@ -80,7 +80,10 @@ class PrefixTrie:
         tie_order: int64 ``[num_items]``, rank of every item; the smaller wins.
         live: the positions of items that are not removed; None if all are there.
         identity: the same object for a trie and its copies on other devices; filters belong to it.
+        lasting: whether tables that take a pass over the catalog are worth their making.
     """
+
+    lasting = True
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The stages in order, as the command line and Python call them."""
 
 from genrec.data.sources import prepare
+from genrec.pipeline.check import check
 from genrec.pipeline.evaluate import evaluate
 from genrec.pipeline.exchange import export_sids, import_sids
 from genrec.pipeline.inspect import inspect
@@ -16,6 +17,7 @@ __all__ = [
     "Recipe",
     "Run",
     "SplitConfig",
+    "check",
     "embed",
     "evaluate",
     "export_sids",

@@ -14,10 +14,12 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from genrec.errors import GenrecError
 from genrec.pipeline.resolved import resolved_run
 from genrec.pipeline.settings import SplitConfig
 from genrec.pipeline.stages import Stages
 from genrec.pipeline.train import train
+from genrec.processes import processes
 from genrec.training import TrainingConfig
 
 Known = tuple[dict[str, str], dict[str, int | None]]
@@ -29,11 +31,13 @@ def train_all(
     split: SplitConfig,
     jobs: int,
     progress: bool,
-) -> None:
-    """Train the runs of a recipe that are not up to date.
+) -> dict[str, GenrecError]:
+    """Train the runs of a recipe that are not up to date; one that fails stops no other.
 
-    With several jobs each run has a process of its own, with its share of the cores. When one
-    fails, those that were begun end first; the same command goes on with what is missing.
+    With several jobs each run has a process of its own, with its share of the cores and, where
+    there are several GPUs, one of them: the jobs take them in turn. Where several
+    processes were launched to train one run, the first failure ends them all, because it may be of
+    one of them alone.
 
     Args:
         stages: with the stages before in it; gets those of the runs.
@@ -41,15 +45,27 @@ def train_all(
         split: of the recipe.
         jobs: runs at a time.
         progress: show progress bars; with several jobs, one line per run.
+
+    Returns:
+        The runs that failed, in the recipe's order, each with what was wrong.
     """
+    failed: dict[str, GenrecError] = {}
     if jobs == 1:
         for name, options in runs.items():
-            _train(stages, name, options, split, progress)
-        return
+            try:
+                _train(stages, name, options, split, progress)
+            except GenrecError as error:
+                if processes().num_processes > 1:
+                    raise
+                _note_failure(stages, name, error, failed)
+        return failed
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // jobs)
+    devices = context.Queue()
+    for device in devices_of_jobs(jobs):
+        devices.put(device)
     pool = ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+        jobs, mp_context=context, initializer=_begin_job, initargs=(threads, devices)
     )
     known: Known = (stages.keys, stages.made)
     try:
@@ -58,13 +74,45 @@ def train_all(
             for name, options in runs.items()
         }
         for done in as_completed(begun):
-            key, made, worked = done.result()
+            try:
+                key, made, worked = done.result()
+            except GenrecError as error:
+                _note_failure(stages, begun[done], error, failed)
+                continue
             name = f"runs/{begun[done]}"
             stages.keys[name], stages.made[name] = key, made
             state = "trained" if worked else "up to date"
             stages.console.print(f"[dim]{escape(name)}: {state}[/dim]")
     finally:
         pool.shutdown(cancel_futures=True)
+    return {name: failed[name] for name in runs if name in failed}
+
+
+def _note_failure(
+    stages: Stages, name: str, error: GenrecError, failed: dict[str, GenrecError]
+) -> None:
+    failed[name] = error
+    stages.console.print(f"[red]{escape(f'runs/{name}')}: failed: {escape(str(error))}[/red]")
+
+
+def devices_of_jobs(jobs: int) -> list[str | None]:
+    """The GPU of each job as `CUDA_VISIBLE_DEVICES` names it; None where there is no choice."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    visible = [str(number) for number in range(count)]
+    if named:
+        visible = [name.strip() for name in named.split(",")][:count]
+    if len(visible) < 2:
+        return [None] * jobs
+    return [visible[job % len(visible)] for job in range(jobs)]
+
+
+def _begin_job(threads: int, devices: Any) -> None:
+    """Give a job its share of the machine, before anything runs on a GPU."""
+    torch.set_num_threads(threads)
+    device = devices.get()
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
 
 
 def _train_alone(

@@ -21,6 +21,7 @@ from genrec.pipeline.checks import check_keys, check_types, expand_variables, re
 from genrec.pipeline.evaluate import check_evaluation, evaluate
 from genrec.pipeline.features import assumed_features
 from genrec.pipeline.jobs import train_all
+from genrec.pipeline.notes import plural
 from genrec.pipeline.resolved import options_of, resolved, resolved_embedder, resolved_vocabulary
 from genrec.pipeline.scales import scaled
 from genrec.pipeline.settings import SplitConfig, names
@@ -29,6 +30,7 @@ from genrec.pipeline.sweeps import (
     PlannedRun,
     planned_runs,
     print_summary,
+    runs_to_test,
     summary,
     variants,
     write_summary,
@@ -67,7 +69,8 @@ class Recipe:
         vocabularies: name -> `vectors` (a name above), `quantizer`, `collisions`, `seed`, and for a
             quantizer that learns from them `collaborative` (a name above).
         runs: name -> options of `train`; `vocabulary` and `vectors` are names above; `seeds`
-            repeats the run, once per seed, and `sweep` tries a grid of settings.
+            repeats the run, once per seed, and `sweep` tries a grid of settings, of which the best
+            by validation is tested (all of them with `test_all: true`).
         evaluate: options of `evaluate`.
     """
 
@@ -183,7 +186,7 @@ class Recipe:
         with _naming(place):
             d_model, backbone = scaled(
                 options.get("scale"),
-                options.get("d_model", 64),
+                options.get("d_model"),
                 options.get("backbone", BACKBONE_DEFAULT),
             )
             check_parts(
@@ -227,7 +230,7 @@ def run(
             vocabularies that they read only.
         order: order of events of one day, in place of the recipe's: `file` or `shuffled-day`.
         jobs: train so many of the runs at a time, each in a process of its own that has its share
-            of the cores.
+            of the cores, and one GPU where there are several.
         progress: show progress bars and tables.
 
     Returns:
@@ -236,6 +239,7 @@ def run(
     Raises:
         ConfigError: for anything wrong with the recipe, or that this machine cannot do, before
             any stage runs.
+        GenrecError: naming the runs that failed, once the others were trained and evaluated.
     """
     if jobs < 1 or (jobs > 1 and processes().num_processes > 1):
         raise ConfigError(
@@ -299,33 +303,50 @@ def run(
             ),
             after=["dataset", *(f"vectors/{value}" for value in inputs.values())],
         )
-    train_all(stages, {name: one.options for name, one in planned.items()}, split, jobs, progress)
-    trained = [f"runs/{name}" for name in planned]
+    failed = train_all(
+        stages, {name: one.options for name, one in planned.items()}, split, jobs, progress
+    )
+    trained = [f"runs/{name}" for name in planned if name not in failed]
     if trained:
+        # Another variant may be the best without those that failed, or with them.
+        about = [sorted(failed)] if failed else []
         evaluated = stages.do(
             "report",
-            [resolved(evaluate, plan.evaluate, SUPPLIED_TO_EVALUATE)],
-            partial(_report, folder, planned, plan.evaluate, progress),
+            [resolved(evaluate, plan.evaluate, SUPPLIED_TO_EVALUATE), *about],
+            partial(_report, folder, planned, failed, plan.evaluate, progress),
             after=["dataset", *trained],
             shared=True,
         )
         if progress and not evaluated:
             Console(soft_wrap=True).print(f"report: {folder / 'report' / 'report.html'}")
+    if failed:
+        reasons = "; ".join(f"{name} ({error})" for name, error in failed.items())
+        raise GenrecError(
+            f"{recipe}: {len(failed)} of {plural(len(planned), 'run')} failed: {reasons}; "
+            + ("the others are evaluated; " if trained else "")
+            + "the same command tries again those that failed, and no other"
+        )
     return folder
 
 
 def _report(
-    folder: Path, planned: Mapping[str, PlannedRun], options: Mapping[str, Any], progress: bool
+    folder: Path,
+    planned: Mapping[str, PlannedRun],
+    failed: Mapping[str, GenrecError],
+    options: Mapping[str, Any],
+    progress: bool,
 ) -> None:
     """Evaluate the runs, and put mean and spread over their seeds beside the report."""
-    runs = [str(folder / "runs" / name) for name in planned]
+    split = options.get("split", "test")
+    trained = {name: one for name, one in planned.items() if name not in failed}
+    chosen = runs_to_test(folder, planned, failed) if split == "test" else trained
+    runs = [str(folder / "runs" / name) for name in chosen]
     evaluate(runs, str(folder / "report"), progress=progress, **options)
     if not processes().is_main_process:
         return
-    split = options.get("split", "test")
     own = split == "test" and not options.get("candidates")
-    rows = summary(folder, planned, split=split, own=own)
-    write_summary(folder / "report" / "runs.md", rows)
+    rows = summary(folder, trained, evaluated=chosen, split=split, own=own)
+    write_summary(folder / "report" / "runs.md", rows, failed)
     if progress:
         print_summary(rows)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich import box
@@ -19,6 +20,7 @@ from genrec.errors import ConfigError
 from genrec.evaluation.report import number
 from genrec.evaluation.results import told_of
 
+UNTESTED = "not tested"
 HEADINGS = ("run", "seeds", "validation", "unmasked", "masked", "parameters", "minutes")
 
 
@@ -30,11 +32,13 @@ class PlannedRun:
         run: name in the recipe.
         variant: name of its settings; the runs of one variant differ in the seed alone.
         options: of `train`.
+        always_tested: also where another variant of a sweep has the better validation.
     """
 
     run: str
     variant: str
     options: dict[str, Any]
+    always_tested: bool = True
 
 
 def planned_runs(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, PlannedRun]:
@@ -48,6 +52,7 @@ def planned_runs(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, PlannedRun]
     """
     planned: dict[str, PlannedRun] = {}
     for run, listed in runs.items():
+        always = "sweep" not in listed or bool(listed.get("test_all", False))
         for variant, options in variants(run, listed).items():
             seeds = options.pop("seeds", None)
             for seed in seeds if seeds else [None]:
@@ -60,7 +65,8 @@ def planned_runs(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, PlannedRun]
                         f"two runs are called {name!r}, one by the seeds or the sweep of {run!r}; "
                         "choose another name or seed"
                     )
-                planned[name] = PlannedRun(run, variant, {**options, "training": training})
+                options_of_seed = {**options, "training": training}
+                planned[name] = PlannedRun(run, variant, options_of_seed, always)
     return planned
 
 
@@ -76,6 +82,9 @@ def variants(run: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
     plain = copy.deepcopy(dict(options))
     sweep = plain.pop("sweep", None)
+    every = plain.pop("test_all", None)
+    if every is not None and (sweep is None or not isinstance(every, bool)):
+        raise ConfigError(f"test_all={every!r}; expected true or false beside a sweep")
     if sweep is None:
         return {run: plain}
     if not isinstance(sweep, Mapping) or not sweep:
@@ -102,8 +111,52 @@ def variants(run: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def runs_to_test(
+    folder: Path, planned: Mapping[str, PlannedRun], failed: Collection[str] = ()
+) -> dict[str, PlannedRun]:
+    """The runs that may read the test set: of a sweep, the best variant by validation alone.
+
+    Args:
+        folder: of the recipe's output.
+        planned: the runs of one call, trained or failed.
+        failed: those without a result; a variant with one of them is chosen only where every
+            variant of its sweep has one.
+
+    Returns:
+        The trained runs without a sweep, and all seeds of the variant of each sweep whose mean
+        validation NDCG@10 is the highest, the first of equal ones.
+    """
+    groups: dict[str, dict[str, list[str]]] = {}
+    for name, one in planned.items():
+        if not one.always_tested:
+            groups.setdefault(one.run, {}).setdefault(one.variant, []).append(name)
+    chosen = set()
+    for group in groups.values():
+        ranked = []
+        for variant, members in group.items():
+            found = [_validation(folder, name) for name in members if name not in failed]
+            if found:
+                ranked.append((len(found) == len(members), statistics.mean(found), variant))
+        if ranked:
+            chosen.add(max(ranked, key=lambda one: one[:2])[2])
+    return {
+        name: one
+        for name, one in planned.items()
+        if name not in failed and (one.always_tested or one.variant in chosen)
+    }
+
+
+def _validation(folder: Path, name: str) -> float:
+    return float(read_json(folder / "runs" / name / "run.json")["validation"]["ndcg@10"])
+
+
 def summary(
-    folder: Path, planned: Mapping[str, PlannedRun], *, split: str = "test", own: bool = True
+    folder: Path,
+    planned: Mapping[str, PlannedRun],
+    *,
+    evaluated: Collection[str] | None = None,
+    split: str = "test",
+    own: bool = True,
 ) -> list[tuple[str, ...]]:
     """One row per variant, best validation first: mean (standard deviation) over its seeds.
 
@@ -111,7 +164,8 @@ def summary(
 
     Args:
         folder: of the recipe's output.
-        planned: the runs that were evaluated.
+        planned: the runs that were trained.
+        evaluated: those of them that were evaluated, all by default; the others have no results.
         split: which split was.
         own: whether their `metrics.json` are in the run folders, not below the report.
     """
@@ -122,33 +176,43 @@ def summary(
     for variant, members in groups.items():
         about = [read_json(folder / "runs" / name / "run.json") for name in members]
         place = "runs" if own else "report"
-        metrics = [read_json(folder / place / name / "metrics.json") for name in members]
+        known = [name for name in members if evaluated is None or name in evaluated]
+        metrics = [read_json(folder / place / name / "metrics.json") for name in known]
         validation = [record["validation"]["ndcg@10"] for record in about]
-        told = told_of(metrics[0])
+        told = told_of(metrics[0]) if metrics else ""
         shown = f"{variant} (told the {told.replace(', ', ' and ')})" if told else variant
         cells = [shown, str(len(members)), mean_and_spread(validation)]
         for mask in ("unmasked", "masked"):
-            cells.append(
-                ", ".join(
-                    f"{name} " + mean_and_spread([record[key]["value"] for record in metrics])
-                    for name, key in _headlines(metrics[0], f"{split}/{mask}/")
-                )
-            )
+            found = _headlines(metrics[0], f"{split}/{mask}/") if metrics else []
+            results = [
+                f"{name} " + mean_and_spread([record[key]["value"] for record in metrics])
+                for name, key in found
+            ]
+            cells.append(", ".join(results) if metrics else UNTESTED)
         cells.append(f"{about[0]['parameters']:,}")
         cells.append(f"{statistics.mean(record['seconds'] for record in about) / 60:.1f}")
         rows.append((statistics.mean(validation), tuple(cells)))
     return [cells for _, cells in sorted(rows, key=lambda row: -row[0])]
 
 
-def write_summary(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    """Write the rows of `summary` as a Markdown table."""
+def write_summary(
+    path: Path,
+    rows: Sequence[Sequence[str]],
+    failed: Mapping[str, Exception] = MappingProxyType({}),
+) -> None:
+    """Write the rows of `summary` as a Markdown table, and below it the runs that failed."""
+    some = any(UNTESTED in row for row in rows)
     lines = [
-        "Mean (standard deviation) over seeds, best validation NDCG@10 first.",
+        "Mean (standard deviation) over seeds, best validation NDCG@10 first."
+        + (" Of a sweep, only the best variant by validation was tested." if some else ""),
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"|---|{'---:|' * (len(HEADINGS) - 1)}",
         *(f"| {' | '.join(cells)} |" for cells in rows),
     ]
+    if failed:
+        lines += ["", "Failed, and in no row:", ""]
+        lines += [f"- `{name}`: {error}" for name, error in failed.items()]
     with replacing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
 
@@ -191,4 +255,8 @@ def _put(options: dict[str, Any], key: str, value: Any) -> None:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    # A name of a folder holds no `+`, and two values are never one name.
+    return (short if float(short) == value else repr(value)).replace("e+", "e")

@@ -27,6 +27,7 @@ from genrec.models import (
     Recommender,
     RecommenderConfig,
 )
+from genrec.pipeline.check import check_before_training
 from genrec.pipeline.checks import check_part
 from genrec.pipeline.features import feature_tables
 from genrec.pipeline.notes import note, plural
@@ -65,7 +66,7 @@ def train(
     backbone: dict[str, Any] = BACKBONE_DEFAULT,
     head: dict[str, Any] = HEAD_DEFAULT,
     scale: str | None = None,
-    d_model: int = 64,
+    d_model: int | None = None,
     max_history: int = 50,
     input_norm: bool = False,
     input_dropout: float = 0.0,
@@ -93,7 +94,7 @@ def train(
         head: `type` (autoregressive, parallel, dense, regression, tokens, liger) and its options.
         scale: preset of width, layers and heads, in place of `d_model`: xs, s, m, l, xl, xxl, or
             layers x width of published models (4x128, 8x256, 8x512, 24x512, 12x1024).
-        d_model: width.
+        d_model: width, 64 by default.
         max_history: longest history in items; longer ones keep their latest events.
         input_norm: layer norm on item vectors before the backbone.
         input_dropout: dropout on the backbone's input.
@@ -119,6 +120,8 @@ def train(
     training.check_machine()
     loaded = Dataset.load(dataset)
     data, parts = split.apply(loaded)
+    with naming(dataset):
+        check_before_training(data, parts)
     num_items = len(data.catalog)
     sids = SidVocabulary.from_pretrained(vocabulary) if vocabulary else None
     if sids is not None:

@@ -93,6 +93,7 @@ class RecommenderTrainer(Trainer):
                 rows=config.shard_tables,
                 device=self.accelerator.device,
             )
+        self._step, self._part = -1, 0  # of the last draw
         self.begun = time.perf_counter() - spent
         self.validate, self.average, self.patience = validate, average, patience
         self.sequences, self.batches, self.config = sequences, batches, config
@@ -143,6 +144,7 @@ class RecommenderTrainer(Trainer):
         The gradients are averaged over the processes afterwards, so each one's mean counts in
         proportion to its labels.
         """
+        self.accelerator.unwrap_model(model).head.seed_draws(self._next_draw_seed())
         half = self.shards and self.args.bf16
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=half):
             output = model(**inputs)
@@ -151,6 +153,17 @@ class RecommenderTrainer(Trainer):
             labels = (inputs["labels"] >= 0).sum().to(loss.dtype)
             loss = loss * labels / self.accelerator.reduce(labels, reduction="mean")
         return (loss, output) if return_outputs else loss
+
+    def _next_draw_seed(self) -> int:
+        """What the next loss draws by: seed, step and part of the step alone.
+
+        So it is the same in all processes, and after a resume.
+        """
+        step = self.state.global_step
+        self._part = self._part + 1 if step == self._step else 0
+        self._step = step
+        key = np.random.SeedSequence([self.config.seed, step, self._part])
+        return int(key.generate_state(1, np.uint64)[0] >> 1)
 
     def evaluate(
         self,
@@ -218,11 +231,12 @@ class RecommenderTrainer(Trainer):
         """Raise GenrecError if the training diverged: nothing could be ranked."""
         for name, value in model.named_parameters():
             if not bool(torch.isfinite(value).all()):
+                run = Path(str(self.args.output_dir)).parent
                 raise GenrecError(
-                    f"training: diverged before step {self.state.global_step}: {name} holds NaN or "
-                    f"infinity; start over (--resume false) with a learning_rate below "
-                    f"{self.args.learning_rate:g}, a longer warmup, or a max_grad_norm above 0 "
-                    "(with precision fp16 or bf16, try fp32 too)"
+                    f"{run}: the training diverged before step {self.state.global_step}: {name} "
+                    "holds NaN or infinity; start over (--resume false) with a learning_rate "
+                    f"below {self.args.learning_rate:g}, a longer warmup, or a max_grad_norm above "
+                    "0 (with precision fp16 or bf16, try fp32 too)"
                 )
 
     def _keep_if_best(self, model: Recommender, found: Mapping[str, float]) -> None:
@@ -367,6 +381,8 @@ def train_model(
         spent=seconds_spent(log),
         callbacks=[average] if average else [],
     )
+    if team.process_index:  # dropout; a checkpoint has the state of each process
+        torch.manual_seed(config.seed + team.process_index)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if progress:
@@ -397,7 +413,7 @@ def _arguments(
     steps = math.ceil(batches / config.gradient_accumulation)
     total = steps * config.epochs
     every = steps * config.eval_epochs
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=math.ceil(config.batch_size / processes().num_processes),
@@ -431,6 +447,11 @@ def _arguments(
         report_to=config.report_to.split(","),
         disable_tqdm=not progress or not sys.stderr.isatty(),
     )
+    if arguments.n_gpu > 1:
+        # Several GPUs without a launcher: the first one alone, and not nn.DataParallel over all,
+        # which would cut batches and draws in another way than a process per GPU does.
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -99,6 +99,39 @@ def test_the_cpu_ranks_a_few_as_other_devices_rank_all(options, share, keep):
             torch.testing.assert_close(fast.leaked, slow.leaked, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("logits", [False, True])
+@pytest.mark.parametrize("backend", PLAIN)
+def test_log_probabilities_may_want_a_gradient(logits, backend):
+    trie, values, nodes, scores = random_step(5)
+    values = values if logits else values.log_softmax(-1)
+    options = {"keep": 9, "logits": logits, "backend": backend}
+    wanting = values.clone().requires_grad_()
+    found = expand_beams(trie, 1, wanting, nodes, scores, **options)
+    assert not found.scores.requires_grad
+    assert torch.equal(found.nodes, expand_beams(trie, 1, values, nodes, scores, **options).nodes)
+
+
+@pytest.mark.parametrize("family", [254, 255, 256, 257])
+@pytest.mark.parametrize("gone", [0, 3])
+def test_tables_of_children_of_one_byte_and_of_two(family, gone):
+    """At 255 children a byte is just enough to say which, and that there is none."""
+    rng = np.random.default_rng(family)
+    rows = [[0, code] for code in rng.permutation(300)[:family]] + [
+        [1, c] for c in range(0, 300, 2)
+    ]
+    trie = PrefixTrie.from_codes(rows, (2, 300))
+    trie = trie.remove(range(gone)) if gone else trie
+    values = torch.from_numpy(rng.normal(size=(3, 2, 300))).float().log_softmax(-1)
+    nodes = torch.tensor([[0, 1], [1, 0], [0, -1]])
+    scores = torch.zeros(3, 2)
+    slow, *others = (
+        expand_beams(trie, 1, values, nodes, scores, keep=50, backend=name) for name in PLAIN
+    )
+    for fast in others:
+        for name in ("nodes", "scores", "parent", "code", "dropped", "sound"):
+            assert torch.equal(getattr(slow, name), getattr(fast, name)), name
+
+
 def test_threads_change_nothing(monkeypatch):
     trie, log_probs, nodes, scores = random_step(1, batch=7)
     options = {"keep": 20, "logits": True, "backend": "compiled"}

@@ -93,16 +93,12 @@ def test_without_log_q_popular_items_are_pushed_down():
 def test_bce_equals_a_loop(monkeypatch: pytest.MonkeyPatch):
     made = head(loss="bce")
     hidden, targets = torch.randn(4, 6), torch.tensor([3, 7, 7, 0])
-    others = torch.tensor([5, 7, 1, 2])
-    monkeypatch.setattr(torch, "randint_like", lambda like, high: others)
+    others = torch.tensor([5, 8, 1, 2])
+    monkeypatch.setattr(made, "_others", lambda _: others)
     items = made.encoder.all_items()
     right = [math.log1p(math.exp(-float(hidden[r] @ items[t]))) for r, t in enumerate(targets)]
-    wrong = [
-        math.log1p(math.exp(float(hidden[r] @ items[o])))
-        for r, o in enumerate(others)
-        if o != targets[r]
-    ]
-    want = sum(right) / 4 + sum(wrong) / 3
+    wrong = [math.log1p(math.exp(float(hidden[r] @ items[o]))) for r, o in enumerate(others)]
+    want = sum(right) / 4 + sum(wrong) / 4
     assert float(made.loss(hidden, targets)) == pytest.approx(want, rel=1e-5)
 
 
@@ -154,3 +150,32 @@ def test_a_pool_is_encoded_once_until_a_value_changes(monkeypatch: pytest.Monkey
 def test_options_that_make_no_sense(options: dict):
     with pytest.raises(ConfigError, match="head 'dense'"):
         head(**options)
+
+
+def test_the_other_item_is_any_but_the_target():
+    made = head(items=5, loss="bce")
+    targets = torch.arange(5).repeat(4_000)
+    found = torch.bincount(targets * 5 + made._others(targets), minlength=25).view(5, 5)
+    assert (found.diagonal() == 0).all()
+    assert (found[~torch.eye(5, dtype=torch.bool)] / 4_000 - 0.25).abs().max() < 0.05
+    with pytest.raises(ConfigError, match="needs another item than the target"):
+        head(items=1, loss="bce")
+
+
+@pytest.mark.parametrize("kind", ["sampled", "infonce", "bce"])
+def test_a_seed_says_what_each_process_draws(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """Two processes draw for their parts of a batch what one draws for all of it."""
+    made = head(loss=kind, negatives=6, in_batch=4)
+    hidden, targets = torch.randn(9, 6), torch.randint(40, (9,))
+    made.seed_draws(12)
+    other = made.loss(hidden, targets)
+    made.seed_draws(11)
+    whole = made.loss(hidden, targets)
+    assert torch.equal(made.loss(hidden, targets), whole) and not torch.equal(whole, other)
+    parts = []
+    for rows in (slice(0, 4), slice(4, 9)):
+        monkeypatch.setattr(
+            "genrec.models.heads.dense.gathered", lambda _, rows=rows: (targets, rows.start)
+        )
+        parts.append(made.loss(hidden[rows], targets[rows]) * len(targets[rows]) / 9)
+    torch.testing.assert_close(sum(parts), whole)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, GenrecError
 from genrec.pipeline import Recipe, Run, run
 from genrec.quantization import RQKMeans
 
@@ -147,6 +147,7 @@ def test_a_grid_of_settings_with_seeds_several_at_a_time(recipe, plan, tmp_path)
     del plan["runs"]["ids"]
     plan["runs"]["sid"]["sweep"] = {"training.learning_rate": [0.01, 0.001], "d_model": [8]}
     plan["runs"]["sid"]["seeds"] = [1, 2]
+    plan["runs"]["sid"]["test_all"] = True
     names = [
         f"sid-d_model8-learning_rate{rate}-seed{seed}"
         for rate in ("0.001", "0.01")
@@ -175,6 +176,32 @@ def test_a_grid_of_settings_with_seeds_several_at_a_time(recipe, plan, tmp_path)
         Run.open(alone).config["model_fingerprint"]
         == Run.open(together).config["model_fingerprint"]
     )
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_fails_stops_no_other(recipe, plan, tmp_path, jobs):
+    del plan["runs"]["sid"], plan["vocabularies"], plan["vectors"]
+    plan["runs"]["ids"]["sweep"] = {"training.learning_rate": [1.0e39, 0.001, 0.01]}
+    with pytest.raises(GenrecError) as raised:
+        recipe(jobs=jobs)
+    bad, *good = (f"ids-learning_rate{rate}" for rate in ("1e39", "0.001", "0.01"))
+    assert f"1 of 3 runs failed: {bad} (" in str(raised.value)
+    assert f"runs/{bad}: the training diverged before step" in str(raised.value)
+    out = tmp_path / "out"
+    validation = {n: Run.open(out / "runs" / n).config["validation"]["ndcg@10"] for n in good}
+    best = max(validation, key=validation.get)
+    assert [(out / "runs" / name / "metrics.json").is_file() for name in good] == [
+        name == best for name in good
+    ]
+    table = (out / "report/runs.md").read_text()
+    assert f"- `{bad}`: " in table and table.count("not tested") == 2
+    before = [(out / "runs" / name / "run.json").stat().st_mtime_ns for name in good]
+    with pytest.raises(GenrecError, match="1 of 3 runs failed"):
+        recipe()
+    assert before == [(out / "runs" / name / "run.json").stat().st_mtime_ns for name in good]
+    plan["runs"]["ids"]["sweep"] = {"training.learning_rate": [0.001, 0.01]}
+    assert recipe() == ["report"]
+    assert "Failed" not in (out / "report/runs.md").read_text()
 
 
 def test_jobs_below_one_are_refused(recipe):
@@ -281,6 +308,9 @@ WRONG = [
     ("runs/sid/backbone", {"layers": 1}, "runs: sid: backbone: needs a `type`"),
     ("runs/sid/backbone", {"type": "transformer", "heads": 3}, "heads=3 does not divide d_model=8"),
     ("runs/sid/item_encoder", {"type": "semantic"}, "'semantic': needs item vectors"),
+    ("runs/sid/item_encoder", {"type": "time-gap"}, "'time-gap': says nothing of items"),
+    ("runs/sid/scale", "m", "scale='m' sets d_model to 96, which is 8 here; leave one of them"),
+    ("runs/sid/sweep", {"scale": ["s", "m"]}, "sid-scales: scale='s' sets d_model to 64, which"),
     (
         "runs/sid/item_encoder",
         {"type": "sum", "parts": {"a": {"type": "sid", "pol": "sum"}}},

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from genrec.pipeline.sweeps import planned_runs, summary, variants, write_summary
+from genrec.errors import ConfigError, GenrecError
+from genrec.pipeline.sweeps import planned_runs, runs_to_test, summary, variants, write_summary
 
 
 def test_a_sweep_is_the_product_of_its_lists() -> None:
@@ -33,6 +34,14 @@ def test_a_sweep_is_the_product_of_its_lists() -> None:
     }
     assert run["backbone"]["dropout"] == 0.5
     assert variants("plain", {"d_model": 4}) == {"plain": {"d_model": 4}}
+
+
+def test_names_of_large_and_near_values_are_names_of_folders() -> None:
+    rates = [1e6, 1000001.0, 2e-7, 0.1234567, 0.1234568, 3, 2.5e9]
+    found = variants("a", {"sweep": {"d": rates}})
+    assert [name[3:] for name in found] == [
+        "1e06", "1000001.0", "2e-07", "0.1234567", "0.1234568", "3", "2.5e09",
+    ]  # fmt: skip
 
 
 def test_runs_of_one_variant_differ_in_the_seed_alone() -> None:
@@ -70,3 +79,60 @@ def test_the_table_has_mean_and_spread_best_validation_first(tmp_path: Path, own
     assert low == ("low", "2", ".0300 (.0141)", spread, "", "1,200", "1.5")
     write_summary(tmp_path / "runs.md", rows)
     assert "| high | 1 | .0500 |" in (tmp_path / "runs.md").read_text()
+
+
+def validated(folder: Path, figures: dict[str, float]) -> None:
+    for name, value in figures.items():
+        run = folder / "runs" / name
+        run.mkdir(parents=True)
+        about = {"validation": {"ndcg@10": value}, "parameters": 10, "seconds": 60}
+        (run / "run.json").write_text(json.dumps(about))
+
+
+def test_of_a_sweep_the_best_mean_validation_is_tested(tmp_path: Path) -> None:
+    sweep = {"seeds": [0, 1], "sweep": {"d_model": [8, 16, 32]}}
+    planned = planned_runs({"a": sweep, "b": {}, "c": {"sweep": {"d_model": [4, 8]}}})
+    figures = {
+        "a-d_model8-seed0": 0.9, "a-d_model8-seed1": 0.1, "a-d_model16-seed0": 0.6,
+        "a-d_model16-seed1": 0.5, "b": 0.0, "c-d_model4": 0.2, "c-d_model8": 0.2,
+        "a-d_model32-seed0": 0.8,
+    }  # fmt: skip
+    validated(tmp_path, figures)
+    failed = {"a-d_model32-seed1": GenrecError("diverged")}
+    found = runs_to_test(tmp_path, planned, failed)
+    # The third width is incomplete, the first has the better seed but not the better mean.
+    assert list(found) == ["a-d_model16-seed0", "a-d_model16-seed1", "b", "c-d_model4"]
+    incomplete = {name: planned[name] for name in planned if name.startswith("a-d_model32")}
+    assert list(runs_to_test(tmp_path, incomplete, failed)) == ["a-d_model32-seed0"]
+    assert runs_to_test(tmp_path, {"a-d_model32-seed1": planned["a-d_model32-seed1"]}, failed) == {}
+    everything = planned_runs({"a": {**sweep, "test_all": True}})
+    assert "test_all" not in everything["a-d_model8-seed0"].options
+    assert len(runs_to_test(tmp_path, everything, failed)) == 5
+
+
+def test_the_table_says_what_was_not_tested_and_what_failed(tmp_path: Path) -> None:
+    planned = planned_runs({"a": {"sweep": {"d_model": [8, 16]}}})
+    validated(tmp_path, {"a-d_model8": 0.2, "a-d_model16": 0.3})
+    metrics = {
+        f"test/{mask}/{m}@10": {"value": 0.1}
+        for mask in ("unmasked", "masked")
+        for m in ("ndcg", "recall")
+    }
+    (tmp_path / "runs/a-d_model16/metrics.json").write_text(json.dumps(metrics))
+    rows = summary(tmp_path, planned, evaluated=["a-d_model16"])
+    assert [row[:5] for row in rows] == [
+        ("a-d_model16", "1", ".3000", "R@10 .1000, N@10 .1000", "R@10 .1000, N@10 .1000"),
+        ("a-d_model8", "1", ".2000", "not tested", "not tested"),
+    ]
+    write_summary(tmp_path / "runs.md", rows, {"b": GenrecError("diverged")})
+    text = (tmp_path / "runs.md").read_text()
+    assert "only the best variant by validation was tested" in text
+    assert text.endswith("Failed, and in no row:\n\n- `b`: diverged\n")
+
+
+@pytest.mark.parametrize(
+    "options", [{"test_all": True}, {"test_all": 1, "sweep": {"d_model": [8]}}]
+)
+def test_all_needs_a_sweep(options: dict) -> None:
+    with pytest.raises(ConfigError, match="expected true or false beside a sweep"):
+        variants("a", options)

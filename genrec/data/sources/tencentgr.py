@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from tqdm import tqdm
 
 from genrec.artefacts import check_target
 from genrec.data.dataset import KIND, Dataset
 from genrec.data.tencentgr import assemble, read_competition, read_huggingface
 from genrec.data.tencentgr.indexer import read_indexer
+from genrec.data.tencentgr.published import compare_dataset
 from genrec.data.tencentgr.stage import Stage, load
 from genrec.data.tencentgr.vectors import find_sets
 from genrec.errors import ConfigError, DataError
@@ -135,7 +139,21 @@ def prepare_tencentgr(
         }
         made = assemble.write(folder, table, found, users, info)
         stage.remove()
-        return made
+    if histories == "train":
+        _compare(made, progress)
+    return made
+
+
+def _compare(made: Dataset, progress: bool) -> None:
+    """Say how the counts compare with those that were published of these files."""
+    name, found = compare_dataset(made)
+    apart = [str(one) for one in found if not one.agrees]
+    if apart:
+        warnings.warn(
+            f"{made.name}: is not {name} as it was published: {'; '.join(apart)}", stacklevel=3
+        )
+    elif found and progress:
+        tqdm.write(f"{made.name}: {'; '.join(map(str, found))} ({name})", file=sys.stderr)
 
 
 def _root(path: str | os.PathLike[str], vectors: list[str]) -> Path:

@@ -22,15 +22,7 @@ from genrec.errors import ConfigError, DataError
 
 NAME = "last-click"
 SEED, SHARE, VALIDATION_SHARE = 2025, 0.1, 0.02
-#: Published counts of TencentGR-1M. The first two follow from the number of users; the others
-#: depend on which users a random generator draws, and should come out near.
-REFERENCE_COUNTS = {
-    "users": 1_001_845,
-    "held_out": 100_184,
-    "held_out_without_click": 1_745,
-    "held_out_target_outside_pool": 19_518,
-    "held_out_evaluated": 78_921,
-}
+LONG = 81  # events of an input that the published counts call long
 
 
 def last_click_split(
@@ -80,7 +72,13 @@ def last_click_split(
     rest = order[int(share * users) :][: max(1, int(validation_share * users))]
     validated = np.sort(by_number[rest])
     train_end = of.offsets[1:].copy()
-    info: dict[str, Any] = {"protocol": NAME, "seed": seed, "share": share, "users": users}
+    info: dict[str, Any] = {
+        "protocol": NAME,
+        "seed": seed,
+        "share": share,
+        "actions": list(actions),
+        "users": users,
+    }
     sets = []
     for name, who in (("held_out", tested), ("validation", validated)):
         questions, ends, counts = _questions(dataset, who, codes, pool)
@@ -141,6 +139,7 @@ def _questions(
             "target_outside_pool": int((has & ~inside).sum()),
             "without_history": int((has & inside & (end == first)).sum()),
             "evaluated": len(rows),
+            f"of_{LONG}_events": int((questions.end - questions.start >= LONG).sum()),
         },
     )
 
@@ -174,17 +173,3 @@ def places(dataset: Dataset) -> np.ndarray:
         )
     column = dataset.catalog.table.column("retrieval_id").cast(pa.int64())
     return np.asarray(column.fill_null(-1))
-
-
-def differences(info: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Counts of a split of TencentGR-1M beside the published ones: name -> (found, published).
-
-    Args:
-        info: of a split.
-
-    Returns:
-        All of them, or nothing where the dataset has another number of users.
-    """
-    if info.get("users") != REFERENCE_COUNTS["users"]:
-        return {}
-    return {key: (int(info[key]), count) for key, count in REFERENCE_COUNTS.items()}

@@ -36,12 +36,24 @@ class Head(nn.Module, ABC):
     searches_by_beams = False
     ranks_items = False
     reads_tokens = False
+    # Of what the loss draws; None draws from the process's own generator, for its own targets.
+    draw_seed: int | None = None
 
     def __init__(self, *, tables: ItemTables, encoder: ItemEncoder, d_model: int) -> None:
         super().__init__()
         share(self, "tables", tables)
         share(self, "encoder", encoder)
         self.d_model = d_model
+
+    def seed_draws(self, seed: int) -> None:
+        """Let the next loss, and those of this head's parts, draw by `seed` alone.
+
+        Then a loss draws for the targets of all processes what one process would draw for them
+        together. All of them must be given the same seed and ask for the loss together.
+        """
+        for part in self.modules():
+            if isinstance(part, Head):
+                part.draw_seed = seed
 
     @abstractmethod
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from genrec.models.heads.dense_contrast import ItemSampler, contrast, pairs
 from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
 from genrec.models.tables import ItemTables
+from genrec.processes import gathered
 
 PAIR_STATES = 64
 PAIR_BUDGET = {"cpu": 2**18, "default": 2**26}  # products held at once; on a CPU in its cache
@@ -36,8 +37,8 @@ class DenseHead(Head):
         temperature: logits are divided by it.
         loss: `full` softmax over the catalogue; `sampled`, a softmax over the target and
             `negatives` items drawn per batch; `infonce`, the same with `in_batch` targets of the
-            batch besides; `bce`, binary cross-entropy of the target and one item drawn uniformly
-            for each state (SASRec, and the TencentGR baseline).
+            batch besides, that of all processes; `bce`, binary cross-entropy of the target and
+            one other item drawn uniformly for each state (SASRec, and the TencentGR baseline).
         negatives: how many items of the catalogue `sampled` and `infonce` draw; 0 is none.
         in_batch: how many targets of the batch `infonce` draws.
         log_q: correct the logits of drawn items for how often they are drawn, which makes the
@@ -84,6 +85,10 @@ class DenseHead(Head):
             raise ConfigError(
                 f"head 'dense': negatives={negatives}, in_batch={in_batch}; expected negatives of "
                 f"at least {least}, and in_batch of 0 or more"
+            )
+        if loss == "bce" and tables.num_items < 2:
+            raise ConfigError(
+                "head 'dense': loss='bce' needs another item than the target; found 1"
             )
         if items == "encoder" and encoder.tokens_per_item != 1:
             raise ConfigError(
@@ -187,9 +192,8 @@ class DenseHead(Head):
             return self._full_loss(hidden, targets)
         positive = self._own_scores(hidden, self.candidates(targets))
         if self.kind == "bce":
-            other = torch.randint_like(targets, self.tables.num_items)
-            negative = self._own_scores(hidden, self.candidates(other))
-            return pairs(positive, negative, other == targets)
+            negative = self._own_scores(hidden, self.candidates(self._others(targets)))
+            return pairs(positive, negative)
         drawn, expected = self._draw(targets)
         negative = self.scores(hidden, self.candidates(drawn))
         return contrast(positive, negative, targets, drawn, expected if self.log_q else None)
@@ -199,15 +203,36 @@ class DenseHead(Head):
         counts = self.tables.counts
         if self._sampler is None or not self._sampler.fits(counts, self.negative_power):
             self._sampler = ItemSampler(counts, self.negative_power)
-        drawn = self._sampler.draw(self.negatives)
+        generator = self._generator(targets.device)
+        drawn = self._sampler.draw(self.negatives, generator)
         if self.kind != "infonce":
             return drawn, self.negatives * self._sampler.chance[drawn]
-        order = torch.randperm(len(targets), device=targets.device)
-        own = targets[order[: self.in_batch]]
+        batch, _ = self._batch(targets)
+        order = torch.randperm(len(batch), device=batch.device, generator=generator)
+        own = batch[order[: self.in_batch]]
         drawn = torch.cat([drawn, own])
         # A target of the batch is an item drawn by popularity.
         popular = counts[drawn].clamp_min(1e-9) / counts.sum().clamp_min(1e-9)
         return drawn, self.negatives * self._sampler.chance[drawn] + len(own) * popular
+
+    def _others(self, targets: torch.Tensor) -> torch.Tensor:
+        """An item int64 `[M]` for each target, uniform over all items but the target."""
+        batch, start = self._batch(targets)
+        drawn = torch.randint(
+            self.tables.num_items - 1,
+            (len(batch),),
+            device=targets.device,
+            generator=self._generator(targets.device),
+        )[start : start + len(targets)]
+        return drawn + (drawn >= targets)
+
+    def _batch(self, targets: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The targets of all processes that draw together, and where this one's start."""
+        return (targets, 0) if self.draw_seed is None else gathered(targets)
+
+    def _generator(self, device: torch.device) -> torch.Generator | None:
+        seed = self.draw_seed
+        return None if seed is None else torch.Generator(device).manual_seed(seed)
 
     def _own_scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits `[M, 1]` of states `[M, D]` for a candidate each, rounded as `scores`."""

@@ -36,11 +36,12 @@ class ItemSampler:
         """Whether it was made from these counts as they are now."""
         return self.key == (counts.data_ptr(), counts._version, counts.device, power)
 
-    def draw(self, count: int) -> torch.Tensor:
-        """Items int64 `[count]`, with replacement."""
-        device = self._ends.device
-        place = torch.rand(count, dtype=torch.float64, device=device) * self._ends[-1]
-        found = torch.searchsorted(self._ends, place, right=True)
+    def draw(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Items int64 `[count]`, with replacement, by the process's generator or another."""
+        drawn = torch.rand(
+            count, dtype=torch.float64, device=self._ends.device, generator=generator
+        )
+        found = torch.searchsorted(self._ends, drawn * self._ends[-1], right=True)
         return found.clamp_max(len(self._ends) - 1)
 
 
@@ -68,14 +69,11 @@ def contrast(
     return F.cross_entropy(logits, torch.zeros_like(targets))
 
 
-def pairs(positive: torch.Tensor, negative: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+def pairs(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy of one target and one other item for each state.
 
     Args:
         positive: float `[M, 1]`, logits of the targets.
         negative: float `[M, 1]`, logits of the others.
-        same: bool `[M]`, where the other happens to be the target it does not count.
     """
-    right = F.softplus(-positive.float()).mean()
-    wrong = F.softplus(negative.float()).squeeze(1).masked_fill(same, 0.0)
-    return right + wrong.sum() / (~same).sum().clamp_min(1)
+    return F.softplus(-positive.float()).mean() + F.softplus(negative.float()).mean()

@@ -12,8 +12,8 @@ import pytest
 
 from genrec.data import Catalog, Dataset, Histories
 from genrec.data.sources import prepare
-from genrec.data.tencentgr import protocol
-from genrec.data.tencentgr.protocol import candidates, differences, last_click_split
+from genrec.data.split_checks import check_split
+from genrec.data.tencentgr.protocol import candidates, last_click_split
 from genrec.errors import ConfigError, DataError
 
 
@@ -89,6 +89,8 @@ def test_equals_a_loop(seed: int, actions: tuple[int, ...]):
         prefix = "held_out" if name == "test" else name
         assert {k: split.info[f"{prefix}_{k}"] for k in counts} == counts
         assert split.info[f"{prefix}_evaluated"] == len(asked) > 10
+        long = [row for row in range(len(asked)) if asked.end[row] - asked.start[row] >= 81]
+        assert split.info[f"{prefix}_of_81_events"] == len(long)
         assert sum(counts.values()) + len(asked) == split.info[prefix]
     for user in left:
         assert split.train_end[user] == of.offsets[user + 1]
@@ -132,18 +134,11 @@ def test_on_the_generated_set(tmp_path: Path, huggingface: Path):
     raw = np.asarray(data.catalog.table.column("retrieval_id"))[pool]
     np.testing.assert_array_equal(raw, np.arange(len(pool)))
     assert np.isin(split.test.targets, pool).all()
+    longest = split.test.end - split.test.start
+    assert split.info["held_out_of_81_events"] == (longest >= 81).sum() > 0
+    assert len(check_split(data, split)) == 12
     table = pq.read_table(tmp_path / "out" / "candidates.parquet")
     np.testing.assert_array_equal(data.catalog.index(table.column("item_id")), pool)
-
-
-def test_published_counts():
-    assert int(protocol.SHARE * protocol.REFERENCE_COUNTS["users"]) == 100_184
-    info = {**protocol.REFERENCE_COUNTS, "held_out_evaluated": 5}
-    assert differences(info)["held_out_evaluated"] == (5, 78_921)
-    assert differences({**info, "users": 7}) == {}
-    parts = protocol.REFERENCE_COUNTS
-    gone = parts["held_out_without_click"] + parts["held_out_target_outside_pool"]
-    assert parts["held_out"] - gone == parts["held_out_evaluated"]
 
 
 def test_data_without_what_is_needed():

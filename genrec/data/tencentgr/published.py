@@ -1,0 +1,181 @@
+"""Published counts of TencentGR-1M and -10M, and how a dataset and its hold-out compare with them.
+
+Counts of the files and statistics are those of the paper (arXiv 2604.04976), those of the hold-out
+of a public reproduction on the hub's files. A dataset is one of these where its number of users,
+items or candidates is a published one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from genrec.data.dataset import Dataset
+from genrec.data.tencentgr.protocol import SEED, SHARE
+from genrec.data.tencentgr.schema import CLICK
+
+#: Numbers of the files, which must be equal.
+COUNTS = {
+    "TencentGR-1M": {"users": 1_001_845, "items in training": 4_783_154, "candidates": 660_000},
+    "TencentGR-10M": {
+        "users": 10_139_575,
+        "items in training": 17_487_676,
+        "candidates": 3_637_720,
+    },
+}
+#: Statistics, and how far they were rounded. The published lengths count the user's own record.
+STATISTICS = {
+    "TencentGR-1M": {
+        "events per user": (90.06, 0.01),
+        "clicks, share of known actions": (0.0981, 0.0001),
+        "candidates not in training, share": (0.2257, 0.0002),
+    },
+    "TencentGR-10M": {
+        "events per user": (96.29, 0.01),
+        "clicks, share of known actions": (0.0285, 0.0001),
+        "conversions, share of known actions": (0.0252, 0.0001),
+    },
+}
+#: The reference hold-out of TencentGR-1M. The first follows from the number of users. Which users
+#: are drawn depends on a random generator, so the others come out near.
+HOLD_OUT = {
+    "held_out": 100_184,
+    "held_out_without_click": 1_745,
+    "held_out_target_outside_pool": 19_518,
+    "held_out_evaluated": 78_921,
+    "held_out_of_81_events": 50_091,
+}
+_DEVIATIONS = 5  # standard deviations of a draw of users that count as near
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A count beside the published one.
+
+    Attributes:
+        what: is counted.
+        found: in the dataset or its split.
+        published: by others.
+        tolerance: how far apart they may be.
+    """
+
+    what: str
+    found: float
+    published: float
+    tolerance: float = 0.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether they are as near as they should be."""
+        return abs(self.found - self.published) <= self.tolerance + 1e-12
+
+    def __str__(self) -> str:
+        """`users 1,001,845, as published`."""
+        near = "about " if self.tolerance else ""
+        end = f", {near}as published" if self.found != self.published else ", as published"
+        if not self.agrees:
+            end = f", published {_number(self.published)}"
+        return f"{self.what} {_number(self.found)}{end}"
+
+
+def compare_dataset(
+    dataset: Dataset,
+    *,
+    counts: Mapping[str, Mapping[str, int]] = COUNTS,
+    statistics: Mapping[str, Mapping[str, tuple[float, float]]] = STATISTICS,
+) -> tuple[str, list[Comparison]]:
+    """What a dataset has beside what was published of it.
+
+    Args:
+        dataset: that `prepare tencentgr` made of the training files.
+        counts: published counts of each download.
+        statistics: published statistics, and how far the dataset's may be from them.
+
+    Returns:
+        Name of the download, and the comparisons; nothing where no count is a published one.
+    """
+    found = _counts(dataset)
+    for name, published in counts.items():
+        if any(found.get(what) == count for what, count in published.items()):
+            exact = [Comparison(what, found[what], n) for what, n in published.items()]
+            measured = _statistics(dataset)
+            near = [
+                Comparison(what, measured[what], n, apart)
+                for what, (n, apart) in statistics.get(name, {}).items()
+                if what in measured
+            ]
+            return name, exact + near
+    return "", []
+
+
+def compare_split(
+    info: Mapping[str, Any],
+    *,
+    published: Mapping[str, int] = HOLD_OUT,
+    users: int = COUNTS["TencentGR-1M"]["users"],
+) -> list[Comparison]:
+    """Counts of the reference hold-out beside the published ones.
+
+    Args:
+        info: of a split `last-click`.
+        published: counts, `held_out` among them.
+        users: of the dataset that they are of.
+
+    Returns:
+        Nothing for another dataset, or another draw than the reference's.
+    """
+    reference = {"users": users, "seed": SEED, "share": SHARE, "actions": [CLICK]}
+    if any(info.get(key) != value for key, value in reference.items()):
+        return []
+    total = published["held_out"]
+    return [
+        Comparison(
+            what.replace("_", " "),
+            int(info[what]),
+            count,
+            0 if what == "held_out" else _DEVIATIONS * _deviation(count, total),
+        )
+        for what, count in published.items()
+    ]
+
+
+def _deviation(count: int, total: int) -> float:
+    """Of a count of users, if they were drawn again."""
+    return sqrt(count * (1 - count / total))
+
+
+def _counts(dataset: Dataset) -> dict[str, int]:
+    columns = dataset.catalog.columns
+    if "reid" not in columns or "retrieval_id" not in columns:
+        return {}
+    known = dataset.info.get("counts", {})
+    table = dataset.catalog.table
+    return {
+        "users": len(dataset.histories) + int(known.get("users_without_events_dropped", 0)),
+        "items in training": int((np.asarray(table.column("reid")) > 0).sum()),
+        "candidates": int((np.asarray(table.column("retrieval_id")) >= 0).sum()),
+    }
+
+
+def _statistics(dataset: Dataset) -> dict[str, float]:
+    of, table = dataset.histories, dataset.catalog.table
+    found = {"events per user": of.num_events / max(1, len(of))}
+    pool = np.asarray(table.column("retrieval_id")) >= 0
+    if pool.any():
+        cold = (np.asarray(table.column("reid")) == 0) & pool
+        found["candidates not in training, share"] = float(cold.sum() / pool.sum())
+    if of.actions is not None:
+        counts = np.bincount(of.actions, minlength=1 + len(of.action_names))[1:]
+        for action, what in ((1, "clicks"), (2, "conversions")):
+            if action in of.action_names:
+                share = counts[of.action_names.index(action)] / counts.sum()
+                found[f"{what}, share of known actions"] = float(share)
+    return found
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if value == int(value) else f"{value:,.4f}"
