@@ -252,8 +252,8 @@ def _absent(table: Tensor) -> int:
 def _child_table(trie: PrefixTrie, level: int) -> Tensor | None:
     """Which child, counted from 0, each code leads to, ``[nodes, K]``; `_absent` if to none.
 
-    Of one byte, or of two where a node has more than 255 children. Made once, where it is small, many
-    codes lead somewhere and the trie stays; else None.
+    Of one byte, or of two where a node has more than 255 children. Made once, where it is small,
+    many codes lead somewhere and the trie stays; else None.
     """
     name, size = f"children {level}", trie.codebook_sizes[level]
     above, below = trie.num_nodes[level], trie.num_nodes[level + 1]
