@@ -356,7 +356,15 @@ def _training_record(run: Run, counts: np.ndarray) -> dict[str, Any]:
     """What stands beside the metrics of a trained run."""
     return {
         "seed": run.config["training"].get("seed"),
-        "training_seconds": round(run.config.get("seconds", 0.0), 1),
+        # A run of an earlier version knows the first alone.
+        **{
+            name: round(run.config[key], 1)
+            for name, key in (
+                ("run_seconds", "seconds"),
+                ("training_seconds", "training_seconds"),
+            )
+            if key in run.config
+        },
         "trained_on": {
             key: run.config[key]
             for key in ("machine", "threads", "processes", "torch_version")

@@ -68,7 +68,7 @@ class RecommenderTrainer(Trainer):
         config: which optimisers train which parameters.
         average: running average of the weights, used for validation and for the best model.
         patience: stop after so many validations without a better one; 0 never stops.
-        spent: seconds that the steps before a resume took.
+        spent: seconds that the steps before a resume took, and of these without validation.
         **kwargs: of `transformers.Trainer`.
     """
 
@@ -81,7 +81,7 @@ class RecommenderTrainer(Trainer):
         config: TrainingConfig,
         average: WeightAverage | None = None,
         patience: int = 0,
-        spent: float = 0.0,
+        spent: tuple[float, float] = (0.0, 0.0),
         **kwargs: Any,
     ) -> None:
         # Asked for by Trainer as both; `evaluate` ranks the validation users.
@@ -94,7 +94,8 @@ class RecommenderTrainer(Trainer):
                 device=self.accelerator.device,
             )
         self._step, self._part = -1, 0  # of the last draw
-        self.begun = time.perf_counter() - spent
+        self.begun = time.perf_counter() - spent[0]
+        self.validating = spent[0] - spent[1]  # seconds so far
         self.validate, self.average, self.patience = validate, average, patience
         self.sequences, self.batches, self.config = sequences, batches, config
 
@@ -172,6 +173,9 @@ class RecommenderTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Rank the validation users with the (averaged) weights; keep the model if it is best."""
+        if torch.accelerator.is_available():  # what the steps began is theirs
+            torch.accelerator.synchronize()
+        started = time.perf_counter()
         model: Recommender = self.accelerator.unwrap_model(self.model)
         if self.shards:
             model = whole_model(model)
@@ -181,7 +185,13 @@ class RecommenderTrainer(Trainer):
             found = dict(self.validate(model))
             self._keep_if_best(model, found)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        self.log({**metrics, "seconds": round(time.perf_counter() - self.begun, 2)})
+        now = time.perf_counter()
+        self.validating += now - started
+        times = {
+            "seconds": round(now - self.begun, 2),
+            "training_seconds": round(now - self.begun - self.validating, 2),
+        }
+        self.log({**metrics, **times})
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
@@ -277,9 +287,17 @@ def is_spent(log: Sequence[Mapping[str, float]], patience: int) -> bool:
     return bool(patience and found) and len(found) - 1 - found.index(max(found)) >= patience
 
 
-def seconds_spent(log: Sequence[Mapping[str, float]]) -> float:
-    """Seconds that the steps up to the last validation of a log took, repeated ones left out."""
-    return max((entry.get("seconds", 0.0) for entry in log), default=0.0)
+def seconds_spent(log: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    """Seconds that the steps up to the last validation of a log took, repeated ones left out.
+
+    Returns:
+        With validations, and without them. A log of an earlier version counts them always.
+    """
+    entries = [entry for entry in log if "seconds" in entry]
+    if not entries:
+        return 0.0, 0.0
+    last = max(entries, key=lambda entry: entry["seconds"])
+    return last["seconds"], last.get("training_seconds", last["seconds"])
 
 
 def epoch_line(epoch: float, logs: Mapping[str, Any]) -> str:
@@ -444,6 +462,8 @@ def _arguments(
         fsdp=cast("Any", is_sharded(config)),
         remove_unused_columns=False,
         label_names=["labels"],
+        # Every parameter of every part has a gradient in every step; a test holds that.
+        ddp_find_unused_parameters=False,
         report_to=config.report_to.split(","),
         disable_tqdm=not progress or not sys.stderr.isatty(),
     )

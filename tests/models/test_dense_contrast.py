@@ -190,6 +190,7 @@ def test_a_pool_is_encoded_once_until_a_value_changes(monkeypatch: pytest.Monkey
         {"loss": "infonce", "negatives": 0, "in_batch": 0},
         {"loss": "infonce", "in_batch": -1},
         {"loss": "hinge"},
+        {"loss": "sampled", "negative_power": -3.0},
     ],
 )
 def test_options_that_make_no_sense(options: dict):

@@ -127,8 +127,13 @@ def test_nothing_to_train_on_is_said(bench, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"average": 0.9}, {"crop": 0.8, "shuffle": 0.8, "by_length": 3}],
-    ids=["plain", "average", "augmented"],
+    [
+        {},
+        {"average": 0.9},
+        {"crop": 0.8, "shuffle": 0.8, "by_length": 3},
+        {"head": {"type": "dense", "loss": "infonce", "negatives": 5}, "gradient_accumulation": 2},
+    ],
+    ids=["plain", "average", "augmented", "drawing"],
 )
 @pytest.mark.parametrize("stop_at", [2, 3])
 def test_an_interrupted_training_goes_on_to_the_same_result(bench, tmp_path, stop_at, options):

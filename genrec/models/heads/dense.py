@@ -98,6 +98,11 @@ class DenseHead(Head):
                 f"head 'dense': action_weights={list(action_weights)} with loss={loss!r}; expected "
                 "numbers of at least 0, first that of unknown actions, and a loss of drawn items"
             )
+        if negative_power < 0:
+            raise ConfigError(
+                f"head 'dense': negative_power={negative_power}; expected 0 (uniform) or more, up "
+                "to 1 (popularity) in published work"
+            )
         if loss == "bce" and tables.num_items < 2:
             raise ConfigError(
                 "head 'dense': loss='bce' needs another item than the target; found 1"
