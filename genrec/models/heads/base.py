@@ -62,6 +62,14 @@ class Head(nn.Module, ABC):
         A head that reads tokens is given `[M, L, D]`.
         """
 
+    def unsampled_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss with nothing drawn, which ranks items as the search does.
+
+        `loss` itself, but for heads whose loss draws items: there, the one over all of them that
+        it stands for. Contract tests compare it with the search.
+        """
+        return self.loss(hidden, targets)
+
     @abstractmethod
     def search(
         self,

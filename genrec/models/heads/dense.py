@@ -194,7 +194,7 @@ class DenseHead(Head):
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss of the target items, see the class."""
         if self.kind == "full":
-            return self._full_loss(hidden, targets)
+            return self.unsampled_loss(hidden, targets)
         positive = self._own_scores(hidden, self.candidates(targets))
         if self.kind == "bce":
             negative = self._own_scores(hidden, self.candidates(self._others(targets)))
@@ -248,7 +248,7 @@ class DenseHead(Head):
             query = F.normalize(hidden.float(), dim=-1)
             return (query * candidates.float()).sum(-1, keepdim=True) / self.temperature
 
-    def _full_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def unsampled_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy over the catalogue, at the precision of `scores`."""
         options = {"scale": 1 / self.temperature, "label_smoothing": self.label_smoothing}
         items = self.candidates()
