@@ -239,7 +239,8 @@ class Recommender(PreTrainedModel):
         loss = None
         if labels is not None:
             known = labels >= 0
-            loss = self.head.loss(hidden[known], labels[known])
+            actions = None if query_action is None else query_action[known]
+            loss = self.head.event_loss(hidden[known], labels[known], actions)
         return RecommenderOutput(loss=loss, hidden=hidden)
 
     def _embed(self, items: torch.Tensor, meta: SequenceMeta) -> tuple[torch.Tensor, SequenceMeta]:

@@ -74,6 +74,51 @@ def test_infonce_equals_a_loop(monkeypatch: pytest.MonkeyPatch):
         assert float(made.loss(hidden, targets)) == pytest.approx(sum(losses) / 7, rel=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["infonce", "sampled", "bce"])
+def test_targets_count_by_their_action(loss: str):
+    torch.manual_seed(0)
+    weights = [0.5, 1.0, 0.0, 2.5]
+    plain = head(loss=loss, negatives=6, in_batch=4 if loss == "infonce" else 0)
+    made = head(
+        loss=loss, negatives=6, in_batch=4 if loss == "infonce" else 0, action_weights=weights
+    )
+    hidden, targets = torch.randn(9, 6), torch.arange(9)
+    actions = torch.tensor([0, 1, 2, 3, 3, 2, 1, 0, 1])
+    made.seed_draws(5)
+    plain.seed_draws(5)
+    found = made.event_loss(hidden, targets, actions)
+    # What is drawn is the same, so each one's own loss is the difference that it makes.
+    each = []
+    for row in range(9):
+        ones = [0.0] * 9
+        ones[row] = 1.0
+        made.action_weights = (*ones, 0.0)
+        each.append(float(made.event_loss(hidden, targets, torch.arange(9))))
+    total = sum(weights[a] * one for a, one in zip(actions.tolist(), each, strict=True))
+    assert float(found) == pytest.approx(
+        total / sum(weights[a] for a in actions.tolist()), rel=1e-5
+    )
+    made.action_weights = (1.0,) * 4
+    want = plain.loss(hidden, targets)
+    assert float(want) == pytest.approx(sum(each) / 9, rel=1e-5)
+    torch.testing.assert_close(made.event_loss(hidden, targets, actions), want)
+    torch.testing.assert_close(plain.event_loss(hidden, targets, None), want)
+    made.action_weights = (0.0,) * 4
+    assert float(made.event_loss(hidden, targets, actions)) == 0
+
+
+def test_action_weights_that_make_no_sense():
+    for options in ({"loss": "full"}, {"action_weights": []}, {"action_weights": [1, -1]}):
+        with pytest.raises(ConfigError, match=r"action_weights=.* with loss="):
+            head(**{"loss": "infonce", "action_weights": [1.0], **options})
+    made = head(loss="bce", action_weights=[1.0, 2.0])
+    hidden, targets = torch.randn(2, 6), torch.tensor([1, 2])
+    with pytest.raises(ConfigError, match="has 2 numbers, but the data have action 2"):
+        made.event_loss(hidden, targets, torch.tensor([0, 2]))
+    with pytest.raises(ConfigError, match="but the data have no actions"):
+        made.loss(hidden, targets)
+
+
 def test_without_log_q_popular_items_are_pushed_down():
     hidden, gradients = torch.randn(200, 6), {}
     for log_q in (True, False):

@@ -70,6 +70,16 @@ class Head(nn.Module, ABC):
         """
         return self.loss(hidden, targets)
 
+    def event_loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, actions: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The loss where the actions of the targets' events, int64 `[M]`, may be known.
+
+        Raises:
+            ConfigError: from heads that weigh actions, if they are not known.
+        """
+        return self.loss(hidden, targets)
+
     @abstractmethod
     def search(
         self,

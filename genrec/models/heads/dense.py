@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,6 +47,9 @@ class DenseHead(Head):
             it popular items of the batch are pushed down.
         negative_power: items are drawn in proportion to `count ** negative_power`; 0 is uniform.
         label_smoothing: of the full softmax.
+        action_weights: of `infonce`, `sampled` and `bce`: how much a target counts in the mean by
+            the action of its event: first unknown actions, then each of the dataset. The paper of
+            TencentGR weighs conversions more.
 
     Cost of `full`: see `dense_cross_entropy`.
     """
@@ -67,6 +71,7 @@ class DenseHead(Head):
         log_q: bool = True,
         negative_power: float = 0.0,
         label_smoothing: float = 0.0,
+        action_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__(tables=tables, encoder=encoder, d_model=d_model)
         for name, value, allowed in (
@@ -85,6 +90,13 @@ class DenseHead(Head):
             raise ConfigError(
                 f"head 'dense': negatives={negatives}, in_batch={in_batch}; expected negatives of "
                 f"at least {least}, and in_batch of 0 or more"
+            )
+        if action_weights is not None and (
+            loss == "full" or not len(action_weights) or min(action_weights) < 0
+        ):
+            raise ConfigError(
+                f"head 'dense': action_weights={list(action_weights)} with loss={loss!r}; expected "
+                "numbers of at least 0, first that of unknown actions, and a loss of drawn items"
             )
         if negative_power < 0:
             raise ConfigError(
@@ -107,6 +119,7 @@ class DenseHead(Head):
         )
         self.kind, self.negatives, self.negative_power = loss, negatives, negative_power
         self.in_batch, self.log_q = in_batch, log_q
+        self.action_weights = None if action_weights is None else tuple(map(float, action_weights))
         self._sampler: ItemSampler | None = None
         self._pool: tuple[Filter, torch.Tensor, torch.Tensor] | None = None
         self.own: ItemEncoder | None = None
@@ -193,15 +206,37 @@ class DenseHead(Head):
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss of the target items, see the class."""
+        return self.event_loss(hidden, targets, None)
+
+    def event_loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, actions: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `Head.event_loss`."""
+        weights = None
+        if self.action_weights is not None:
+            most = 0 if actions is None or not actions.numel() else int(actions.max())
+            if actions is None or most >= len(self.action_weights):
+                found = "no actions" if actions is None else f"action {most}"
+                raise ConfigError(
+                    f"head 'dense': action_weights has {len(self.action_weights)} numbers, but the "
+                    f"data have {found}; give one for unknown actions and one for each action"
+                )
+            weights = hidden.new_tensor(self.action_weights, dtype=torch.float32)[actions]
+        return self._loss(hidden, targets, weights)
+
+    def _loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
+    ) -> torch.Tensor:
         if self.kind == "full":
             return self.unsampled_loss(hidden, targets)
         positive = self._own_scores(hidden, self.candidates(targets))
         if self.kind == "bce":
             negative = self._own_scores(hidden, self.candidates(self._others(targets)))
-            return pairs(positive, negative)
+            return pairs(positive, negative, weights)
         drawn, expected = self._draw(targets)
         negative = self.scores(hidden, self.candidates(drawn))
-        return contrast(positive, negative, targets, drawn, expected if self.log_q else None)
+        correction = expected if self.log_q else None
+        return contrast(positive, negative, targets, drawn, correction, weights)
 
     def _draw(self, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Items int64 `[n]` to compare with, and how many draws of each are expected."""
