@@ -80,6 +80,13 @@ class Head(nn.Module, ABC):
         """
         return self.loss(hidden, targets)
 
+    def mass(self, targets: torch.Tensor, actions: torch.Tensor | None) -> torch.Tensor:
+        """What the mean of `event_loss` divides by, a scalar: the number of targets, or of weights.
+
+        By it the means of several processes are put together.
+        """
+        return torch.tensor(float(len(targets)), device=targets.device)
+
     @abstractmethod
     def search(
         self,
