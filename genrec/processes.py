@@ -48,3 +48,27 @@ def largest(value: int) -> int:
     tensor = torch.tensor(value, device=team.device)
     torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
     return int(tensor)
+
+
+def gathered(values: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The values of all processes, one after another, in each of them; all must call it.
+
+    Args:
+        values: `[n]` of one type, on any device; each process may have another n.
+
+    Returns:
+        `[sum of n]`, without gradients, and where this process's values start in it.
+    """
+    team = processes()
+    if team.num_processes == 1:
+        return values.detach(), 0
+    size = torch.tensor([len(values)], device=values.device)
+    sizes = [torch.empty_like(size) for _ in range(team.num_processes)]
+    torch.distributed.all_gather(sizes, size)
+    counts = [int(one) for one in sizes]
+    padded = values.new_zeros(max(counts))
+    padded[: len(values)] = values.detach()
+    parts = [torch.empty_like(padded) for _ in counts]
+    torch.distributed.all_gather(parts, padded)
+    whole = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    return whole, sum(counts[: team.process_index])

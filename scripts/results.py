@@ -57,7 +57,7 @@ def row(
     Args:
         method: name of its folder.
         metrics: its `metrics.json`.
-        run: its `run.json`, empty for a baseline.
+        run: its `run.json`, with `vectors` as `vectors_of` names them; empty for a baseline.
         published: figures by method, of the page's dataset.
     """
     cells = [
@@ -72,7 +72,8 @@ def row(
             f"**{number(ndcg['value'])}**",
             f"{number(ndcg['low'])} to {number(ndcg['high'])}",
         ]
-    training = metrics.get("training_seconds")
+    # With validations; earlier versions called it by the other name.
+    training = metrics.get("run_seconds", metrics.get("training_seconds"))
     memory = run.get("peak_device_memory_mb", run.get("peak_memory_mb"))
     rank = metrics.get("effective_rank")
     return [
@@ -81,12 +82,31 @@ def row(
         f"{metrics['certificate_rate']:.1%}",
         f"{metrics.get('parameters', 0):,}",
         "" if rank is None else f"{rank:.1f}",
-        Path(run["vectors"]).name if run.get("vectors") else "",
+        run.get("vectors", ""),
         f"{training / 60:.1f} min" if training else "",
         f"{memory:,.0f} MiB" if memory else "",
         f"{metrics['seconds']:.0f} s",
         beside(published.get(method.rpartition("-seed")[0] or method)),
     ]
+
+
+def vectors_of(folder: Path, run: dict[str, Any]) -> str:
+    """Name of the vectors that a run read, or of those that its codes were made from.
+
+    Args:
+        folder: of the run, in the output of its recipe.
+        run: its `run.json`.
+    """
+    if run.get("vectors"):
+        return Path(run["vectors"]).name
+    record = folder / (run.get("vocabulary") or "") / "vocabulary.json"
+    if not record.is_file():
+        return ""
+    made_from = read_json(record).get("vectors_fingerprint")
+    for path in sorted(folder.parents[1].glob("vectors/*/embedding.json")):
+        if made_from and read_json(path).get("fingerprint") == made_from:
+            return f"{path.parent.name} (codes)"
+    return ""
 
 
 def told(metrics: dict[str, Any], run: dict[str, Any]) -> str:
@@ -189,13 +209,22 @@ def picture(curves: str | None) -> list[str]:
     """The section of the learning curves."""
     if curves is None:
         return []
-    text = "Validation NDCG@10 by epoch and by minutes; the best epoch of each run was kept."
+    text = (
+        "Validation NDCG@10 by epoch and by minutes of training; the best epoch of each run was "
+        "kept."
+    )
     return ["## Learning curves", "", text, "", f"![Validation by epoch]({curves})", ""]
 
 
 def validation(log: Path) -> list[dict[str, float]]:
-    """The evaluations of a run's log: `epoch`, `eval_ndcg@10` and `seconds` of training so far."""
-    return [entry for entry in read_json(log) if "eval_ndcg@10" in entry]
+    """The evaluations of a run's log: `epoch`, `eval_ndcg@10` and `seconds` of training so far.
+
+    The seconds are without validations where the log knows them, as all but older ones do.
+    """
+    entries = [entry for entry in read_json(log) if "eval_ndcg@10" in entry]
+    return [
+        {**entry, "seconds": entry.get("training_seconds", entry["seconds"])} for entry in entries
+    ]
 
 
 def reached(folder: Path, run: str) -> list[str]:
@@ -209,6 +238,8 @@ def reached(folder: Path, run: str) -> list[str]:
     aim, spent = best["eval_ndcg@10"], best["seconds"]
     lines = [
         f"### Training until validation NDCG@10 is {run}'s best, {number(aim)}",
+        "",
+        "Minutes of training, validations left out where the log tells them apart.",
         "",
         "| method | best validation | epoch | minutes | share of the time |",
         "|---|---:|---:|---:|---:|",
@@ -312,9 +343,9 @@ def page(
                 continue
             metrics = read_json(path)
             about = path.parent / "run.json"
-            runs[path.parent.name, metrics["tie_order"]] = (
-                read_json(about) if about.is_file() else {}
-            )
+            run = read_json(about) if about.is_file() else {}
+            run["vectors"] = vectors_of(path.parent, run)
+            runs[path.parent.name, metrics["tie_order"]] = run
             study = metrics.get("beams")
             rows.append((metrics["test/unmasked/ndcg@10"]["value"], path.parent.name, metrics))
             if study:

@@ -24,7 +24,7 @@ from genrec.pipeline import Recipe
 from genrec.quantization import QUANTIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/tutorial.md", "docs/how-to")
+PAGES = ("README.md", "docs/tutorial.md", "docs/tutorial-tencentgr.md", "docs/how-to")
 FLAGS = re.MULTILINE | re.DOTALL
 FENCE = re.compile(r"^```(python|bash)\n(.*?)^```$", FLAGS)
 

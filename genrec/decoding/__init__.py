@@ -7,6 +7,7 @@ from genrec.decoding.codes import default_tie_order
 from genrec.decoding.dense import dense_search, rank_candidates
 from genrec.decoding.export import TransitionTables, transition_tables
 from genrec.decoding.filters import Filter
+from genrec.decoding.mutable import MutableTrie
 from genrec.decoding.parallel import exact_parallel_search
 from genrec.decoding.result import SearchResult
 from genrec.decoding.step import Backend, Step, expand_beams
@@ -16,6 +17,7 @@ from genrec.decoding.trie import PrefixTrie
 __all__ = [
     "Backend",
     "Filter",
+    "MutableTrie",
     "PrefixTrie",
     "SearchResult",
     "Step",

@@ -224,11 +224,11 @@ def _exp(log_probs: Tensor) -> Tensor:
 def _code_table(trie: PrefixTrie, level: int) -> Tensor | None:
     """The codes of each node's children, ``[nodes, max_branch]``, padded with the last one's.
 
-    Of the type of `PrefixTrie.tokens`. Made once, where it is small; else None.
+    Of the type of `PrefixTrie.tokens`. Made once, where it is small and the trie stays; else None.
     """
     name, size = f"codes {level}", trie.max_branch[level]
     above, below = trie.num_nodes[level], trie.num_nodes[level + 1]
-    if above * size > _TABLE:
+    if above * size > _TABLE or not trie.lasting:
         return None
     if name not in trie.derived:
         tokens = trie.tokens[level].numpy()
@@ -252,12 +252,14 @@ def _absent(table: Tensor) -> int:
 def _child_table(trie: PrefixTrie, level: int) -> Tensor | None:
     """Which child, counted from 0, each code leads to, ``[nodes, K]``; `_absent` if to none.
 
-    Of one byte, or of two where a node has more than 255 children. Made once, where it is small and
-    many codes lead somewhere; else None.
+    Of one byte, or of two where a node has more than 255 children. Made once, where it is small,
+    many codes lead somewhere and the trie stays; else None.
     """
     name, size = f"children {level}", trie.codebook_sizes[level]
     above, below = trie.num_nodes[level], trie.num_nodes[level + 1]
     if above * size > _TABLE or below < _FILL * above * size or size > 2**15:
+        return None
+    if not trie.lasting:
         return None
     if name not in trie.derived:
         kind = torch.uint8 if trie.max_branch[level] <= 255 else torch.int16

@@ -59,8 +59,13 @@ def default_tie_ranks(num_items: int, added: int) -> np.ndarray:
 
 
 def _mixed(start: int, stop: int) -> np.ndarray:
+    return item_hashes(np.arange(start, stop, dtype=np.int64))
+
+
+def item_hashes(items: np.ndarray) -> np.ndarray:
+    """What the default order of ties sorts by: uint64, different for different items."""
     with np.errstate(over="ignore"):
-        z = np.arange(start + 1, stop + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (items + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
@@ -108,7 +113,7 @@ def as_integers(values: Any, what: str) -> np.ndarray:
         array = np.asarray(values)
     except ValueError as error:
         raise DataError(f"{what}: rows of different lengths; give every row the same") from error
-    if array.size == 0 and isinstance(values, (list, tuple)):
+    if array.size == 0 and not isinstance(values, np.ndarray):
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise DataError(f"{what} of type {array.dtype}: expected integers")

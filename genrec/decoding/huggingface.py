@@ -161,7 +161,8 @@ class SidLogitsProcessor(LogitsProcessor):
         if self.filter is not None:
             dead = dead | ~self._alive(level + 1, children)
         values = values.masked_fill(dead, -torch.inf)
-        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, values)
+        # the largest of a token's: places without a child repeat the token of one
+        return torch.full_like(scores, -torch.inf).scatter_reduce_(1, tokens, values, "amax")
 
     def _alive(self, depth: int, nodes: Tensor) -> Tensor:
         assert self.filter is not None

@@ -22,6 +22,7 @@ from genrec.decoding.kernel_parts import (
     contains,
     exp_sum,
     key_score,
+    largest_family,
     order,
     rank_key,
     row_max,
@@ -141,9 +142,13 @@ def expand_rows(
         sound: bool ``[B]``, whether neither NaN nor a score above its parent's was met.
     """
     keep, width, size = out_nodes.shape[1], nodes.shape[1], log_probs.shape[2]
-    gathered = np.empty(size, dtype=np.float32)
-    exps = np.empty(size, dtype=np.float32)
-    tops = np.empty((size + CHUNK - 1) // CHUNK, dtype=np.float32)
+    places = size
+    if len(live):
+        for b in range(start, stop):
+            places = max(places, largest_family(nodes[b], pointer))
+    gathered = np.empty(places, dtype=np.float32)
+    exps = np.empty(places, dtype=np.float32)
+    tops = np.empty((places + CHUNK - 1) // CHUNK, dtype=np.float32)
     room = 2 * (keep + 1) + 64
     enough = keep + 1 + (room - keep - 1) // 2
     keys = np.empty(room, dtype=np.int64)

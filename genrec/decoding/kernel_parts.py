@@ -181,6 +181,16 @@ def any_between(words, before, low, high):
 
 
 @njit
+def largest_family(nodes, pointer):
+    """The most places for children of any of ``nodes``; if some are free, more than codes."""
+    most = _i64(0)
+    for node in nodes:
+        if node >= 0:
+            most = max(most, _i64(pointer[node + 1]) - _i64(pointer[node]))
+    return most
+
+
+@njit
 def contains(ordered, n, value):
     """Whether ``ordered[:n]``, ascending, holds ``value``."""
     low, high = 0, n

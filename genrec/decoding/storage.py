@@ -13,6 +13,7 @@ from torch import Tensor
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.decoding.bits import BitRank
 from genrec.decoding.codes import checked_sizes
+from genrec.decoding.mutable import TrieView
 from genrec.decoding.trie import ARRAYS, LISTS, PrefixTrie
 from genrec.errors import ArtefactError, DataError
 
@@ -25,9 +26,15 @@ _LIVE = "live"
 def save_trie(trie: PrefixTrie, folder: str | os.PathLike[str]) -> None:
     """Write a trie, removed items included; the folder is whole or absent.
 
+    The state of a `MutableTrie` is written without removed items and free slots.
+
     Raises:
-        ArtefactError: if the folder cannot be written.
+        ArtefactError: if the folder cannot be written, or a `MutableTrie` holds no item.
     """
+    if isinstance(trie, TrieView):
+        if trie.num_live == 0:
+            raise ArtefactError(f"{folder}: all items were removed, there is no trie to write")
+        trie = trie.compact()
     tensors = {name: getattr(trie, name) for name in ARRAYS}
     for name in LISTS:
         tensors |= {f"{name}.{i}": part for i, part in enumerate(getattr(trie, name))}

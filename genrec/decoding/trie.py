@@ -37,6 +37,19 @@ PLAIN = ("codebook_sizes", "max_branch", "identity")
 COMPACT_ABOVE = 0.25  # share of removed items above which a trie is compacted
 
 
+def on_device(trie: PrefixTrie, device: torch.device | str) -> bool:
+    """Whether a trie is on a device already.
+
+    Raises:
+        ConfigError: for a device that torch does not know or have.
+    """
+    try:
+        return torch.empty(0, device=device).device == trie.device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {str(device)!r} cannot be used: {reason}") from error
+
+
 class PrefixTrie:
     """Prefix trie over the semantic IDs of items; build it with `from_codes`.
 
@@ -67,7 +80,10 @@ class PrefixTrie:
         tie_order: int64 ``[num_items]``, rank of every item; the smaller wins.
         live: the positions of items that are not removed; None if all are there.
         identity: the same object for a trie and its copies on other devices; filters belong to it.
+        lasting: whether tables that take a pass over the catalog are worth their making.
     """
+
+    lasting = True
 
     def __init__(
         self,
@@ -264,12 +280,7 @@ class PrefixTrie:
         Raises:
             ConfigError: for a device that torch does not know or have.
         """
-        try:
-            there = torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"device {str(device)!r} cannot be used: {reason}") from error
-        if there == self.device:
+        if on_device(self, device):
             return self
 
         def move(value: Any) -> Any:

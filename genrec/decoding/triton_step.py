@@ -127,11 +127,15 @@ def triton_step(given: Expansion) -> Step:
 
 
 def _leaf_of_rank(trie: PrefixTrie) -> Tensor:
-    """The leaf, int32 ``[num_items]``, whose first item has each tie rank; made once."""
+    """The leaf, int32, whose first item has each tie rank; made once."""
     if "leaf of rank" not in trie.derived:
-        table = torch.zeros(trie.num_items, dtype=torch.int32, device=trie.device)
+        live = trie.live_nodes(trie.num_levels)
         leaves = torch.arange(trie.num_leaves, dtype=torch.int32, device=trie.device)
-        trie.derived["leaf of rank"] = table.index_put_((trie.leaf_tie.to(torch.int64),), leaves)
+        ranks = trie.leaf_tie.to(torch.int64)
+        if live is not None:  # places without a leaf have any rank
+            leaves, ranks = leaves[live], ranks[live]
+        table = torch.zeros(int(trie.leaf_tie.max()) + 1, dtype=torch.int32, device=trie.device)
+        trie.derived["leaf of rank"] = table.index_put_((ranks,), leaves)
     found: Tensor = trie.derived["leaf of rank"]
     return found
 

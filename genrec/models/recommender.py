@@ -16,7 +16,7 @@ from genrec.errors import ArtefactError, ConfigError
 from genrec.models.backbones import BACKBONES, Backbone, ContextState
 from genrec.models.code_decoder import CodeDecoder, CodeScores
 from genrec.models.heads import HEADS, Head
-from genrec.models.item_encoders import ITEM_ENCODERS, ItemEncoder
+from genrec.models.item_encoders import ITEM_ENCODERS, EventFeature, ItemEncoder
 from genrec.models.meta import SequenceMeta
 from genrec.models.registry import build_part, with_defaults
 from genrec.models.tables import ItemTables
@@ -145,6 +145,13 @@ class Recommender(PreTrainedModel):
         self.item_encoder: ItemEncoder = build_part(
             "item encoder", ITEM_ENCODERS, config.item_encoder, tables=self.tables, d_model=width
         )
+        if isinstance(self.item_encoder, EventFeature):
+            kind = config.item_encoder["type"]
+            raise ConfigError(
+                f"item encoder {kind!r}: says nothing of items, so every item would be the same; "
+                "put it into a sum beside an encoder of items: {type: sum, parts: {item: {type: "
+                f"id}}, more: {{type: {kind}}}}}}}"
+            )
         self.input_norm = nn.LayerNorm(width) if config.input_norm else nn.Identity()
         self.input_dropout = nn.Dropout(config.input_dropout)
         tokens = self.item_encoder.tokens_per_item
@@ -232,7 +239,8 @@ class Recommender(PreTrainedModel):
         loss = None
         if labels is not None:
             known = labels >= 0
-            loss = self.head.loss(hidden[known], labels[known])
+            actions = None if query_action is None else query_action[known]
+            loss = self.head.event_loss(hidden[known], labels[known], actions)
         return RecommenderOutput(loss=loss, hidden=hidden)
 
     def _embed(self, items: torch.Tensor, meta: SequenceMeta) -> tuple[torch.Tensor, SequenceMeta]:

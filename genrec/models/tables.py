@@ -66,6 +66,7 @@ class ItemTables(nn.Module):
         self.num_items = num_items
         self.codebook_sizes = tuple(codebook_sizes)
         self.vector_dim = vector_dim
+        self.required: set[str] = set()  # what the parts asked for
         self.register_buffer(
             "codes", torch.zeros(num_items, len(self.codebook_sizes), dtype=torch.int32)
         )
@@ -164,7 +165,8 @@ class ItemTables(nn.Module):
         return first
 
     def require(self, what: str, *, part: str) -> None:
-        """Raise ConfigError if `part` reads a table that this recommender was not given."""
+        """Note that `part` reads a table; ConfigError if this recommender was not given it."""
+        self.required.add(what)
         missing = (what == "codes" and not self.codebook_sizes) or (
             what == "vectors" and not self.vector_dim
         )

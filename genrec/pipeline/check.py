@@ -95,10 +95,11 @@ def _print(
         )
     console.print(table)
     for rule in rules:
-        console.print(f"holds: {rule}", highlight=False)
+        console.print(f"holds: {rule}", highlight=False, soft_wrap=True)
     for one in compared:
         state = "agrees" if one.agrees else "DIFFERS"
-        console.print(f"{state}: {one}", highlight=False, style="" if one.agrees else "yellow")
+        style = "" if one.agrees else "yellow"
+        console.print(f"{state}: {one}", highlight=False, soft_wrap=True, style=style)
     if not compared:
         console.print("no counts of this dataset were published", highlight=False)
     elif not name:

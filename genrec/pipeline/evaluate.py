@@ -31,6 +31,7 @@ from genrec.evaluation import (
     write_report,
 )
 from genrec.evaluation import evaluate as evaluate_ranker
+from genrec.pipeline.contest import Scores, contest_scores, print_scores
 from genrec.pipeline.lists import read_items
 from genrec.pipeline.notes import note, note_missing_titles
 from genrec.pipeline.runs import Run
@@ -82,6 +83,9 @@ def evaluate(
     progress: bool = True,
 ) -> dict[str, Evaluation]:
     """Evaluate trained runs and baselines under one protocol and write the report.
+
+    Of runs on the split `last-click` it also prints the score of the Tencent challenge, and keeps
+    it in `metrics.json` as `contest_score`.
 
     Example:
         genrec evaluate runs/sid runs/report
@@ -188,6 +192,7 @@ def evaluate(
     reads = {name: run.model.config.max_history for name, run in opened.items()}
     evaluations: dict[str, Evaluation] = {}
     studies: dict[str, BeamStudy] = {}
+    scores: dict[str, Scores] = {}
     about: dict[str, dict[str, Any]] = {}
     slices: dict[str, dict[str, list[Slice]]] = {key: {} for key in SLICES}
     for name, ranker in rankers.items():
@@ -237,6 +242,9 @@ def evaluate(
         }
         if name in studies:
             record["beams"] = studies[name].as_dict()
+        scores[name] = contest_scores(evaluations[name], data, parts, part=split)
+        if scores[name]:
+            record["contest_score"] = scores[name]
         if team.is_main_process:
             write_metrics(place, [evaluations[name]], **record)
     team.wait_for_everyone()
@@ -269,6 +277,7 @@ def evaluate(
         console = Console()
         print_examples(shown, console=console)
         print_comparison(found, console=console)
+        print_scores(scores, console=console)
         console.print(f"report: {folder / 'report.html'}")
     return evaluations
 
@@ -347,7 +356,15 @@ def _training_record(run: Run, counts: np.ndarray) -> dict[str, Any]:
     """What stands beside the metrics of a trained run."""
     return {
         "seed": run.config["training"].get("seed"),
-        "training_seconds": round(run.config.get("seconds", 0.0), 1),
+        # A run of an earlier version knows the first alone.
+        **{
+            name: round(run.config[key], 1)
+            for name, key in (
+                ("run_seconds", "seconds"),
+                ("training_seconds", "training_seconds"),
+            )
+            if key in run.config
+        },
         "trained_on": {
             key: run.config[key]
             for key in ("machine", "threads", "processes", "torch_version")

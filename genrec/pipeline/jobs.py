@@ -34,7 +34,8 @@ def train_all(
 ) -> dict[str, GenrecError]:
     """Train the runs of a recipe that are not up to date; one that fails stops no other.
 
-    With several jobs each run has a process of its own, with its share of the cores. Where several
+    With several jobs each run has a process of its own, with its share of the cores and, where
+    there are several GPUs, one of them: the jobs take them in turn. Where several
     processes were launched to train one run, the first failure ends them all, because it may be of
     one of them alone.
 
@@ -60,8 +61,11 @@ def train_all(
         return failed
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // jobs)
+    devices = context.Queue()
+    for device in devices_of_jobs(jobs):
+        devices.put(device)
     pool = ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+        jobs, mp_context=context, initializer=_begin_job, initargs=(threads, devices)
     )
     known: Known = (stages.keys, stages.made)
     try:
@@ -89,6 +93,26 @@ def _note_failure(
 ) -> None:
     failed[name] = error
     stages.console.print(f"[red]{escape(f'runs/{name}')}: failed: {escape(str(error))}[/red]")
+
+
+def devices_of_jobs(jobs: int) -> list[str | None]:
+    """The GPU of each job as `CUDA_VISIBLE_DEVICES` names it; None where there is no choice."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    visible = [str(number) for number in range(count)]
+    if named:
+        visible = [name.strip() for name in named.split(",")][:count]
+    if len(visible) < 2:
+        return [None] * jobs
+    return [visible[job % len(visible)] for job in range(jobs)]
+
+
+def _begin_job(threads: int, devices: Any) -> None:
+    """Give a job its share of the machine, before anything runs on a GPU."""
+    torch.set_num_threads(threads)
+    device = devices.get()
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
 
 
 def _train_alone(

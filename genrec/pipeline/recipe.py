@@ -186,7 +186,7 @@ class Recipe:
         with _naming(place):
             d_model, backbone = scaled(
                 options.get("scale"),
-                options.get("d_model", 64),
+                options.get("d_model"),
                 options.get("backbone", BACKBONE_DEFAULT),
             )
             check_parts(
@@ -230,7 +230,7 @@ def run(
             vocabularies that they read only.
         order: order of events of one day, in place of the recipe's: `file` or `shuffled-day`.
         jobs: train so many of the runs at a time, each in a process of its own that has its share
-            of the cores.
+            of the cores, and one GPU where there are several.
         progress: show progress bars and tables.
 
     Returns:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,35 +28,41 @@ PUBLISHED: dict[str, tuple[int, int, int]] = {
 }
 
 
+WIDTH = 64  # without a preset or a width
+
+
 def scaled(
-    scale: str | None, d_model: int, backbone: Mapping[str, Any]
+    scale: str | None, d_model: int | None, backbone: Mapping[str, Any]
 ) -> tuple[int, dict[str, Any]]:
     """Width and backbone of a preset; unchanged without one.
 
     Args:
         scale: a name in `SCALES` or `PUBLISHED`, or None.
-        d_model: the width without a preset.
-        backbone: `type` and options. Layers and heads are set where the type has them under these
-            names.
+        d_model: the width without a preset, None for the default.
+        backbone: `type` and options; see `Backbone.of_scale` for what a preset sets.
 
     Raises:
-        ConfigError: for an unknown name, or a backbone that says layers or heads itself.
+        ConfigError: for an unknown name, or a width or a backbone's option that is given beside a
+            preset that sets it.
     """
     if scale is None:
-        return d_model, dict(backbone)
+        return WIDTH if d_model is None else d_model, dict(backbone)
     known = SCALES | PUBLISHED
     if scale not in known:
         raise ConfigError(f"scale={scale!r}; {expected_one_of(scale, known)}")
     width, layers, heads = known[scale]
+    if d_model is not None:
+        raise ConfigError(
+            f"scale={scale!r} sets d_model to {width}, which is {d_model} here; leave one of them "
+            "out"
+        )
     chosen = dict(backbone)
     kind = BACKBONES.get(str(chosen.get("type")))
-    accepted = inspect.signature(kind).parameters if kind is not None else {}
-    for name, value in (("layers", layers), ("heads", heads)):
+    for name, value in (kind.of_scale(layers=layers, heads=heads) if kind else {}).items():
         if name in chosen:
             raise ConfigError(
                 f"scale={scale!r} sets the backbone's {name}, which is {chosen[name]} here; "
                 "leave one of them out"
             )
-        if name in accepted:
-            chosen[name] = value
+        chosen[name] = value
     return width, chosen

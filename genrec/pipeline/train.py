@@ -66,7 +66,7 @@ def train(
     backbone: dict[str, Any] = BACKBONE_DEFAULT,
     head: dict[str, Any] = HEAD_DEFAULT,
     scale: str | None = None,
-    d_model: int = 64,
+    d_model: int | None = None,
     max_history: int = 50,
     input_norm: bool = False,
     input_dropout: float = 0.0,
@@ -94,7 +94,7 @@ def train(
         head: `type` (autoregressive, parallel, dense, regression, tokens, liger) and its options.
         scale: preset of width, layers and heads, in place of `d_model`: xs, s, m, l, xl, xxl, or
             layers x width of published models (4x128, 8x256, 8x512, 24x512, 12x1024).
-        d_model: width.
+        d_model: width, 64 by default.
         max_history: longest history in items; longer ones keep their latest events.
         input_norm: layer norm on item vectors before the backbone.
         input_dropout: dropout on the backbone's input.
@@ -259,13 +259,15 @@ def train(
     if team.is_main_process:
         log = read_json(folder / "log.json")
         plot_learning_curve(log, folder / "learning_curve.png")
+        seconds, training_seconds = seconds_spent(log)
         finish(
             folder,
             {
                 **resolved,
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "processes": team.num_processes,
-                "seconds": seconds_spent(log),
+                "seconds": seconds,
+                "training_seconds": training_seconds,
                 **machine(),
                 **peak_memory(),
             },
@@ -299,8 +301,8 @@ def check_parts(config: RecommenderConfig) -> Recommender:
         The model, without values.
 
     Raises:
-        ConfigError: for unknown types and keys, values that make no sense, and parts that need
-            codes or vectors where the configuration has none.
+        ConfigError: for unknown types and keys, values that make no sense, parts that need codes
+            or vectors where the configuration has none, and codes or vectors that no part reads.
     """
     check_part("item encoder", ITEM_ENCODERS, config.item_encoder)
     check_part("backbone", BACKBONES, config.backbone)
@@ -311,7 +313,18 @@ def check_parts(config: RecommenderConfig) -> Recommender:
     if not 0 <= config.input_dropout < 1:
         raise ConfigError(f"train: input_dropout={config.input_dropout}; expected from 0 to 1")
     with torch.device("meta"):
-        return Recommender(config)
+        model = Recommender(config)
+    for name, given, option in (
+        ("codes", config.codebook_sizes, "vocabulary"),
+        ("vectors", config.vector_dim, "vectors"),
+    ):
+        if given and name not in model.tables.required:
+            raise ConfigError(
+                f"train: {option} is given, but item encoder "
+                f"{config.item_encoder['type']!r} and head {config.head['type']!r} read no {name}; "
+                f"leave {option} out, or name a part that reads it"
+            )
+    return model
 
 
 def check_fields(model: Recommender, data: Dataset, dataset: str) -> None:

@@ -23,7 +23,7 @@ from transformers.trainer_utils import set_seed
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.data import TrainingBatches, TrainingSequences
 from genrec.errors import ConfigError, GenrecError
-from genrec.models import Recommender
+from genrec.models import Head, Recommender
 from genrec.processes import processes, summed
 from genrec.training.average import WeightAverage
 from genrec.training.checkpoints import SCHEDULE_FILE, last_checkpoint, log_of, writing
@@ -68,7 +68,7 @@ class RecommenderTrainer(Trainer):
         config: which optimisers train which parameters.
         average: running average of the weights, used for validation and for the best model.
         patience: stop after so many validations without a better one; 0 never stops.
-        spent: seconds that the steps before a resume took.
+        spent: seconds that the steps before a resume took, and of these without validation.
         **kwargs: of `transformers.Trainer`.
     """
 
@@ -81,7 +81,7 @@ class RecommenderTrainer(Trainer):
         config: TrainingConfig,
         average: WeightAverage | None = None,
         patience: int = 0,
-        spent: float = 0.0,
+        spent: tuple[float, float] = (0.0, 0.0),
         **kwargs: Any,
     ) -> None:
         # Asked for by Trainer as both; `evaluate` ranks the validation users.
@@ -93,7 +93,9 @@ class RecommenderTrainer(Trainer):
                 rows=config.shard_tables,
                 device=self.accelerator.device,
             )
-        self.begun = time.perf_counter() - spent
+        self._step, self._part = -1, 0  # of the last draw
+        self.begun = time.perf_counter() - spent[0]
+        self.validating = spent[0] - spent[1]  # seconds so far
         self.validate, self.average, self.patience = validate, average, patience
         self.sequences, self.batches, self.config = sequences, batches, config
 
@@ -141,16 +143,31 @@ class RecommenderTrainer(Trainer):
         """The mean over the labels of all processes, not the mean of their means.
 
         The gradients are averaged over the processes afterwards, so each one's mean counts in
-        proportion to its labels.
+        proportion to its labels, or to what they weigh.
         """
+        head: Head = self.accelerator.unwrap_model(model).head
+        head.seed_draws(self._next_draw_seed())
         half = self.shards and self.args.bf16
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=half):
             output = model(**inputs)
         loss = output.loss
         if self.accelerator.num_processes > 1:
-            labels = (inputs["labels"] >= 0).sum().to(loss.dtype)
-            loss = loss * labels / self.accelerator.reduce(labels, reduction="mean")
+            known = inputs["labels"] >= 0
+            actions = inputs.get("query_action")
+            own = head.mass(inputs["labels"][known], None if actions is None else actions[known])
+            loss = loss * own / self.accelerator.reduce(own, reduction="mean").clamp_min(1e-9)
         return (loss, output) if return_outputs else loss
+
+    def _next_draw_seed(self) -> int:
+        """What the next loss draws by: seed, step and part of the step alone.
+
+        So it is the same in all processes, and after a resume.
+        """
+        step = self.state.global_step
+        self._part = self._part + 1 if step == self._step else 0
+        self._step = step
+        key = np.random.SeedSequence([self.config.seed, step, self._part])
+        return int(key.generate_state(1, np.uint64)[0] >> 1)
 
     def evaluate(
         self,
@@ -159,6 +176,9 @@ class RecommenderTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Rank the validation users with the (averaged) weights; keep the model if it is best."""
+        if torch.accelerator.is_available():  # what the steps began is theirs
+            torch.accelerator.synchronize()
+        started = time.perf_counter()
         model: Recommender = self.accelerator.unwrap_model(self.model)
         if self.shards:
             model = whole_model(model)
@@ -168,7 +188,13 @@ class RecommenderTrainer(Trainer):
             found = dict(self.validate(model))
             self._keep_if_best(model, found)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        self.log({**metrics, "seconds": round(time.perf_counter() - self.begun, 2)})
+        now = time.perf_counter()
+        self.validating += now - started
+        times = {
+            "seconds": round(now - self.begun, 2),
+            "training_seconds": round(now - self.begun - self.validating, 2),
+        }
+        self.log({**metrics, **times})
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
@@ -264,9 +290,17 @@ def is_spent(log: Sequence[Mapping[str, float]], patience: int) -> bool:
     return bool(patience and found) and len(found) - 1 - found.index(max(found)) >= patience
 
 
-def seconds_spent(log: Sequence[Mapping[str, float]]) -> float:
-    """Seconds that the steps up to the last validation of a log took, repeated ones left out."""
-    return max((entry.get("seconds", 0.0) for entry in log), default=0.0)
+def seconds_spent(log: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    """Seconds that the steps up to the last validation of a log took, repeated ones left out.
+
+    Returns:
+        With validations, and without them. A log of an earlier version counts them always.
+    """
+    entries = [entry for entry in log if "seconds" in entry]
+    if not entries:
+        return 0.0, 0.0
+    last = max(entries, key=lambda entry: entry["seconds"])
+    return last["seconds"], last.get("training_seconds", last["seconds"])
 
 
 def epoch_line(epoch: float, logs: Mapping[str, Any]) -> str:
@@ -368,6 +402,8 @@ def train_model(
         spent=seconds_spent(log),
         callbacks=[average] if average else [],
     )
+    if team.process_index:  # dropout; a checkpoint has the state of each process
+        torch.manual_seed(config.seed + team.process_index)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if progress:
@@ -398,7 +434,7 @@ def _arguments(
     steps = math.ceil(batches / config.gradient_accumulation)
     total = steps * config.epochs
     every = steps * config.eval_epochs
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=math.ceil(config.batch_size / processes().num_processes),
@@ -429,9 +465,16 @@ def _arguments(
         fsdp=cast("Any", is_sharded(config)),
         remove_unused_columns=False,
         label_names=["labels"],
+        # Every parameter of every part has a gradient in every step; a test holds that.
+        ddp_find_unused_parameters=False,
         report_to=config.report_to.split(","),
         disable_tqdm=not progress or not sys.stderr.isatty(),
     )
+    if arguments.n_gpu > 1:
+        # Several GPUs without a launcher: the first one alone, and not nn.DataParallel over all,
+        # which would cut batches and draws in another way than a process per GPU does.
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -17,6 +17,7 @@ LEVELS = 3  # codes of an item: two of them are fed when the third is predicted
 VARIANTS = [
     *((name, {}) for name in BACKBONES),
     ("transformer", {"positions": "rotary"}),
+    ("transformer", {"norm": "post", "scale_input": True}),
     ("hf", {"architecture": "llama", "heads": 4, "kv_heads": 2}),
     ("hf", {"architecture": "mistral", "config": {"sliding_window": 4}}),
     ("hf", {"architecture": "gpt2"}),

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from genrec.decoding import Filter, PrefixTrie, beam_search, expand_beams, step
+from genrec.decoding import Filter, MutableTrie, PrefixTrie, beam_search, expand_beams, step
 from genrec.decoding.exclusions import Exclusions
 from tests.decoding.cases import Case, LogitDecoder, TableDecoder, cases, same_results, tables
 
@@ -95,6 +95,22 @@ def test_logits_and_renormalised_scores_agree_up_to_rounding(options):
         for name in ("torch", "triton")
     )
     same_steps(slow, fast, tolerance=1e-5)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="a MutableTrie is on the CPU")
+def test_free_slots_between_nodes_are_passed_over():
+    whole = a_step(3)[0].add([[0, 5], [3, 3]])
+    mutable = MutableTrie(whole)
+    gone = list(range(0, whole.num_items, 3))
+    mutable.remove(gone)
+    whole = whole.remove(gone).compact()
+    decoder = LogitDecoder(tables(np.random.default_rng(3), 2, whole.codebook_sizes))
+    for renormalize in (False, True):
+        options = {"k": 9, "beam_width": 30, "renormalize": renormalize}
+        slow = beam_search(decoder, whole, backend="torch", **options)
+        fast = beam_search(decoder, mutable.trie, backend="triton", **options)
+        assert torch.equal(slow.items, fast.items)
+        torch.testing.assert_close(fast.scores, slow.scores, atol=1e-5, rtol=0)
 
 
 def test_two_bytes_a_code_and_half_precision():

@@ -74,6 +74,51 @@ def test_infonce_equals_a_loop(monkeypatch: pytest.MonkeyPatch):
         assert float(made.loss(hidden, targets)) == pytest.approx(sum(losses) / 7, rel=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["infonce", "sampled", "bce"])
+def test_targets_count_by_their_action(loss: str):
+    torch.manual_seed(0)
+    weights = [0.5, 1.0, 0.0, 2.5]
+    plain = head(loss=loss, negatives=6, in_batch=4 if loss == "infonce" else 0)
+    made = head(
+        loss=loss, negatives=6, in_batch=4 if loss == "infonce" else 0, action_weights=weights
+    )
+    hidden, targets = torch.randn(9, 6), torch.arange(9)
+    actions = torch.tensor([0, 1, 2, 3, 3, 2, 1, 0, 1])
+    made.seed_draws(5)
+    plain.seed_draws(5)
+    found = made.event_loss(hidden, targets, actions)
+    # What is drawn is the same, so each one's own loss is the difference that it makes.
+    each = []
+    for row in range(9):
+        ones = [0.0] * 9
+        ones[row] = 1.0
+        made.action_weights = (*ones, 0.0)
+        each.append(float(made.event_loss(hidden, targets, torch.arange(9))))
+    total = sum(weights[a] * one for a, one in zip(actions.tolist(), each, strict=True))
+    assert float(found) == pytest.approx(
+        total / sum(weights[a] for a in actions.tolist()), rel=1e-5
+    )
+    made.action_weights = (1.0,) * 4
+    want = plain.loss(hidden, targets)
+    assert float(want) == pytest.approx(sum(each) / 9, rel=1e-5)
+    torch.testing.assert_close(made.event_loss(hidden, targets, actions), want)
+    torch.testing.assert_close(plain.event_loss(hidden, targets, None), want)
+    made.action_weights = (0.0,) * 4
+    assert float(made.event_loss(hidden, targets, actions)) == 0
+
+
+def test_action_weights_that_make_no_sense():
+    for options in ({"loss": "full"}, {"action_weights": []}, {"action_weights": [1, -1]}):
+        with pytest.raises(ConfigError, match=r"action_weights=.* with loss="):
+            head(**{"loss": "infonce", "action_weights": [1.0], **options})
+    made = head(loss="bce", action_weights=[1.0, 2.0])
+    hidden, targets = torch.randn(2, 6), torch.tensor([1, 2])
+    with pytest.raises(ConfigError, match="has 2 numbers, but the data have action 2"):
+        made.event_loss(hidden, targets, torch.tensor([0, 2]))
+    with pytest.raises(ConfigError, match="but the data have no actions"):
+        made.loss(hidden, targets)
+
+
 def test_without_log_q_popular_items_are_pushed_down():
     hidden, gradients = torch.randn(200, 6), {}
     for log_q in (True, False):
@@ -93,16 +138,12 @@ def test_without_log_q_popular_items_are_pushed_down():
 def test_bce_equals_a_loop(monkeypatch: pytest.MonkeyPatch):
     made = head(loss="bce")
     hidden, targets = torch.randn(4, 6), torch.tensor([3, 7, 7, 0])
-    others = torch.tensor([5, 7, 1, 2])
-    monkeypatch.setattr(torch, "randint_like", lambda like, high: others)
+    others = torch.tensor([5, 8, 1, 2])
+    monkeypatch.setattr(made, "_others", lambda _: others)
     items = made.encoder.all_items()
     right = [math.log1p(math.exp(-float(hidden[r] @ items[t]))) for r, t in enumerate(targets)]
-    wrong = [
-        math.log1p(math.exp(float(hidden[r] @ items[o])))
-        for r, o in enumerate(others)
-        if o != targets[r]
-    ]
-    want = sum(right) / 4 + sum(wrong) / 3
+    wrong = [math.log1p(math.exp(float(hidden[r] @ items[o]))) for r, o in enumerate(others)]
+    want = sum(right) / 4 + sum(wrong) / 4
     assert float(made.loss(hidden, targets)) == pytest.approx(want, rel=1e-5)
 
 
@@ -149,8 +190,45 @@ def test_a_pool_is_encoded_once_until_a_value_changes(monkeypatch: pytest.Monkey
         {"loss": "infonce", "negatives": 0, "in_batch": 0},
         {"loss": "infonce", "in_batch": -1},
         {"loss": "hinge"},
+        {"loss": "sampled", "negative_power": -3.0},
     ],
 )
 def test_options_that_make_no_sense(options: dict):
     with pytest.raises(ConfigError, match="head 'dense'"):
         head(**options)
+
+
+def test_the_other_item_is_any_but_the_target():
+    made = head(items=5, loss="bce")
+    targets = torch.arange(5).repeat(4_000)
+    found = torch.bincount(targets * 5 + made._others(targets), minlength=25).view(5, 5)
+    assert (found.diagonal() == 0).all()
+    assert (found[~torch.eye(5, dtype=torch.bool)] / 4_000 - 0.25).abs().max() < 0.05
+    with pytest.raises(ConfigError, match="needs another item than the target"):
+        head(items=1, loss="bce")
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0]])
+@pytest.mark.parametrize("kind", ["sampled", "infonce", "bce"])
+def test_a_seed_says_what_each_process_draws(
+    kind: str, weights: list[float] | None, monkeypatch: pytest.MonkeyPatch
+):
+    """Two processes draw for their parts of a batch what one draws for all of it."""
+    made = head(loss=kind, negatives=6, in_batch=4, action_weights=weights)
+    actions = torch.arange(9) % 3
+    hidden, targets = torch.randn(9, 6), torch.randint(40, (9,))
+    made.seed_draws(12)
+    other = made.event_loss(hidden, targets, actions)
+    made.seed_draws(11)
+    whole = made.event_loss(hidden, targets, actions)
+    assert torch.equal(made.event_loss(hidden, targets, actions), whole) and not torch.equal(
+        whole, other
+    )
+    parts = []
+    for rows in (slice(0, 4), slice(4, 9)):
+        monkeypatch.setattr(
+            "genrec.models.heads.dense.gathered", lambda _, rows=rows: (targets, rows.start)
+        )
+        own = targets[rows], actions[rows]
+        parts.append(made.event_loss(hidden[rows], *own) * made.mass(*own))
+    torch.testing.assert_close(sum(parts) / made.mass(targets, actions), whole)

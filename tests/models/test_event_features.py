@@ -8,6 +8,7 @@ import torch
 from genrec.decoding import PrefixTrie
 from genrec.errors import ConfigError
 from genrec.models import (
+    ITEM_ENCODERS,
     ActionEmbedding,
     ItemTables,
     Recommender,
@@ -15,6 +16,7 @@ from genrec.models import (
     SequenceMeta,
     TimeGapEmbedding,
 )
+from genrec.models.item_encoders import EventFeature
 from genrec.models.times import gap_buckets
 
 ITEMS, SIZES, WIDTH = 24, (3, 4, 3), 16
@@ -133,3 +135,18 @@ def test_missing_and_unknown_values_are_named() -> None:
         TimeGapEmbedding(tables=tables, d_model=4, times="none")
     with pytest.raises(ConfigError, match="num_actions=0"):
         ActionEmbedding(tables=tables, d_model=4, num_actions=0)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, kind in ITEM_ENCODERS.items() if issubclass(kind, EventFeature)]
+)
+def test_what_reads_no_item_is_no_encoder_by_itself(name: str) -> None:
+    options = {"columns": ["age"]} if name == "user" else {}
+    config = RecommenderConfig(
+        num_items=5,
+        item_encoder={"type": name, **options},
+        user_columns=[("age", 4, 1)],
+        num_users=2,
+    )
+    with pytest.raises(ConfigError, match=f"'{name}': says nothing of items.* put it into a sum"):
+        Recommender(config)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.decoding import Filter, PrefixTrie, beam_search
+from genrec.decoding import Filter, MutableTrie, PrefixTrie, beam_search
 from genrec.errors import ConfigError, GenrecError
 from genrec.models import HEADS, ItemTables, SidEmbedding
 from genrec.models.heads import light_search
@@ -80,15 +80,24 @@ def test_every_back_end_searches_in_steps_as_brute_force(case, seed, width, back
 
 
 @settings(max_examples=60, deadline=None)
-@given(cases(max_size=6, max_items=40), st.integers(0, 1000), st.booleans(), st.integers(0, 3))
-def test_it_equals_the_search_in_steps(case, seed, renormalize, gone):
-    """Also with removed items, whose codes renormalised scores leave out."""
+@given(
+    cases(max_size=6, max_items=40),
+    st.integers(0, 1000),
+    st.booleans(),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_it_equals_the_search_in_steps(case, seed, renormalize, gone, room):
+    """Also with removed items, whose codes renormalised scores leave out, and free slots."""
     head = head_of(case.codes, case.sizes, seed=seed)
     hidden = torch.randn(case.batch, 6)
     trie = case.trie()
     options = {"k": case.k, "renormalize": renormalize, **case.left_out(trie)}
-    if 0 < gone < len(case.codes):
-        trie = trie.remove(range(gone))
+    gone = gone if gone < len(case.codes) else 0
+    if gone or room:
+        mutable = MutableTrie(trie)
+        mutable.remove(range(gone))
+        trie = mutable.trie if room else trie.remove(range(gone))
         some = None if case.allowed is None else Filter.from_mask(trie, case.allowed)
         options["filter"] = some
     every = beam_search(head.decoder(hidden), trie, beam_width=FULL, backend="torch", **options)
@@ -107,6 +116,19 @@ def large_case(spread=2.0):
     codes = rng.integers(0, (20, 300, 7), (9000, 3))
     head = head_of(codes, (20, 300, 7), width=8, spread=spread)
     return head, PrefixTrie.from_codes(codes, (20, 300, 7)), torch.randn(5, 8)
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_more_places_for_children_than_codes(renormalize):
+    codes = np.stack(np.unravel_index(np.arange(64 * 64), (64, 64)), axis=1)[:-40]
+    head = head_of(codes, (64, 64), width=8)
+    hidden, whole = torch.randn(3, 8), PrefixTrie.from_codes(codes, (64, 64))
+    trie = MutableTrie(whole).trie
+    assert max(trie.max_branch) > 64
+    options = {"k": 100, "exact": True, "renormalize": renormalize}
+    slow, fast = (head.search(hidden, trie=some, **options) for some in (whole, trie))
+    assert torch.equal(slow.items, fast.items)
+    torch.testing.assert_close(slow.scores, fast.scores, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("renormalize", [False, True])

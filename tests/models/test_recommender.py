@@ -2,13 +2,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from genrec.decoding import PrefixTrie, default_tie_order
 from genrec.errors import ArtefactError, ConfigError
-from genrec.models import ItemTables, Recommender, RecommenderConfig
+from genrec.models import (
+    BACKBONES,
+    HEADS,
+    ITEM_ENCODERS,
+    ItemTables,
+    Recommender,
+    RecommenderConfig,
+)
+from genrec.models.item_encoders import EventFeature
 from genrec.models.registry import build_part
 
 ITEMS, SIZES = 40, (4, 5, 3)
@@ -151,6 +160,7 @@ def test_the_configuration_says_the_defaults_too(tmp_path: Path) -> None:
     assert made.backbone == {
         "type": "transformer", "layers": 1, "heads": 2, "ffn": None, "dropout": 0.2,
         "attention_dropout": 0.0, "positions": "learned", "activation": "gelu",
+        "norm": "pre", "scale_input": False,
     }  # fmt: skip
     assert made.head["temperature"] == 0.05 and made.head["tied"] is False
     Recommender(made).save_pretrained(tmp_path)
@@ -214,3 +224,47 @@ def test_a_model_learns_a_rule() -> None:
     data = {"items": items, "mask": torch.ones_like(items, dtype=torch.bool)}
     found = model.search(data, k=1, trie=trie_of(model), exact=True)
     assert (found.items[:, 0] == (items[:, -1] + 1) % ITEMS).float().mean() > 0.9
+
+
+PARTS = [
+    *(("sid-tokens", name, "tokens") for name in BACKBONES),
+    *(("sid-tokens" if HEADS[name].reads_tokens else "sid", "transformer", name) for name in HEADS),
+    *((name, "hstu", "autoregressive") for name in ITEM_ENCODERS if name not in ("sum", "user")),
+]
+
+
+@pytest.mark.parametrize(("encoder", "backbone", "head"), PARTS)
+def test_every_parameter_has_a_gradient(encoder: str, backbone: str, head: str) -> None:
+    """Several processes wait for the gradient of every parameter in every step."""
+    config: dict[str, Any] = {"type": encoder}
+    if issubclass(ITEM_ENCODERS[encoder], EventFeature):
+        config = {"type": "sum", "parts": {"item": {"type": "id"}, "more": config}}
+    if encoder == "features":
+        config["columns"] = ["colour"]
+    model = Recommender(
+        RecommenderConfig(
+            num_items=ITEMS,
+            codebook_sizes=SIZES,
+            vector_dim=7,
+            feature_columns=[("colour", 4, 1)],
+            d_model=16,
+            max_history=10,
+            item_encoder=config,
+            backbone={"type": backbone},
+            head={"type": head},
+        )
+    )
+    given = batch()
+    given["mask"][:] = True
+    times = torch.arange(21).view(3, 7) * 10_000
+    last = torch.randint(0, ITEMS, (3, 1))
+    given |= {
+        "labels": torch.cat([given["items"][:, 1:], last], 1),
+        "event_time": times[:, :6],
+        "query_time": times[:, 1:],
+        "action": torch.zeros(3, 6, dtype=torch.int64),
+        "query_action": torch.ones(3, 6, dtype=torch.int64),
+    }
+    model(**given).loss.backward()
+    trained = {n: value for n, value in model.named_parameters() if value.requires_grad}
+    assert trained and [name for name, value in trained.items() if value.grad is None] == []

@@ -9,14 +9,16 @@ from genrec.errors import ConfigError
 from genrec.models import CausalTransformer, SequenceMeta
 
 
-def slow_forward(model: CausalTransformer, x: torch.Tensor, positions: str) -> torch.Tensor:
+def slow_forward(
+    model: CausalTransformer, x: torch.Tensor, positions: str, norm: str = "pre", scale: float = 1.0
+) -> torch.Tensor:
     """One sequence, one token and one head at a time, straight from the formulas."""
     length, width = x.shape
-    hidden = x.clone()
+    hidden = x * scale
     if positions == "learned":
         hidden = hidden + model.position.weight[:length]
     for block in model.blocks:
-        normed = block.attention_norm(hidden)
+        normed = block.attention_norm(hidden) if norm == "pre" else hidden
         mixed = torch.zeros_like(hidden)
         size = width // block.heads
         weight, bias = block.qkv.weight, block.qkv.bias
@@ -34,7 +36,11 @@ def slow_forward(model: CausalTransformer, x: torch.Tensor, positions: str) -> t
                 out = sum(share[j] * v[j] for j in range(i + 1))
                 mixed[i, head * size : (head + 1) * size] = out
         hidden = hidden + block.out(mixed)
-        hidden = hidden + block.ffn(block.ffn_norm(hidden))
+        if norm == "pre":
+            hidden = hidden + block.ffn(block.ffn_norm(hidden))
+        else:
+            hidden = block.attention_norm(hidden)
+            hidden = block.ffn_norm(hidden + block.ffn(hidden))
     return model.norm(hidden)
 
 
@@ -47,15 +53,31 @@ def turn(row: torch.Tensor, position: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
-def test_matches_the_formulas(positions: str) -> None:
+@pytest.mark.parametrize(("norm", "scaled"), [("pre", False), ("post", True)])
+def test_matches_the_formulas(positions: str, norm: str, scaled: bool) -> None:
     torch.manual_seed(1)
-    model = CausalTransformer(d_model=8, max_length=7, heads=2, layers=2, positions=positions)
+    model = CausalTransformer(
+        d_model=8,
+        max_length=7,
+        heads=2,
+        layers=2,
+        positions=positions,
+        norm=norm,
+        scale_input=scaled,
+    )
+    for layer in model.modules():  # norms that do something of their own
+        if isinstance(layer, torch.nn.LayerNorm):
+            torch.nn.init.normal_(layer.weight, 1.0, 0.3)
+            torch.nn.init.normal_(layer.bias, 0.0, 0.3)
     model.eval()
     x = torch.randn(2, 7, 8)
     fast = model(x, SequenceMeta.from_mask(torch.ones(2, 7, dtype=torch.bool)))
     for row in range(2):
         torch.testing.assert_close(
-            fast[row], slow_forward(model, x[row], positions), atol=1e-5, rtol=1e-4
+            fast[row],
+            slow_forward(model, x[row], positions, norm, 8**0.5 if scaled else 1.0),
+            atol=1e-5,
+            rtol=1e-4,
         )
 
 

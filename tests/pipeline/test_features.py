@@ -48,7 +48,9 @@ def ads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_model_of_all_features_is_trained_and_used(ads: Path, tmp_path: Path):
+def test_a_model_of_all_features_is_trained_and_used(
+    ads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     dataset, out = str(ads / "dataset"), str(tmp_path / "run")
     made = train(
         dataset,
@@ -80,7 +82,7 @@ def test_a_model_of_all_features_is_trained_and_used(ads: Path, tmp_path: Path):
             ks=[10],
             bootstrap=10,
             examples=0,
-            progress=False,
+            progress=told,
         )
         for told in (False, True)
     }
@@ -90,6 +92,10 @@ def test_a_model_of_all_features_is_trained_and_used(ads: Path, tmp_path: Path):
         assert facts["candidates"] == 66
         scores = evaluation_scores(evaluations["run"])
         assert 0 <= scores["masked"]["literal"].score <= 1
+    record = read_json(Path(out, "metrics.json"))["contest_score"]
+    assert record["masked"]["literal"]["score"] == scores["masked"]["literal"].score
+    assert record["unmasked"]["user-weighted"]["users"] == len(found[True]["run"])
+    assert "score of the challenge: .31 HR@10 + .69 NDCG@10" in capsys.readouterr().out
     users = Dataset.load(dataset).histories.user_ids[:3].to_pylist()
     lists = recommend(out, users=users, k=5, allow=str(ads / "dataset" / "candidates.parquet"))
     assert len(lists) == 15 and lists["score"].notna().all()

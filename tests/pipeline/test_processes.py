@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from genrec import cli
-from genrec.pipeline import Run, evaluate, recommend, run, train
+from genrec.pipeline import evaluate, recommend, run, train
 from genrec.training import TrainingConfig
 from tests.launching import in_two_processes
 
@@ -39,42 +39,6 @@ def losses(folder: Path) -> list[float]:
     ]
 
 
-def test_two_processes_train_one_run_with_the_losses_of_one_process(shop, tmp_path):
-    out, alone = tmp_path / "run", tmp_path / "alone"
-    # Each process draws its own dropout, so that only without it the losses can be the same.
-    settings = {
-        "backbone": {"type": "transformer", "layers": 1, "dropout": 0.0},
-        "head": {"type": "autoregressive", "dropout": 0.0},
-        "d_model": 16,
-        "max_history": 12,
-    }
-    training = {"epochs": 3, "batch_size": 15, "crop": 0.5, "by_length": 2, "learning_rate": 0.01}
-    said = in_two_processes(
-        "-m", "genrec", "train", str(shop / "dataset"), str(out),
-        f"--vocabulary={shop / 'vocabulary'}",
-        *(f"--{key}={json.dumps(value)}" for key, value in settings.items()),
-        *(f"--training.{key}={value}" for key, value in training.items()),
-    )  # fmt: skip
-    found = Run.open(out)
-    assert found.config["processes"] == 2
-    assert found.model.config.d_model == 16
-    assert said.count("kept epoch") == 1
-    assert {path.name for path in out.iterdir()} == {
-        "run.json", "model", "log.json", "learning_curve.png",
-    }  # fmt: skip
-    train(
-        str(shop / "dataset"),
-        str(alone),
-        vocabulary=str(shop / "vocabulary"),
-        training=TrainingConfig(**training),
-        progress=False,
-        **settings,
-    )
-    assert len(losses(out)) == 3
-    assert losses(out) == pytest.approx(losses(alone), abs=1e-4)
-    assert losses(out)[-1] < losses(out)[0]
-
-
 RECIPE = """
 name: two
 prepare: {source: generated, num_items: 150, num_users: 130}
@@ -91,6 +55,14 @@ runs:
     backbone: {type: transformer, layers: 1, dropout: 0.0}
     head: {type: autoregressive, dropout: 0.0}
     training: {epochs: 2, batch_size: 32}
+  infonce: &dense
+    item_encoder: {type: id}
+    d_model: 16
+    backbone: {type: transformer, layers: 1, dropout: 0.0}
+    head: {type: dense, loss: infonce, negatives: 20, in_batch: 30, negative_power: 0.5}
+    training: {epochs: 2, batch_size: 31}
+  sampled: {<<: *dense, head: {type: dense, loss: sampled, negatives: 20}}
+  bce: {<<: *dense, head: {type: dense, loss: bce}}
 evaluate: {batch_size: 20, beams: [5], examples: 1}
 """
 OWN_OF_A_RUN = ("seconds", "peak_memory_mb", "processes")
@@ -104,12 +76,67 @@ def comparable(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in found.items() if not key.endswith(OWN_OF_A_RUN)}
 
 
+# A loss that draws, and one that does not. Each process draws its own dropout, so that only
+# without it the losses can be the same.
+LOSSES = """
+name: losses
+prepare: {source: generated, num_items: 120, num_users: 60}
+vectors:
+  text: {type: lexical, template: "{title}. {category}", dim: 8}
+vocabularies:
+  rq:
+    vectors: text
+    quantizer: {type: rq-kmeans, codebook_sizes: [8, 8]}
+runs:
+  sid:
+    vocabulary: rq
+    d_model: 8
+    backbone: &backbone {type: transformer, layers: 1, dropout: 0.0}
+    head: {type: autoregressive, dropout: 0.0}
+    training: &training
+      {epochs: 2, batch_size: 15, crop: 0.5, by_length: 2, learning_rate: 0.01, eval_epochs: 2,
+       gradient_accumulation: 2}
+  infonce:
+    item_encoder: {type: id}
+    d_model: 8
+    backbone: *backbone
+    head: {type: dense, loss: infonce, negatives: 5, in_batch: 8, negative_power: 0.5}
+    training: *training
+evaluate: {batch_size: 20, beams: [5], beam_users: 20, examples: 0, bootstrap: 20}
+"""
+
+
+def test_two_processes_have_the_losses_and_the_metrics_of_one(tmp_path):
+    recipe, two, one = tmp_path / "losses.yaml", tmp_path / "two", tmp_path / "one"
+    recipe.write_text(LOSSES)
+    said = in_two_processes("-m", "genrec", "run", str(recipe), f"--out={two}")
+    assert said.count("kept epoch") == 2
+    assert "find_unused_parameters" not in said
+    assert {path.name for path in (two / "runs/sid").iterdir()} == {
+        "run.json", "model", "log.json", "learning_curve.png", "metrics.json", "ranks",
+    }  # fmt: skip
+    places = ["runs/sid", "runs/infonce", "report/popularity"]
+    noted = json.loads((two / "runs/sid/metrics.json").read_text())
+    assert noted["processes"] == noted["trained_on"]["processes"] == 2
+    together = [comparable(two / place) for place in places]
+    shutil.rmtree(two / "report")
+    run(str(recipe), out=str(two), progress=False)
+    assert "processes" not in json.loads((two / "runs/sid/metrics.json").read_text())
+    assert together == [comparable(two / place) for place in places]
+
+    run(str(recipe), out=str(one), progress=False)
+    for place in places[:-1]:
+        found, expected = losses(two / place), losses(one / place)
+        assert len(found) == 1
+        assert found == pytest.approx(expected, abs=1e-4), place
+
+
 @pytest.mark.slow
 def test_accelerate_launch_gives_the_losses_and_metrics_of_one_process(tmp_path):
     recipe, out = tmp_path / "two.yaml", tmp_path / "out"
     recipe.write_text(RECIPE)
     said = accelerate_launched("run", str(recipe), f"--out={out}")
-    assert said.count("kept epoch") == 1
+    assert said.count("kept epoch") == 4
     assert (out / "report" / "report.html").is_file()
     found = json.loads((out / "runs/sid/metrics.json").read_text())
     assert found["processes"] == found["trained_on"]["processes"] == 2
@@ -121,7 +148,9 @@ def test_accelerate_launch_gives_the_losses_and_metrics_of_one_process(tmp_path)
 
     alone = tmp_path / "alone"
     run(str(recipe), out=str(alone), progress=False)
-    assert losses(out / "runs/sid") == pytest.approx(losses(alone / "runs/sid"), abs=1e-4)
+    for name in ("sid", "infonce", "sampled", "bce"):
+        found, expected = losses(out / "runs" / name), losses(alone / "runs" / name)
+        assert found == pytest.approx(expected, abs=1e-4), name
     for run_folder in (out / "runs/sid", alone / "runs/sid"):
         (run_folder / "metrics.json").unlink()
     options = ["--beams=[5]", "--batch_size=20", "--examples=1"]

@@ -308,6 +308,11 @@ WRONG = [
     ("runs/sid/backbone", {"layers": 1}, "runs: sid: backbone: needs a `type`"),
     ("runs/sid/backbone", {"type": "transformer", "heads": 3}, "heads=3 does not divide d_model=8"),
     ("runs/sid/item_encoder", {"type": "semantic"}, "'semantic': needs item vectors"),
+    ("runs/sid/item_encoder", {"type": "time-gap"}, "'time-gap': says nothing of items"),
+    ("runs/ids/vocabulary", "rq", "vocabulary is given, but item encoder 'id' and head 'dense' re"),
+    ("runs/sid/vectors", "text", "vectors is given, but item encoder 'sid' and head 'parallel' re"),
+    ("runs/sid/scale", "m", "scale='m' sets d_model to 96, which is 8 here; leave one of them"),
+    ("runs/sid/sweep", {"scale": ["s", "m"]}, "sid-scales: scale='s' sets d_model to 64, which"),
     (
         "runs/sid/item_encoder",
         {"type": "sum", "parts": {"a": {"type": "sid", "pol": "sum"}}},

@@ -77,6 +77,9 @@ def test_killed_and_resumed_is_left_alone(shop, tmp_path, training):
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert whole.config["validation"] == resumed.config["validation"]
     assert resumed.config["seconds"] > killed_at > 0
+    trained_at = max(entry.get("training_seconds", 0) for log in spent for entry in log)
+    assert resumed.config["seconds"] > resumed.config["training_seconds"] > trained_at > 0
+    assert trained_at < killed_at
     logs = [json.loads((r.folder / "log.json").read_text()) for r in (whole, resumed)]
     for key in ("loss", "eval_ndcg@10", "eval_recall@10"):
         found = [[(e["epoch"], e[key]) for e in log if key in e] for log in logs]

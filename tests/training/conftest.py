@@ -26,7 +26,7 @@ class Bench:
             max_history=12,
             item_encoder={"type": "id"},
             backbone={"type": "transformer", "layers": 1, "dropout": self.dropout},
-            head={"type": "dense"},
+            head=self.head,
         )
         return Recommender(config)
 
@@ -56,8 +56,10 @@ class Bench:
         stop_at: int = 0,
         dropout: float = 0.2,
         resume: bool = True,
+        head: dict | None = None,
         **options,
     ) -> Recommender:
+        self.head = head or {"type": "dense"}
         self.seen, self.script, self.stop_at, self.dropout = [], script or [], stop_at, dropout
         settings = {"epochs": 4, "batch_size": 64, "learning_rate": 1e-2, **options}
         config = TrainingConfig(**settings)

@@ -8,7 +8,7 @@ import torch
 
 from genrec.data import Histories, TrainingBatches, TrainingSequences, leave_one_out
 from genrec.errors import ArtefactError, ConfigError, GenrecError
-from genrec.training import TrainingConfig, train_model
+from genrec.training import TrainingConfig, train_model, trainer
 
 
 def weights(model):
@@ -127,8 +127,13 @@ def test_nothing_to_train_on_is_said(bench, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"average": 0.9}, {"crop": 0.8, "shuffle": 0.8, "by_length": 3}],
-    ids=["plain", "average", "augmented"],
+    [
+        {},
+        {"average": 0.9},
+        {"crop": 0.8, "shuffle": 0.8, "by_length": 3},
+        {"head": {"type": "dense", "loss": "infonce", "negatives": 5}, "gradient_accumulation": 2},
+    ],
+    ids=["plain", "average", "augmented", "drawing"],
 )
 @pytest.mark.parametrize("stop_at", [2, 3])
 def test_an_interrupted_training_goes_on_to_the_same_result(bench, tmp_path, stop_at, options):
@@ -253,3 +258,11 @@ def _raise(error):
         raise error
 
     return call
+
+
+def test_several_gpus_without_a_launcher_are_one_device(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    arguments = trainer._arguments(TrainingConfig(batch_size=64), tmp_path, 5, progress=False)
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == 64

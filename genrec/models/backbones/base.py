@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -138,6 +139,17 @@ class Backbone(nn.Module, ABC):
         What an option stands for outside the model, a file or a name, is read here.
         """
         return dict(options)
+
+    @classmethod
+    def of_scale(cls, *, layers: int, heads: int) -> dict[str, Any]:
+        """The options of so many layers and heads, for presets of size.
+
+        Those called `layers` and `heads`, where the constructor takes them; a backbone that counts
+        its layers otherwise, or whose other defaults need a number of them, says so here.
+        """
+        accepted = inspect.signature(cls).parameters
+        sizes = {"layers": layers, "heads": heads}
+        return {name: value for name, value in sizes.items() if name in accepted}
 
     @property
     def layer_classes(self) -> set[str]:

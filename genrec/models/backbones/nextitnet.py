@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from genrec.errors import ConfigError
 from genrec.models.backbones.base import Backbone, BackboneSpec
 from genrec.models.backbones.inputs import check_counts
 from genrec.models.meta import SequenceMeta
+
+DILATIONS = (1, 4)
 
 
 class NextItNet(Backbone):
@@ -35,7 +38,7 @@ class NextItNet(Backbone):
         *,
         d_model: int,
         max_length: int,
-        dilations: Sequence[int] = (1, 4),
+        dilations: Sequence[int] = DILATIONS,
         kernel: int = 3,
         dropout: float = 0.2,
     ) -> None:
@@ -50,6 +53,11 @@ class NextItNet(Backbone):
             _Block(d_model=d_model, kernel=kernel, dilation=dilation) for dilation in dilations
         )
         self.dropout = nn.Dropout(dropout)
+
+    @classmethod
+    def of_scale(cls, *, layers: int, heads: int) -> dict[str, Any]:
+        """A block for each layer, its dilation the default ones in turn; it has no heads."""
+        return {"dilations": [DILATIONS[n % len(DILATIONS)] for n in range(layers)]}
 
     def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
         """Map embeddings `[B, S, D]` to hidden states `[B, S, D]`."""

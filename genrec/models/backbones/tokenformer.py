@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ from genrec.models.backbones.transformer import attend, causal_mask, rotary_angl
 from genrec.models.meta import SequenceMeta
 
 NOWHERE = -(2**40)  # item number of padding: outside every window
+WINDOWS = (32, 16)
 
 
 class TokenFormer(Backbone):
@@ -64,7 +65,7 @@ class TokenFormer(Backbone):
         d_model: int,
         max_length: int,
         layers: int = 4,
-        windows: Sequence[int] = (32, 16),
+        windows: Sequence[int] = WINDOWS,
         heads: int = 2,
         ffn: int | None = None,
         dropout: float = 0.2,
@@ -97,6 +98,12 @@ class TokenFormer(Backbone):
             for window in (*[None] * (layers - len(windows)), *windows)
         )
         self.norm = nn.RMSNorm(d_model)
+
+    @classmethod
+    def of_scale(cls, *, layers: int, heads: int) -> dict[str, Any]:
+        """As the base class; of the default windows, the uppermost that leave the lowest block."""
+        windows = WINDOWS[max(0, len(WINDOWS) - layers + 1) :]
+        return {"layers": layers, "heads": heads, "windows": list(windows)}
 
     def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
         """Map embeddings `[B, S, D]` to hidden states `[B, S, D]`."""

@@ -1,4 +1,4 @@
-"""Causal pre-norm transformer (Vaswani et al. 2017; pre-norm as in GPT-2)."""
+"""Causal transformer (Vaswani et al. 2017), by default pre-norm as in GPT-2."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
 class CausalTransformer(Backbone):
-    """Pre-norm decoder blocks on `scaled_dot_product_attention`.
+    """Decoder blocks on `scaled_dot_product_attention`.
 
     Args:
         d_model: width.
@@ -38,6 +38,11 @@ class CausalTransformer(Backbone):
         attention_dropout: on the attention weights.
         positions: `learned` (absolute, added to the input) or `rotary` (Su et al. 2021).
         activation: `gelu`, `relu` or `silu`.
+        norm: where layer norms stand: `pre`, before attention and feed-forward, or `post`, after
+            the sum with what went in (Vaswani et al., and the published baseline of TencentGR). One
+            more is at the end in either case.
+        scale_input: multiply embeddings by the root of the width before positions are added, as
+            Vaswani et al. and SASRec do.
         max_length: longest sequence; only learned positions hold a table of that size.
 
     Only attention is computed at padding. Cost per layer and sequence of S tokens:
@@ -58,6 +63,8 @@ class CausalTransformer(Backbone):
         attention_dropout: float = 0.0,
         positions: str = "learned",
         activation: str = "gelu",
+        norm: str = "pre",
+        scale_input: bool = False,
     ) -> None:
         super().__init__()
         check_counts(layers=layers, heads=heads, ffn=ffn)
@@ -73,7 +80,10 @@ class CausalTransformer(Backbone):
             raise ConfigError(
                 f"backbone: activation={activation!r}; expected one of {', '.join(ACTIVATIONS)}"
             )
+        if norm not in ("pre", "post"):
+            raise ConfigError(f"backbone: norm={norm!r}; expected 'pre' or 'post'")
         self.head_width = d_model // heads
+        self.input_scale = d_model**0.5 if scale_input else 1.0
         self.spec = BackboneSpec(style="stream", d_model=d_model, max_length=max_length, cache="kv")
         self.position = nn.Embedding(max_length, d_model) if positions == "learned" else None
         if self.position is not None:
@@ -86,6 +96,7 @@ class CausalTransformer(Backbone):
                 dropout=dropout,
                 attention_dropout=attention_dropout,
                 activation=activation,
+                pre=norm == "pre",
             )
             for _ in range(layers)
         )
@@ -135,6 +146,7 @@ class CausalTransformer(Backbone):
         self, embeddings: torch.Tensor, meta: SequenceMeta
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
         """Embeddings with learned positions, or the rotation that stands for them."""
+        embeddings = embeddings * self.input_scale if self.input_scale != 1.0 else embeddings
         if self.position is not None:
             return embeddings + self.position(meta.position), None
         return embeddings, rotary_angles(meta.position, self.head_width, embeddings.dtype)
@@ -182,8 +194,10 @@ class _Block(nn.Module):
         dropout: float,
         attention_dropout: float,
         activation: str,
+        pre: bool,
     ) -> None:
         super().__init__()
+        self.pre = pre
         self.heads = heads
         self.head_width = d_model // heads
         self.attention_dropout = attention_dropout
@@ -217,13 +231,16 @@ class _Block(nn.Module):
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Query, key and value `[..., 3, H, width]` of tokens `[..., D]`."""
-        qkv = self.qkv(self.attention_norm(hidden))
+        qkv = self.qkv(self.attention_norm(hidden) if self.pre else hidden)
         return qkv.unflatten(-1, (3, self.heads, self.head_width))
 
     def finish(self, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """What follows the attention, whose output is `mixed`; both `[..., D]`."""
         hidden = hidden + self.dropout(self.out(mixed))
-        return hidden + self.dropout(self.ffn(self.ffn_norm(hidden)))
+        if self.pre:
+            return hidden + self.dropout(self.ffn(self.ffn_norm(hidden)))
+        hidden = self.attention_norm(hidden)
+        return self.ffn_norm(hidden + self.dropout(self.ffn(hidden)))
 
 
 def attend(

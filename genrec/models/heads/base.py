@@ -36,6 +36,8 @@ class Head(nn.Module, ABC):
     searches_by_beams = False
     ranks_items = False
     reads_tokens = False
+    # Of what the loss draws; None draws from the process's own generator, for its own targets.
+    draw_seed: int | None = None
 
     def __init__(self, *, tables: ItemTables, encoder: ItemEncoder, d_model: int) -> None:
         super().__init__()
@@ -43,12 +45,47 @@ class Head(nn.Module, ABC):
         share(self, "encoder", encoder)
         self.d_model = d_model
 
+    def seed_draws(self, seed: int) -> None:
+        """Let the next loss, and those of this head's parts, draw by `seed` alone.
+
+        Then a loss draws for the targets of all processes what one process would draw for them
+        together. All of them must be given the same seed and ask for the loss together.
+        """
+        for part in self.modules():
+            if isinstance(part, Head):
+                part.draw_seed = seed
+
     @abstractmethod
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss of hidden states `[M, D]` whose next items are `targets`, int64 `[M]`.
 
         A head that reads tokens is given `[M, L, D]`.
         """
+
+    def unsampled_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss with nothing drawn, which ranks items as the search does.
+
+        `loss` itself, but for heads whose loss draws items: there, the one over all of them that
+        it stands for. Contract tests compare it with the search.
+        """
+        return self.loss(hidden, targets)
+
+    def event_loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, actions: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The loss where the actions of the targets' events, int64 `[M]`, may be known.
+
+        Raises:
+            ConfigError: from heads that weigh actions, if they are not known.
+        """
+        return self.loss(hidden, targets)
+
+    def mass(self, targets: torch.Tensor, actions: torch.Tensor | None) -> torch.Tensor:
+        """What the mean of `event_loss` divides by, a scalar: the number of targets, or of weights.
+
+        By it the means of several processes are put together.
+        """
+        return torch.tensor(float(len(targets)), device=targets.device)
 
     @abstractmethod
     def search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from genrec.models.heads.dense_contrast import ItemSampler, contrast, pairs
 from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
 from genrec.models.tables import ItemTables
+from genrec.processes import gathered
 
 PAIR_STATES = 64
 PAIR_BUDGET = {"cpu": 2**18, "default": 2**26}  # products held at once; on a CPU in its cache
@@ -36,8 +38,8 @@ class DenseHead(Head):
         temperature: logits are divided by it.
         loss: `full` softmax over the catalogue; `sampled`, a softmax over the target and
             `negatives` items drawn per batch; `infonce`, the same with `in_batch` targets of the
-            batch besides; `bce`, binary cross-entropy of the target and one item drawn uniformly
-            for each state (SASRec, and the TencentGR baseline).
+            batch besides, that of all processes; `bce`, binary cross-entropy of the target and
+            one other item drawn uniformly for each state (SASRec, and the TencentGR baseline).
         negatives: how many items of the catalogue `sampled` and `infonce` draw; 0 is none.
         in_batch: how many targets of the batch `infonce` draws.
         log_q: correct the logits of drawn items for how often they are drawn, which makes the
@@ -45,6 +47,9 @@ class DenseHead(Head):
             it popular items of the batch are pushed down.
         negative_power: items are drawn in proportion to `count ** negative_power`; 0 is uniform.
         label_smoothing: of the full softmax.
+        action_weights: of `infonce`, `sampled` and `bce`: how much a target counts in the mean by
+            the action of its event: first unknown actions, then each of the dataset. The paper of
+            TencentGR weighs conversions more.
 
     Cost of `full`: see `dense_cross_entropy`.
     """
@@ -66,6 +71,7 @@ class DenseHead(Head):
         log_q: bool = True,
         negative_power: float = 0.0,
         label_smoothing: float = 0.0,
+        action_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__(tables=tables, encoder=encoder, d_model=d_model)
         for name, value, allowed in (
@@ -85,6 +91,22 @@ class DenseHead(Head):
                 f"head 'dense': negatives={negatives}, in_batch={in_batch}; expected negatives of "
                 f"at least {least}, and in_batch of 0 or more"
             )
+        if action_weights is not None and (
+            loss == "full" or not len(action_weights) or min(action_weights) < 0
+        ):
+            raise ConfigError(
+                f"head 'dense': action_weights={list(action_weights)} with loss={loss!r}; expected "
+                "numbers of at least 0, first that of unknown actions, and a loss of drawn items"
+            )
+        if negative_power < 0:
+            raise ConfigError(
+                f"head 'dense': negative_power={negative_power}; expected 0 (uniform) or more, up "
+                "to 1 (popularity) in published work"
+            )
+        if loss == "bce" and tables.num_items < 2:
+            raise ConfigError(
+                "head 'dense': loss='bce' needs another item than the target; found 1"
+            )
         if items == "encoder" and encoder.tokens_per_item != 1:
             raise ConfigError(
                 "head 'dense': items='encoder' compares with one vector per item, and this item "
@@ -97,6 +119,7 @@ class DenseHead(Head):
         )
         self.kind, self.negatives, self.negative_power = loss, negatives, negative_power
         self.in_batch, self.log_q = in_batch, log_q
+        self.action_weights = None if action_weights is None else tuple(map(float, action_weights))
         self._sampler: ItemSampler | None = None
         self._pool: tuple[Filter, torch.Tensor, torch.Tensor] | None = None
         self.own: ItemEncoder | None = None
@@ -183,31 +206,81 @@ class DenseHead(Head):
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss of the target items, see the class."""
+        return self.event_loss(hidden, targets, None)
+
+    def event_loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, actions: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `Head.event_loss`."""
+        return self._loss(hidden, targets, self._weights(actions))
+
+    def mass(self, targets: torch.Tensor, actions: torch.Tensor | None) -> torch.Tensor:
+        """See `Head.mass`."""
+        weights = self._weights(actions)
+        return super().mass(targets, actions) if weights is None else weights.sum()
+
+    def _weights(self, actions: torch.Tensor | None) -> torch.Tensor | None:
+        """How much a target of each action counts, float `[M]`; None for all the same."""
+        if self.action_weights is None:
+            return None
+        most = 0 if actions is None or not actions.numel() else int(actions.max())
+        if actions is None or most >= len(self.action_weights):
+            found = "no actions" if actions is None else f"action {most}"
+            raise ConfigError(
+                f"head 'dense': action_weights has {len(self.action_weights)} numbers, but the "
+                f"data have {found}; give one for unknown actions and one for each action"
+            )
+        return torch.tensor(self.action_weights, device=actions.device)[actions]
+
+    def _loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
+    ) -> torch.Tensor:
         if self.kind == "full":
-            return self._full_loss(hidden, targets)
+            return self.unsampled_loss(hidden, targets)
         positive = self._own_scores(hidden, self.candidates(targets))
         if self.kind == "bce":
-            other = torch.randint_like(targets, self.tables.num_items)
-            negative = self._own_scores(hidden, self.candidates(other))
-            return pairs(positive, negative, other == targets)
+            negative = self._own_scores(hidden, self.candidates(self._others(targets)))
+            return pairs(positive, negative, weights)
         drawn, expected = self._draw(targets)
         negative = self.scores(hidden, self.candidates(drawn))
-        return contrast(positive, negative, targets, drawn, expected if self.log_q else None)
+        correction = expected if self.log_q else None
+        return contrast(positive, negative, targets, drawn, correction, weights)
 
     def _draw(self, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Items int64 `[n]` to compare with, and how many draws of each are expected."""
         counts = self.tables.counts
         if self._sampler is None or not self._sampler.fits(counts, self.negative_power):
             self._sampler = ItemSampler(counts, self.negative_power)
-        drawn = self._sampler.draw(self.negatives)
+        generator = self._generator(targets.device)
+        drawn = self._sampler.draw(self.negatives, generator)
         if self.kind != "infonce":
             return drawn, self.negatives * self._sampler.chance[drawn]
-        order = torch.randperm(len(targets), device=targets.device)
-        own = targets[order[: self.in_batch]]
+        batch, _ = self._batch(targets)
+        order = torch.randperm(len(batch), device=batch.device, generator=generator)
+        own = batch[order[: self.in_batch]]
         drawn = torch.cat([drawn, own])
         # A target of the batch is an item drawn by popularity.
         popular = counts[drawn].clamp_min(1e-9) / counts.sum().clamp_min(1e-9)
         return drawn, self.negatives * self._sampler.chance[drawn] + len(own) * popular
+
+    def _others(self, targets: torch.Tensor) -> torch.Tensor:
+        """An item int64 `[M]` for each target, uniform over all items but the target."""
+        batch, start = self._batch(targets)
+        drawn = torch.randint(
+            self.tables.num_items - 1,
+            (len(batch),),
+            device=targets.device,
+            generator=self._generator(targets.device),
+        )[start : start + len(targets)]
+        return drawn + (drawn >= targets)
+
+    def _batch(self, targets: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The targets of all processes that draw together, and where this one's start."""
+        return (targets, 0) if self.draw_seed is None else gathered(targets)
+
+    def _generator(self, device: torch.device) -> torch.Generator | None:
+        seed = self.draw_seed
+        return None if seed is None else torch.Generator(device).manual_seed(seed)
 
     def _own_scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits `[M, 1]` of states `[M, D]` for a candidate each, rounded as `scores`."""
@@ -218,7 +291,7 @@ class DenseHead(Head):
             query = F.normalize(hidden.float(), dim=-1)
             return (query * candidates.float()).sum(-1, keepdim=True) / self.temperature
 
-    def _full_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def unsampled_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy over the catalogue, at the precision of `scores`."""
         options = {"scale": 1 / self.temperature, "label_smoothing": self.label_smoothing}
         items = self.candidates()

@@ -36,11 +36,12 @@ class ItemSampler:
         """Whether it was made from these counts as they are now."""
         return self.key == (counts.data_ptr(), counts._version, counts.device, power)
 
-    def draw(self, count: int) -> torch.Tensor:
-        """Items int64 `[count]`, with replacement."""
-        device = self._ends.device
-        place = torch.rand(count, dtype=torch.float64, device=device) * self._ends[-1]
-        found = torch.searchsorted(self._ends, place, right=True)
+    def draw(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Items int64 `[count]`, with replacement, by the process's generator or another."""
+        drawn = torch.rand(
+            count, dtype=torch.float64, device=self._ends.device, generator=generator
+        )
+        found = torch.searchsorted(self._ends, drawn * self._ends[-1], right=True)
         return found.clamp_max(len(self._ends) - 1)
 
 
@@ -50,6 +51,7 @@ def contrast(
     targets: torch.Tensor,
     drawn: torch.Tensor,
     expected: torch.Tensor | None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy of each state's target against drawn items.
 
@@ -59,23 +61,35 @@ def contrast(
         targets: int64 `[M]`.
         drawn: int64 `[n]`; where it is a state's own target it does not count.
         expected: float `[n]`, expected draws of each drawn item; None for no correction.
+        weights: float `[M]`, how much each target counts in the mean; the same by default.
     """
     negative = negative.float()
     if expected is not None:
         negative = negative - expected.log()
     negative = negative.masked_fill(drawn == targets.unsqueeze(1), -torch.inf)
     logits = torch.cat([positive.float(), negative], dim=1)
-    return F.cross_entropy(logits, torch.zeros_like(targets))
+    if weights is None:
+        return F.cross_entropy(logits, torch.zeros_like(targets))
+    each = F.cross_entropy(logits, torch.zeros_like(targets), reduction="none")
+    return _weighted(each, weights)
 
 
-def pairs(positive: torch.Tensor, negative: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+def pairs(
+    positive: torch.Tensor, negative: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Binary cross-entropy of one target and one other item for each state.
 
     Args:
         positive: float `[M, 1]`, logits of the targets.
         negative: float `[M, 1]`, logits of the others.
-        same: bool `[M]`, where the other happens to be the target it does not count.
+        weights: float `[M]`, how much each target counts in the mean; the same by default.
     """
-    right = F.softplus(-positive.float()).mean()
-    wrong = F.softplus(negative.float()).squeeze(1).masked_fill(same, 0.0)
-    return right + wrong.sum() / (~same).sum().clamp_min(1)
+    if weights is None:
+        return F.softplus(-positive.float()).mean() + F.softplus(negative.float()).mean()
+    each = F.softplus(-positive.float()) + F.softplus(negative.float())
+    return _weighted(each.squeeze(1), weights)
+
+
+def _weighted(each: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean; 0 where nothing counts, as in a batch of exposures that weigh nothing."""
+    return (weights * each).sum() / weights.sum().clamp_min(1e-9)

@@ -20,6 +20,7 @@ from genrec.decoding.kernel_parts import (
     contains,
     exp_sum,
     key_score,
+    largest_family,
     order,
     rank_key,
     row_max,
@@ -236,9 +237,12 @@ def expand_light(
     inside = np.empty((_TOGETHER, hidden), dtype=np.float32)
     logits = np.empty((_TOGETHER, size), dtype=np.float32)
     no_bias = np.zeros(size, dtype=np.float32)
-    gathered = np.empty(size, dtype=np.float32)
-    exps = np.empty(size, dtype=np.float32)
-    tops = np.empty((size + CHUNK - 1) // CHUNK, dtype=np.float32)
+    places = size
+    if len(live):
+        places = max(size, largest_family(nodes[offsets[start] : offsets[stop]], pointer))
+    gathered = np.empty(places, dtype=np.float32)
+    exps = np.empty(places, dtype=np.float32)
+    tops = np.empty((places + CHUNK - 1) // CHUNK, dtype=np.float32)
     prefix = np.empty(width, dtype=np.float32)
     no_words, no_counts = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32)
     most = keep + 1 if keep >= 0 else 2**62

@@ -172,7 +172,10 @@ class FeatureEncoder(ItemEncoder):
             (list(tables.feature_vectors).index(name), *starts[name]) for name in of_vectors
         ]
         self.projections = nn.ModuleList(nn.Linear(high - low, size) for _, low, high in self.parts)
-        self.missing = nn.Parameter(0.02 * torch.randn(len(self.parts), size))
+        # Without a vector it holds nothing, and there is nothing to learn.
+        self.missing = nn.Parameter(
+            0.02 * torch.randn(len(self.parts), size), requires_grad=bool(self.parts)
+        )
         self.outer = nn.Linear(size * (len(names) + len(of_vectors)), d_model)
         self.dropout = nn.Dropout(dropout)
 
