@@ -1,9 +1,10 @@
 """The compiled expansion of beams: log-sum-exp, child gather and top-k in one pass per user.
 
 Needs numba (`pip install genrec[fast]`); `genrec.decoding.compiled_step` calls it. A candidate is
-looked at only if its chunk's best log-probability could still enter the beam, and asked for filters
-and exclusions only if it does. Candidates lie in a buffer that is cut back to the best ``keep + 1``
-whenever it is full; the last of them is the threshold, and in the end the best one dropped.
+looked at only if its chunk's best log-probability could still enter the beam. Candidates lie in a
+buffer; whenever it is full, those that came last are asked for filters and exclusions, all in one
+loop, so that the memory of many is waited for at once, and it is cut back to the best ``keep + 1``.
+The last of them is the threshold, and in the end the best one dropped.
 
 Sums of exponentials may be reordered by the compiler; scores, thresholds and keys may not.
 """
@@ -40,6 +41,46 @@ def mark_nodes(words, before, item_starts):
         if any_between(words, before, _i64(item_starts[node]), _i64(item_starts[node + 1])):
             marks[node >> 6] |= _i64(1) << (node & 63)
     return marks
+
+
+@njit(inline="always")
+def _shown(child, marks, words, before, item_starts, banned, num_banned):
+    """Whether a filter and the excluded nodes let a node through."""
+    shown = True
+    if len(marks):
+        shown = (marks[child >> 6] >> (child & 63)) & 1 != 0
+    elif len(words):
+        shown = any_between(words, before, _i64(item_starts[child]), _i64(item_starts[child + 1]))
+    return shown and not (num_banned and contains(banned, num_banned, child))
+
+
+@njit
+def _ask(keys, loads, start, n, marks, words, before, item_starts, banned, num_banned):
+    """Move those of the candidates ``start .. n - 1`` that may be shown together; their end.
+
+    No branch waits for what memory says, so the next candidates are read meanwhile.
+    """
+    end = n
+    if len(marks):
+        end = start
+        for i in range(start, n):
+            child = loads[i] & 0xFFFFFFFF
+            keys[end], loads[end] = keys[i], loads[i]
+            end += (marks[child >> 6] >> (child & 63)) & 1
+    elif len(words):
+        end = start
+        for i in range(start, n):
+            child = loads[i] & 0xFFFFFFFF
+            low, high = _i64(item_starts[child]), _i64(item_starts[child + 1])
+            keys[end], loads[end] = keys[i], loads[i]
+            end += _i64(any_between(words, before, low, high))
+    if num_banned:
+        n, end = end, start
+        for i in range(start, n):
+            child = loads[i] & 0xFFFFFFFF
+            keys[end], loads[end] = keys[i], loads[i]
+            end += _i64(not contains(banned, num_banned, child))
+    return end
 
 
 @njit(nogil=True, cache=True)
@@ -109,18 +150,24 @@ def expand_rows(
     exps = np.empty(places, dtype=np.float32)
     tops = np.empty((places + CHUNK - 1) // CHUNK, dtype=np.float32)
     room = 2 * (keep + 1) + 64
+    enough = keep + 1 + (room - keep - 1) // 2
     keys = np.empty(room, dtype=np.int64)
     loads = np.empty(room, dtype=np.int64)
     banned = np.empty(dead.shape[1], dtype=np.int64)
+    no_words, no_counts = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32)
     for b in range(start, stop):
-        row = b if words.shape[0] > 1 else 0
+        own_words, own_counts = no_words, no_counts
+        if words.shape[0]:
+            row = b if words.shape[0] > 1 else 0
+            own_words, own_counts = words[row], before[row]
         num_banned = 0
         for i in range(dead.shape[1]):
             if dead[b, i] >= 0:
                 banned[num_banned] = dead[b, i]
                 num_banned += 1
         least = floor[b] if len(floor) else _f32(-np.inf)
-        n, reach = 0, 0
+        asking = len(marks) > 0 or len(own_words) > 0 or num_banned > 0
+        n, asked, reach = 0, 0, 0
         cut, below = _i64(DEAD), _i64(DEAD)
         cut_score, below_score = _f32(-np.inf), _f32(-np.inf)
         lost, fine = 0.0, True
@@ -187,26 +234,34 @@ def expand_rows(
                         continue
                     if len(live) and not live[child]:
                         continue
-                    if len(marks) and not (marks[child >> 6] >> (child & 63)) & 1:
-                        continue
-                    if words.shape[0] and not any_between(
-                        words[row],
-                        before[row],
-                        _i64(item_starts[child]),
-                        _i64(item_starts[child + 1]),
-                    ):
-                        continue
-                    if num_banned and contains(banned, num_banned, child):
-                        continue
-                    if s < least:
-                        below, below_score = key, s
-                        continue
-                    reach += 1
-                    if counting:
+                    if s < least or counting:
+                        if not _shown(
+                            child, marks, own_words, own_counts, item_starts, banned, num_banned
+                        ):
+                            continue
+                        if s < least:
+                            below, below_score = key, s
+                        else:
+                            reach += 1
                         continue
                     if n == room:
-                        cut = select(keys, loads, n, keep + 1)
-                        n, cut_score = keep + 1, key_score(cut)
+                        if asking:
+                            n = _ask(
+                                keys,
+                                loads,
+                                asked,
+                                n,
+                                marks,
+                                own_words,
+                                own_counts,
+                                item_starts,
+                                banned,
+                                num_banned,
+                            )
+                        if n > enough:
+                            cut = select(keys, loads, n, keep + 1)
+                            n, cut_score = keep + 1, key_score(cut)
+                        asked = n
                         if key <= cut:
                             continue
                     keys[n], loads[n] = key, (_i64(w) << 32) | child
@@ -215,6 +270,19 @@ def expand_rows(
         if counting:
             dropped[b] = reach
             continue
+        if asking:
+            n = _ask(
+                keys,
+                loads,
+                asked,
+                n,
+                marks,
+                own_words,
+                own_counts,
+                item_starts,
+                banned,
+                num_banned,
+            )
         order(keys, loads, n, min(n, keep + 1))
         dropped[b] = keys[keep] if n > keep else below
         for i in range(min(n, keep)):

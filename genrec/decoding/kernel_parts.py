@@ -173,9 +173,11 @@ def any_between(words, before, low, high):
     first, last = low >> 6, high >> 6
     above = words[first] & (_i64(-1) << (low & 63))
     below = words[last] & ((_i64(1) << (high & 63)) - 1)
-    if first == last:
-        return (above & below) != 0
-    return (above | below) != 0 or before[last] > before[first + 1]
+    ends = above & below if first == last else above | below
+    # few ranges are longer and empty at both ends, so this is the only branch, and seldom taken
+    if (ends == 0) & (last > first + 1):
+        return before[last] > before[first + 1]
+    return ends != 0
 
 
 @njit

@@ -23,7 +23,7 @@ from transformers.trainer_utils import set_seed
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.data import TrainingBatches, TrainingSequences
 from genrec.errors import ConfigError, GenrecError
-from genrec.models import Recommender
+from genrec.models import Head, Recommender
 from genrec.processes import processes, summed
 from genrec.training.average import WeightAverage
 from genrec.training.checkpoints import SCHEDULE_FILE, last_checkpoint, log_of, writing
@@ -143,16 +143,19 @@ class RecommenderTrainer(Trainer):
         """The mean over the labels of all processes, not the mean of their means.
 
         The gradients are averaged over the processes afterwards, so each one's mean counts in
-        proportion to its labels.
+        proportion to its labels, or to what they weigh.
         """
-        self.accelerator.unwrap_model(model).head.seed_draws(self._next_draw_seed())
+        head: Head = self.accelerator.unwrap_model(model).head
+        head.seed_draws(self._next_draw_seed())
         half = self.shards and self.args.bf16
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=half):
             output = model(**inputs)
         loss = output.loss
         if self.accelerator.num_processes > 1:
-            labels = (inputs["labels"] >= 0).sum().to(loss.dtype)
-            loss = loss * labels / self.accelerator.reduce(labels, reduction="mean")
+            known = inputs["labels"] >= 0
+            actions = inputs.get("query_action")
+            own = head.mass(inputs["labels"][known], None if actions is None else actions[known])
+            loss = loss * own / self.accelerator.reduce(own, reduction="mean").clamp_min(1e-9)
         return (loss, output) if return_outputs else loss
 
     def _next_draw_seed(self) -> int:

@@ -15,23 +15,47 @@ from genrec.models import BACKBONES, Recommender, RecommenderConfig, code_decode
 from tests.decoding.cases import BACKENDS
 
 ITEMS, SIZES, WIDTH = 30, (4, 3, 5), 16
-VARIANTS = [(name, {}) for name in BACKBONES] + [("transformer", {"positions": "rotary"})]
+# What belongs to a whole item joins its last token.
+MIXED = {
+    "type": "sum",
+    "parts": {
+        "text": {"type": "semantic"},
+        "codes": {"type": "sid-tokens"},
+        "prefix": {"type": "prefix"},
+    },
+}
+VARIANTS = [
+    *((name, {}) for name in BACKBONES),
+    ("transformer", {"positions": "rotary"}),
+    *((name, {"encoder": "mixed"}) for name in ("transformer", "hstu", "t5")),
+    *((name, {"times": "request"}) for name in ("hstu", "fuxi-alpha", "fuxi-beta")),
+]
 
 
-def build(backbone: str = "transformer", *, head: dict | None = None, **options: object):
+def build(
+    backbone: str = "transformer",
+    *,
+    head: dict | None = None,
+    encoder: str = "",
+    **options: object,
+) -> Recommender:
     torch.manual_seed(0)
     config = RecommenderConfig(
         num_items=ITEMS,
         codebook_sizes=SIZES,
+        vector_dim=5 if encoder else 0,
         d_model=WIDTH,
         max_history=6,
-        item_encoder={"type": "sid-tokens"},
+        item_encoder=MIXED if encoder else {"type": "sid-tokens"},
         backbone={"type": backbone, **options},
         head={"type": "tokens", **(head or {})},
         input_norm=True,
     )
     codes = torch.stack([torch.randint(0, k, (ITEMS,)) for k in SIZES], 1).int()
-    model = Recommender(config, tables={"codes": codes, "tie_order": torch.randperm(ITEMS)})
+    tables = {"codes": codes, "tie_order": torch.randperm(ITEMS)}
+    if encoder:
+        tables["vectors"] = torch.randn(ITEMS, 5)
+    model = Recommender(config, tables=tables)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -263,6 +287,36 @@ def test_a_full_history_fits(model: Recommender) -> None:
     labels = torch.cat([items[:, 1:], items[:, :1]], 1)
     assert torch.isfinite(model(**data, labels=labels).loss)
     assert len(model.search(data, k=3, trie=trie_of(model))) == 2
+
+
+@torch.no_grad()
+def test_an_item_is_itself_from_its_last_token_on(batch: dict[str, torch.Tensor]) -> None:
+    """Its vector matters to what follows it, and not to the prediction of its own codes."""
+    for name in ("transformer", "hstu", "t5"):
+        model = build(name, encoder="mixed")
+        items = torch.tensor([[3, 8, 3, 20, 4]])
+        data = {**one_row(batch, 0), "items": items}
+        parts = model.item_encoder.parts
+        whole = parts["text"](items) + parts["prefix"](items)
+        expected = parts["codes"](items)
+        expected[..., -1, :] += whole
+        torch.testing.assert_close(model.item_encoder(items), expected)
+        code = torch.tensor([[1, 0]])
+        assert torch.equal(model.item_encoder.token(code, 1), parts["codes"].token(code, 1))
+
+        def losses(model: Recommender = model, data: dict = data) -> list[float]:
+            found = []
+            for position in range(4):
+                labels = torch.full_like(data["items"], -100)
+                labels[0, position] = data["items"][0, position + 1]
+                found.append(float(model(**data, labels=labels).loss))
+            return found
+
+        before = losses()
+        model.tables.vectors[20] *= -1.0  # the fourth item
+        after = losses()
+        assert before[:3] == pytest.approx(after[:3], abs=1e-6)
+        assert before[3] != pytest.approx(after[3], abs=1e-4)
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -208,20 +208,27 @@ def test_the_other_item_is_any_but_the_target():
         head(items=1, loss="bce")
 
 
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0]])
 @pytest.mark.parametrize("kind", ["sampled", "infonce", "bce"])
-def test_a_seed_says_what_each_process_draws(kind: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_seed_says_what_each_process_draws(
+    kind: str, weights: list[float] | None, monkeypatch: pytest.MonkeyPatch
+):
     """Two processes draw for their parts of a batch what one draws for all of it."""
-    made = head(loss=kind, negatives=6, in_batch=4)
+    made = head(loss=kind, negatives=6, in_batch=4, action_weights=weights)
+    actions = torch.arange(9) % 3
     hidden, targets = torch.randn(9, 6), torch.randint(40, (9,))
     made.seed_draws(12)
-    other = made.loss(hidden, targets)
+    other = made.event_loss(hidden, targets, actions)
     made.seed_draws(11)
-    whole = made.loss(hidden, targets)
-    assert torch.equal(made.loss(hidden, targets), whole) and not torch.equal(whole, other)
+    whole = made.event_loss(hidden, targets, actions)
+    assert torch.equal(made.event_loss(hidden, targets, actions), whole) and not torch.equal(
+        whole, other
+    )
     parts = []
     for rows in (slice(0, 4), slice(4, 9)):
         monkeypatch.setattr(
             "genrec.models.heads.dense.gathered", lambda _, rows=rows: (targets, rows.start)
         )
-        parts.append(made.loss(hidden[rows], targets[rows]) * len(targets[rows]) / 9)
-    torch.testing.assert_close(sum(parts), whole)
+        own = targets[rows], actions[rows]
+        parts.append(made.event_loss(hidden[rows], *own) * made.mass(*own))
+    torch.testing.assert_close(sum(parts) / made.mass(targets, actions), whole)

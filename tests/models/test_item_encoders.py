@@ -75,9 +75,6 @@ def test_tokens_are_the_codes_one_by_one(tables: ItemTables) -> None:
 def test_encoders_of_whole_items_have_no_tokens(tables: ItemTables) -> None:
     with pytest.raises(ConfigError, match="IdEmbedding: has one vector per item"):
         IdEmbedding(tables=tables, d_model=WIDTH).token(torch.tensor([0]), 0)
-    with pytest.raises(ConfigError, match="part a has one token per code"):
-        parts = {"a": {"type": "sid-tokens"}, "b": {"type": "id"}}
-        SumEncoder(parts=parts, tables=tables, d_model=WIDTH)
 
 
 @pytest.mark.parametrize("pool", ["mean", "sum"])

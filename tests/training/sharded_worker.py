@@ -65,6 +65,7 @@ def train_interrupted(shop: Path, out: Path) -> None:
     held, real = [], RecommenderTrainer.evaluate
 
     def evaluate(self, *args, **kwargs):
+        assert torch.initial_seed() == processes().process_index  # dropout of its own
         if len(held) == 2:
             raise KeyboardInterrupt
         (table,) = row_sharded(self.model).values()

@@ -56,10 +56,10 @@ def asked_times(meta: SequenceMeta, times: str) -> torch.Tensor:
         return meta.query_time
     if meta.level is None or not meta.level.numel():
         return event
-    # In the first item there is none before; the gaps to its own tokens are 0 with any time.
-    column = torch.arange(event.shape[1], device=event.device) - meta.level - 1
-    before = event.gather(1, column.clamp_min(0))
-    return torch.where((meta.level >= 0) & (meta.level < meta.level.amax()), before, event)
+    # In the first item there is none before: its own time, or padding's would be a gap to it.
+    column = (torch.arange(event.shape[1], device=event.device) - meta.level - 1).clamp_min(0)
+    inner = (meta.level >= 0) & (meta.level < meta.level.amax()) & meta.mask.gather(1, column)
+    return torch.where(inner, event.gather(1, column), event)
 
 
 def step_times(meta: SequenceMeta, context: SequenceMeta, times: str) -> torch.Tensor:

@@ -62,6 +62,14 @@ class Head(nn.Module, ABC):
         A head that reads tokens is given `[M, L, D]`.
         """
 
+    def unsampled_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss with nothing drawn, which ranks items as the search does.
+
+        `loss` itself, but for heads whose loss draws items: there, the one over all of them that
+        it stands for. Contract tests compare it with the search.
+        """
+        return self.loss(hidden, targets)
+
     def event_loss(
         self, hidden: torch.Tensor, targets: torch.Tensor, actions: torch.Tensor | None
     ) -> torch.Tensor:
@@ -71,6 +79,13 @@ class Head(nn.Module, ABC):
             ConfigError: from heads that weigh actions, if they are not known.
         """
         return self.loss(hidden, targets)
+
+    def mass(self, targets: torch.Tensor, actions: torch.Tensor | None) -> torch.Tensor:
+        """What the mean of `event_loss` divides by, a scalar: the number of targets, or of weights.
+
+        By it the means of several processes are put together.
+        """
+        return torch.tensor(float(len(targets)), device=targets.device)
 
     @abstractmethod
     def search(

@@ -212,23 +212,31 @@ class DenseHead(Head):
         self, hidden: torch.Tensor, targets: torch.Tensor, actions: torch.Tensor | None
     ) -> torch.Tensor:
         """See `Head.event_loss`."""
-        weights = None
-        if self.action_weights is not None:
-            most = 0 if actions is None or not actions.numel() else int(actions.max())
-            if actions is None or most >= len(self.action_weights):
-                found = "no actions" if actions is None else f"action {most}"
-                raise ConfigError(
-                    f"head 'dense': action_weights has {len(self.action_weights)} numbers, but the "
-                    f"data have {found}; give one for unknown actions and one for each action"
-                )
-            weights = hidden.new_tensor(self.action_weights, dtype=torch.float32)[actions]
-        return self._loss(hidden, targets, weights)
+        return self._loss(hidden, targets, self._weights(actions))
+
+    def mass(self, targets: torch.Tensor, actions: torch.Tensor | None) -> torch.Tensor:
+        """See `Head.mass`."""
+        weights = self._weights(actions)
+        return super().mass(targets, actions) if weights is None else weights.sum()
+
+    def _weights(self, actions: torch.Tensor | None) -> torch.Tensor | None:
+        """How much a target of each action counts, float `[M]`; None for all the same."""
+        if self.action_weights is None:
+            return None
+        most = 0 if actions is None or not actions.numel() else int(actions.max())
+        if actions is None or most >= len(self.action_weights):
+            found = "no actions" if actions is None else f"action {most}"
+            raise ConfigError(
+                f"head 'dense': action_weights has {len(self.action_weights)} numbers, but the "
+                f"data have {found}; give one for unknown actions and one for each action"
+            )
+        return torch.tensor(self.action_weights, device=actions.device)[actions]
 
     def _loss(
         self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
     ) -> torch.Tensor:
         if self.kind == "full":
-            return self._full_loss(hidden, targets)
+            return self.unsampled_loss(hidden, targets)
         positive = self._own_scores(hidden, self.candidates(targets))
         if self.kind == "bce":
             negative = self._own_scores(hidden, self.candidates(self._others(targets)))
@@ -283,7 +291,7 @@ class DenseHead(Head):
             query = F.normalize(hidden.float(), dim=-1)
             return (query * candidates.float()).sum(-1, keepdim=True) / self.temperature
 
-    def _full_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def unsampled_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy over the catalogue, at the precision of `scores`."""
         options = {"scale": 1 / self.temperature, "label_smoothing": self.label_smoothing}
         items = self.candidates()

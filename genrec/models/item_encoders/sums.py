@@ -20,6 +20,10 @@ from genrec.models.tables import ItemTables
 class SumEncoder(ItemEncoder):
     """The sum of several item encoders, and of what events add to their items.
 
+    With one token per code (`sid-tokens`), what belongs to the whole item (`semantic`, `prefix`,
+    `id` ..., and what events add) joins its last token: TIGER with text, or LIGER's input, without
+    telling the codes of an item what it is while they are still predicted.
+
     Args:
         parts: name -> configuration of each part; at least one encodes items.
         tables: item tables, read by the parts.
@@ -51,21 +55,34 @@ class SumEncoder(ItemEncoder):
                 "name at least one encoder of items"
             )
         sizes = {part.tokens_per_item for part in of_items}
-        for name, part in self.parts.items():
-            if part in of_items and part.tokens_per_item != 1 and len(sizes) > 1:
-                raise ConfigError(
-                    f"item encoder 'sum': part {name} has one token per code; its vectors cannot "
-                    "be added to those of whole items"
-                )
-        self.tokens_per_item = sizes.pop()
+        if len(sizes - {1}) > 1:
+            raise ConfigError(
+                "item encoder 'sum': its parts have "
+                f"{' and '.join(map(str, sorted(sizes - {1})))} tokens per item, which cannot be "
+                "added; keep those of one number"
+            )
+        self.tokens_per_item = max(sizes)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """Vectors `[..., d_model]` of items `[...]`, or of each of their tokens."""
-        return added([part(items) for part in self._of_items()])
+        """Vectors `[..., d_model]` of items `[...]`, or of each of their tokens.
+
+        Where some parts have a vector per token and others one for the item, that joins the last
+        token, at which the item is complete.
+        """
+        parts = self._of_items()
+        whole = [part(items) for part in parts if part.tokens_per_item == 1]
+        if self.tokens_per_item == 1:
+            return added(whole)
+        tokens = added([part(items) for part in parts if part.tokens_per_item > 1])
+        if not whole:
+            return tokens
+        complete = tokens[..., -1:, :] + added(whole).unsqueeze(-2)
+        return torch.cat([tokens[..., :-1, :], complete], dim=-2)
 
     def token(self, code: torch.Tensor, level: int) -> torch.Tensor:
-        """Vectors `[..., d_model]` of codes `[...]` of `level`."""
-        return added([part.token(code, level) for part in self._of_items()])
+        """Vectors `[..., d_model]` of codes `[...]` of `level`, of an item not yet complete."""
+        parts = [part for part in self._of_items() if part.tokens_per_item > 1]
+        return added([part.token(code, level) for part in parts or self._of_items()])
 
     def events(self, meta: SequenceMeta) -> torch.Tensor | None:
         """The sum of what the parts make of events."""
