@@ -1,12 +1,14 @@
 """Measure the parts of TencentGR's path on generated data of any size.
 
     python scripts/bench_tencentgr.py prepare work --users 50000 200000
+    python scripts/bench_tencentgr.py wide work
     python scripts/bench_tencentgr.py batches work/50000
     python scripts/bench_tencentgr.py retrieve
     python scripts/bench_tencentgr.py score runs/tencentgr-generated
 
 `prepare` generates files and prepares them: seconds, peak memory of all processes together, disk,
-and how long the folder takes to open. `batches` times training batches with all that the dataset
+and how long the folder takes to open. `wide` prepares two small sets for each width of vectors and
+prints what each item more costs. `batches` times training batches with all that the dataset
 has, on one core. `retrieve` searches 660,000 candidates for 10,000 users, exactly and with faiss.
 `score` prints the contest's score of each ranker of a recipe that was run, in both readings and as
 a mean over seeds, and from one to the next the paired difference with its interval.
@@ -32,7 +34,7 @@ import torch
 from genrec.data import Dataset, TrainingSequences
 from genrec.data.tencentgr import generate_tencentgr
 from genrec.data.tencentgr.protocol import last_click_split
-from genrec.data.tencentgr.schema import USER_FEATURES
+from genrec.data.tencentgr.schema import USER_FEATURES, VECTOR_SETS
 from genrec.decoding.approximate import FaissPool, list_recall
 from genrec.decoding.pool import pool_search
 from genrec.evaluation import Evaluation, paired_difference
@@ -48,18 +50,7 @@ def prepare(args: argparse.Namespace) -> None:
         if not files.exists():
             generate_tencentgr(files, users=users, seed=args.seed)
         generated = time.perf_counter() - started
-        command = [sys.executable, "-m", "genrec.cli", "prepare", "tencentgr", str(out)]
-        command += ["--from", str(files), "--workers", str(args.workers)]
-        started, spent = time.perf_counter(), processor_seconds()
-        child = subprocess.Popen(command)
-        peak = 0
-        while child.poll() is None:
-            peak = max(peak, memory(child.pid))
-            time.sleep(0.1)
-        seconds = time.perf_counter() - started
-        spent = processor_seconds() - spent
-        if child.returncode:
-            raise SystemExit(child.returncode)
+        seconds, spent, peak, _ = prepared(files, out, "--workers", str(args.workers))
         started = time.perf_counter()
         dataset = Dataset.load(out)
         opened = time.perf_counter() - started
@@ -73,21 +64,73 @@ def prepare(args: argparse.Namespace) -> None:
         )
 
 
+def prepared(files: Path, out: Path, *options: str) -> tuple[float, float, int, int]:
+    """Seconds, processor seconds, peak bytes and peak bytes of no file of `prepare tencentgr`."""
+    command = [sys.executable, "-m", "genrec.cli", "prepare", "tencentgr", str(out)]
+    started, spent = time.perf_counter(), processor_seconds()
+    child = subprocess.Popen([*command, "--from", str(files), *options])
+    peak = own = 0
+    while child.poll() is None:
+        peak = max(peak, memory(child.pid))
+        own = max(own, memory(child.pid, "Pss_Anon:"))
+        time.sleep(0.05)
+    if child.returncode:
+        raise SystemExit(child.returncode)
+    return time.perf_counter() - started, processor_seconds() - spent, peak, own
+
+
+def wide(args: argparse.Namespace) -> None:
+    """What one more vector of a width costs: the difference between a smaller and a larger set."""
+    numbers = {width: number for number, width in VECTOR_SETS.items()}
+    for width in args.widths:
+        number = numbers.get(width, "82")
+        found = []
+        for items in sorted(args.items):
+            files = Path(args.folder, f"files-{width}-{items}")
+            out = Path(args.folder, f"{width}-{items}")
+            if not files.exists():
+                sets = (f"emb_{number}_{width}",)
+                generate_tencentgr(
+                    files, users=200, items=items, layout=args.layout, vectors=sets, seed=args.seed
+                )
+            place = files / ("mm_emb" if args.layout == "huggingface" else "creative_emb")
+            options = ("--workers", "1", "--vectors", f"[{number}]")
+            _, spent, peak, own = prepared(files, out, *options)
+            matrix = Dataset.load(out).catalog.vectors(f"mm_{number}")
+            assert matrix.shape[1] == width
+            found.append(
+                np.array([len(matrix), size(place), size(out), spent, peak / 1e9, own / 1e9])
+            )
+        more = found[-1] - found[0]
+        per = more[1:] / more[0] * 1e9
+        print(
+            f"width {width:,}, {found[0][0]:,.0f} and {found[-1][0]:,.0f} items, each item more: "
+            f"{per[0]:,.0f} bytes of files, {per[1]:,.0f} bytes of folder, {per[2] / 1e3:,.0f} us "
+            f"of processor time, {per[3]:,.0f} bytes of peak memory, {per[4]:,.0f} without mapped "
+            f"files; at the larger: {found[-1][4]:.2f} GB, {found[-1][5]:.2f} GB without mapped "
+            f"files, {found[-1][3]:.1f} s of processor time",
+            flush=True,
+        )
+
+
 def processor_seconds() -> float:
     """Of the processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def memory(pid: int) -> int:
-    """Bytes of a process and those it started, shared pages counted once."""
+def memory(pid: int, field: str = "Pss:") -> int:
+    """Bytes of a process and those it started, shared pages counted once.
+
+    `Pss:` counts mapped pages of files too, which the system may take back, `Pss_Anon:` does not.
+    """
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        own = 1024 * int(next(line for line in text.splitlines() if "Pss:" in line).split()[1])
+        own = 1024 * int(next(line for line in text.splitlines() if field in line).split()[1])
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except (OSError, StopIteration):
         return 0
-    return own + sum(memory(int(child)) for child in children)
+    return own + sum(memory(int(child), field) for child in children)
 
 
 def size(folder: Path) -> float:
@@ -232,6 +275,13 @@ def main() -> None:
     one.add_argument("--workers", type=int, default=2)
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=prepare)
+    one = parts.add_parser("wide")
+    one.add_argument("folder")
+    one.add_argument("--widths", type=int, nargs="+", default=[32, 1024, 4096])
+    one.add_argument("--items", type=int, nargs="+", default=[2_000, 8_000])
+    one.add_argument("--layout", choices=("huggingface", "competition"), default="huggingface")
+    one.add_argument("--seed", type=int, default=0)
+    one.set_defaults(run=wide)
     one = parts.add_parser("batches")
     one.add_argument("folder")
     one.add_argument("--batch_size", type=int, default=1024)

@@ -26,6 +26,7 @@ from genrec.errors import DataError
 
 _EVENTS = 1 << 21  # of a block
 _ROWS = 1 << 17
+_NUMBERS = 1 << 23  # of vectors in a row group
 
 
 def write_arrays(
@@ -65,7 +66,7 @@ def write_arrays(
         pq.write_table(
             catalog.table,
             temporary / TABLES[0],
-            row_group_size=_ROWS,
+            row_group_size=_rows_of_a_group(catalog),
             use_dictionary=[c for c in catalog.columns if c not in vectors],
         )
         _write_interactions(temporary / TABLES[1], catalog, histories)
@@ -76,6 +77,13 @@ def write_arrays(
         write_json(temporary / "dataset.json", full)
         write_index(temporary, catalog, histories, users)
     return Dataset.load(folder)
+
+
+def _rows_of_a_group(catalog: Catalog) -> int:
+    """Rows of items that a writer holds at once: fewer of wide vectors."""
+    kinds = [catalog.table.schema.field(name).type for name in catalog.vector_columns]
+    width = sum(kind.list_size for kind in kinds if pa.types.is_fixed_size_list(kind))
+    return max(1, min(_ROWS, _NUMBERS // max(1, width)))
 
 
 def _check(catalog: Catalog, histories: Histories, users: pa.Table | None) -> None:

@@ -162,11 +162,11 @@ class MutableTrie:
             raise DataError(f"{old + count} items: a trie holds fewer than {2**31}")
         if tie_ranks is None:
             by_tie = np.argsort(item_hashes(np.arange(old, old + count)), kind="stable")
-            places = self._arrays.default_places(old + by_tie, hashed=self._hashed)
+            places = self._arrays.ties.default_places(old + by_tie, hashed=self._hashed)
         else:
             ranks = checked_ranks(tie_ranks, count, old + count, "tie_ranks")
-            by_tie = np.argsort(ranks)
-            places = self._arrays.tie_places(ranks[by_tie] - np.arange(count))
+            by_tie, self._hashed = np.argsort(ranks), False
+            places = self._arrays.ties.places(ranks[by_tie] - np.arange(count))
         if count > MANY * self.num_live:  # none among them: every row begins with an entry
             self._lay_out(self.freeze().add(table, tie_ranks))
         else:
@@ -205,7 +205,7 @@ class MutableTrie:
     def freeze(self) -> PrefixTrie:
         """A `PrefixTrie` of the items as they are, without room; copies the catalog."""
         parts = compacted(self.trie)
-        ranks = self._arrays.tie_order()
+        ranks = self._arrays.ties.ranks()
         first = parts["leaf_items"].numpy()[parts["item_starts"][-1].numpy()[:-1]]
         parts["tie_order"] = torch.from_numpy(ranks)
         parts["leaf_tie"] = torch.from_numpy(ranks[first].astype(np.int32))

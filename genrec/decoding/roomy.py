@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from genrec.decoding.bits import BitRank
-from genrec.decoding.codes import item_hashes, sort_keys
+from genrec.decoding.codes import sort_keys
 from genrec.decoding.slots import Move, Slots, distinct, ranges
+from genrec.decoding.tie_slots import TieSlots
 from genrec.decoding.trie import PrefixTrie
 
-_ROOM = 1.25  # by how much what is kept per item grows
 _FEW = 8  # words of bits up to which the counts behind each are passed over
 
 
@@ -29,6 +29,7 @@ class RoomyArrays:
 
     Attributes:
         codebook_sizes: number of codes of each level.
+        ties: the order of ties of all item numbers.
         written: bytes that the last change wrote.
         parts: the arguments of a `PrefixTrie` that reads them; its ties are slots.
         alive: per depth, bool, whether a slot holds a node with items.
@@ -78,15 +79,9 @@ class RoomyArrays:
             self._starts.insert(0, self._starts[0][self._pointers[depth]])
         self._starts.pop()
 
-        self._ties = Slots(trie.num_items)
-        order = np.empty(trie.num_items, dtype=np.int32)
-        order[trie.tie_order.numpy()] = np.arange(trie.num_items)
-        self._tie_items = order[np.cumsum(self._ties.taken) - 1]
-        room = int(_ROOM * trie.num_items)
-        self._label, self._position, self._leaf = (
-            np.full(room, -1, dtype=np.int32) for _ in range(3)
-        )
-        self._label[order] = np.flatnonzero(self._ties.taken)
+        self.ties = TieSlots(trie.tie_order.numpy())
+        room = len(self.ties.label)
+        self._position, self._leaf = (np.full(room, -1, dtype=np.int32) for _ in range(2))
         items = trie.leaf_items.numpy()
         self._leaf_items = spread_out(items, levels + 1)
         self._position[items] = targets[-1]
@@ -106,7 +101,7 @@ class RoomyArrays:
     @property
     def num_items(self) -> int:
         """Item numbers given so far."""
-        return self._ties.count
+        return self.ties.count
 
     @property
     def num_live(self) -> int:
@@ -123,9 +118,9 @@ class RoomyArrays:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         lists = (self._tokens, self._pointers, self.alive, self._starts)
-        single = (self._leaf_items, self._position, self._leaf, self._leaf_tie, self._label)
-        more = (self._tie_items, self._words, self._before)
-        return sum(of.nbytes for of in (*(of for some in lists for of in some), *single, *more))
+        single = (self._leaf_items, self._position, self._leaf, self._leaf_tie)
+        every = (*(of for some in lists for of in some), *single, self._words, self._before)
+        return self.ties.nbytes + sum(of.nbytes for of in every)
 
     def whole(self, depth: int) -> bool:
         """Whether all slots of a depth hold nodes with items."""
@@ -146,25 +141,14 @@ class RoomyArrays:
             "item_position": torch.from_numpy(self._position[:count]),
             "item_leaf": torch.from_numpy(self._leaf[:count]),
             "leaf_tie": torch.from_numpy(self._leaf_tie),
-            "tie_order": torch.from_numpy(self._label[:count]),
+            "tie_order": torch.from_numpy(self.ties.label[:count]),
             "live": self._live(),
         }
-
-    def tie_order(self) -> np.ndarray:
-        """The rank of every item number, int64; a pass over all."""
-        order = self._tie_items[self._ties.taken]
-        ranks = np.empty(len(order), dtype=np.int64)
-        ranks[order] = np.arange(len(order))
-        return ranks
 
     def positions(self, items: np.ndarray) -> np.ndarray:
         """The positions, int64, of items; -1 of those taken out."""
         found: np.ndarray = self._position[items].astype(np.int64)
         return found
-
-    def tie_places(self, ranks: np.ndarray) -> np.ndarray:
-        """Before which slots of the order of ties the items now at these ranks stand."""
-        return self._ties.select(ranks)
 
     def put_in(self, table: np.ndarray, by_tie: np.ndarray, places: np.ndarray) -> None:
         """Items, numbered on from the last.
@@ -174,11 +158,15 @@ class RoomyArrays:
             by_tie: int64 ``[n]``, their rows in the order of ties.
             places: int64 ``[n]``, for each of these before which slot of the order it goes.
         """
-        self.written, old = 0, self.num_items
-        self._grow_items(old + len(table))
-        retied = self._rank(places, old + by_tie)
+        old = self.num_items
+        retied, self.written = self.ties.insert(places, old + by_tie)
+        tail = np.full(len(self.ties.label) - len(self._leaf), -1, dtype=np.int32)
+        if len(tail):
+            self._position, self._leaf = (
+                np.append(of, tail) for of in (self._position, self._leaf)
+            )
         keys = sort_keys(table, self.codebook_sizes)[::-1]
-        order = np.lexsort((self._label[old : old + len(table)], *keys))
+        order = np.lexsort((self.ties.label[old : old + len(table)], *keys))
         self._put(table[order], old + order, retied)
 
     def take_out(self, items: np.ndarray) -> None:
@@ -214,48 +202,6 @@ class RoomyArrays:
         """The parents, one depth up, of slots."""
         return _search(self._pointers[depth - 1], slots, "right") - 1
 
-    def default_places(self, items: np.ndarray, *, hashed: bool) -> np.ndarray:
-        """Before which slots of the order of ties new items go, whose hashes rise.
-
-        Args:
-            items: int64.
-            hashed: whether the order is that of hashes; else the hash says how far in it goes.
-        """
-        mixed = item_hashes(items)
-        if not hashed:
-            share = mixed / 2.0**64
-            return self._ties.select((share * (self.num_items + 1)).astype(np.int64))
-        low = np.zeros(len(items), dtype=np.int64)
-        high = np.full(len(items), len(self._ties))
-        while (low < high).any():
-            middle = (low + high) // 2
-            held = self._tie_items[middle.clip(max=len(self._ties) - 1)]
-            right = (low < high) & (item_hashes(held) < mixed)
-            low, high = np.where(right, middle + 1, low), np.where(right, high, middle)
-        return low
-
-    def _rank(self, places: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """Put new items into the order of ties; the items whose label changed."""
-        move = self._ties.insert(places)
-        held = move.carried(self._tie_items, items)
-        if move.grown:
-            self._tie_items = np.empty(len(self._ties), dtype=np.int32)
-        self._tie_items[move.slots] = held[move.owner]
-        self._label[held] = move.target
-        self.written += 4 * (len(move.slots) + len(held))
-        changed: np.ndarray = held[move.source != move.target]
-        return changed
-
-    def _grow_items(self, count: int) -> None:
-        """Room for ``count`` item numbers."""
-        if count <= len(self._label):
-            return
-        more = max(count, int(_ROOM * len(self._label))) - len(self._label)
-        tail = np.full(more, -1, dtype=np.int32)
-        self._label, self._position, self._leaf = (
-            np.append(of, tail) for of in (self._label, self._position, self._leaf)
-        )
-
     def _put(self, table: np.ndarray, items: np.ndarray, retied: np.ndarray) -> None:
         """Put ranked items, sorted by codes and ties, into all levels."""
         levels = self.num_levels
@@ -281,7 +227,7 @@ class RoomyArrays:
                 place[~found] = move.target[move.new]
             self._revive(depth, place)
             node = place[np.cumsum(first) - 1]
-        place = self._lower_bound(levels + 1, node, self._label[items])
+        place = self._lower_bound(levels + 1, node, self.ties.label[items])
         move = self._insert(levels + 1, place, node)
         held = move.carried(self._leaf_items, items)
         if move.grown:
@@ -312,7 +258,7 @@ class RoomyArrays:
             middle = (low + high) // 2
             at = middle.clip(max=last)
             nodes = depth <= self.num_levels
-            value = self._tokens[depth - 1][at] if nodes else self._label[self._leaf_items[at]]
+            value = self._tokens[depth - 1][at] if nodes else self.ties.label[self._leaf_items[at]]
             right = (low < high) & (value < wanted)
             low, high = np.where(right, middle + 1, low), np.where(right, high, middle)
         return low
@@ -440,7 +386,7 @@ class RoomyArrays:
         )
         held = (high > low).numpy()
         first = live.select(low[None])[0].numpy()[held]
-        self._leaf_tie[leaves[held]] = self._label[self._leaf_items[first]]
+        self._leaf_tie[leaves[held]] = self.ties.label[self._leaf_items[first]]
 
 
 def _search(pointer: np.ndarray, slots: np.ndarray, side: Literal["left", "right"] = "left") -> Any:

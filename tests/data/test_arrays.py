@@ -119,3 +119,15 @@ def test_users_of_a_folder_made_with_pandas(tmp_path: Path) -> None:
     told.iloc[[0, 0]].to_parquet(tmp_path / "users.parquet")
     with pytest.raises(DataError, match=r"users\.parquet: column 'user_id' has 'a' more than once"):
         Dataset.load(tmp_path)
+
+
+def test_groups_of_rows_are_smaller_where_vectors_are_wide(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("genrec.data.arrays._NUMBERS", 100)
+    wide = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(240, dtype=np.float32)), 24)
+    catalog = Catalog(pa.table({"item_id": np.arange(10), "v": wide}))
+    histories = Histories.from_lists([[0, 1], [9]])
+    made = write_arrays(str(tmp_path / "out"), catalog, histories, {})
+    file = pq.ParquetFile(tmp_path / "out" / "items.parquet")
+    groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    assert groups == [4, 4, 2]
+    np.testing.assert_array_equal(made.catalog.vectors("v"), np.arange(240).reshape(10, 24))

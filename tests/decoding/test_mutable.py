@@ -233,6 +233,19 @@ def test_ties_by_default_are_those_of_the_catalog_built_at_once():
     assert abs(np.corrcoef(order[100:], np.arange(200))[0, 1]) < 0.2
 
 
+def test_ties_of_one_kind_follow_those_of_another():
+    """Ranks, then none: the order is no longer that of hashes, and new items still find a place."""
+    codes = np.random.default_rng(0).integers(0, 3, (500, 2))
+    fast = MutableTrie(PrefixTrie.from_codes(codes[:100], [3, 3]))
+    fast.add(codes[100:300], np.random.default_rng(1).permutation(300)[:200])
+    before = fast.freeze().tie_order
+    fast.add(codes[300:])
+    order = fast.freeze().tie_order
+    assert (order[:300].argsort() == before.argsort()).all()
+    assert sorted(order.tolist()) == list(range(500))
+    assert_sound(fast.trie, fast.freeze())
+
+
 def test_many_at_once_are_laid_out_anew(monkeypatch):
     monkeypatch.undo()
     codes = np.random.default_rng(0).integers(0, 9, (400, 2))

@@ -81,3 +81,23 @@ def test_scores_are_those_of_a_loop_over_users(tmp_path: Path, capsys: pytest.Ca
             assert float(found) == pytest.approx(total, abs=6e-5)
         assert totals["literal"] != pytest.approx(totals["user-weighted"], abs=1e-6)
         assert "ads - popularity: " in part or "popularity - ads: " in part
+
+
+def test_what_one_more_wide_vector_costs(tmp_path: Path, capsys: pytest.CaptureFixture):
+    asked = argparse.Namespace(
+        folder=str(tmp_path), widths=[64], items=[600, 300], layout="competition", seed=0
+    )
+    script().wide(asked)
+    printed = capsys.readouterr().out
+    (found,) = re.findall(
+        r"width 64, (\S+) and (\S+) items, each item more: (\S+) bytes of files, (\S+) bytes of "
+        r"folder, \S+ us of processor time, \S+ bytes of peak memory, \S+ without mapped files",
+        printed,
+    )
+    few, many, files, folder = (float(value.replace(",", "")) for value in found)
+    # The folder holds a vector twice, as parquet and as the index that is mapped.
+    for size, place, each in ((few, "64-300", folder), (many, "64-600", folder)):
+        assert len(Dataset.load(tmp_path / place).catalog) == size
+        assert 2 * 4 * 64 < each < 2 * 4 * 64 + 400
+    # Json lines take 15 to 25 bytes a number, and one item in thirty has no vector.
+    assert 15 * 64 < files < 25 * 64

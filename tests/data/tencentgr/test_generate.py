@@ -95,8 +95,19 @@ def test_the_id_spaces_meet_where_they_should(huggingface: Path):
                     "cold_start": 0,
                     "feature_value": None if want is None else str(want),
                 }
-    flagged = [row["121"]["cold_start"] for row in pool.to_pylist() if row["item_id"] in known]
-    assert set(flagged) <= {0, 1}
+    # Values are flagged in cold items only, most of them in the feature of most values.
+    flags = {new: [] for new in (False, True)}
+    for row in pool.to_pylist():
+        flags[row["item_id"] not in index["i"]].append(row["121"]["cold_start"])
+    assert set(flags[False]) == {0} and set(flags[True]) == {0, 1}
+    assert np.mean(flags[True]) == pytest.approx(0.9, abs=0.1)
+    # Two candidates in five are somebody's last click, as in the real pool.
+    raw = {number: name for name, number in index["i"].items()}
+    wanted = set()
+    for row in pq.read_table(huggingface / "seq").to_pylist():
+        clicks = [event["item_id"] for event in row["seq"] if event["action_type"] == 1]
+        wanted |= {raw[item] for item in clicks[-1:]}
+    assert np.mean([i in wanted for i in ids]) == pytest.approx(0.4, abs=0.07)
 
 
 def test_statistics_of_histories_and_features(huggingface: Path):
@@ -104,13 +115,14 @@ def test_statistics_of_histories_and_features(huggingface: Path):
     rows = seq.to_pylist()
     lengths = np.array([len(row["seq"]) for row in rows])
     assert len(rows) == 600 and lengths.max() == 100
-    assert 86 < lengths.mean() < 94 and (lengths >= 60).mean() > 0.95
+    assert lengths.mean() == pytest.approx(90, abs=1.5) and (lengths >= 60).mean() > 0.96
     ids = [row["user_id"] for row in rows]
     assert sorted(ids) == list(range(1, 601)) and ids != sorted(ids)
     events = [event for row in rows for event in row["seq"]]
     actions = [event["action_type"] for event in events]
     assert None in actions and set(actions) == {0, 1, None}
-    assert np.mean([a == 1 for a in actions]) == pytest.approx(0.098, abs=0.015)
+    assert np.mean([a == 1 for a in actions]) == pytest.approx(0.098, abs=0.006)
+    assert np.mean([a is None for a in actions]) == pytest.approx(5e-4, abs=3e-4)
     for row in rows[:50]:
         times = [event["timestamp"] for event in row["seq"]]
         assert times == sorted(times) and times[-1] < 1_748_620_800
@@ -130,18 +142,28 @@ def test_statistics_of_items():
     made = simulate(world, block=0, users=4_000)
     counts = np.sort(np.bincount(made.items, minlength=19_200))[::-1]
     seen = counts[counts > 0]
-    assert 2 <= np.median(seen) <= 6 and (seen <= 5).mean() > 0.5
-    assert 0.2 < counts[:192].sum() / counts.sum() < 0.6
+    # Flatter than the published 2, 73% and half; the results of generated files say so.
+    assert 4 <= np.median(seen) <= 6 and (seen <= 5).mean() == pytest.approx(0.515, abs=0.02)
+    assert counts[:192].sum() / counts.sum() == pytest.approx(0.295, abs=0.015)
+    assert (counts == 0).mean() == pytest.approx(0.185, abs=0.02)
     day = (made.times - 1_748_620_800) // 86_400 + 30
     age = day - world.birth[made.items]
     assert age.min() >= 0 and age.max() <= 2
+    assert (np.diff(np.bincount(age)) < 0).all()
+    days = [set(made.items[day == one].tolist()) for one in np.unique(day)]
+    for apart, low, high in ((1, 0.2, 0.4), (3, 0.0, 0.0)):
+        shared = [
+            len(one & other) / len(one | other)
+            for one, other in zip(days[:-apart], days[apart:], strict=True)
+        ]
+        assert low <= np.mean(shared) <= high
 
 
 def test_conversions_have_the_shares_of_10m():
     world = build_world(items=4_800, cold=0, actions="10M", seed=2)
     actions = simulate(world, block=0, users=2_000).actions
-    assert (actions == 1).mean() == pytest.approx(0.0285, abs=0.006)
-    assert (actions == 2).mean() == pytest.approx(0.0252, abs=0.006)
+    assert (actions == 1).mean() == pytest.approx(0.0285, abs=0.0025)
+    assert (actions == 2).mean() == pytest.approx(0.0252, abs=0.0025)
 
 
 def test_there_is_something_to_learn():
@@ -155,24 +177,26 @@ def test_there_is_something_to_learn():
     clicked = made.actions[now] > 0
     stays = topic[now + 1] == topic[now]
     moves = topic[now + 1] == world.follows[topic[now]]
-    # A click keeps the topic, an exposure moves on; both far above chance.
-    assert stays[clicked].mean() > 2 * stays[~clicked].mean()
-    assert moves[~clicked].mean() > 2 * moves[clicked].mean() > 0
+    # A click keeps the topic, an exposure moves on; both far above chance, one in twenty.
+    assert stays[clicked].mean() == pytest.approx(0.765, abs=0.03)
+    assert stays[~clicked].mean() == pytest.approx(0.37, abs=0.03)
+    assert moves[~clicked].mean() == pytest.approx(0.24, abs=0.03)
+    assert moves[clicked].mean() == pytest.approx(0.054, abs=0.015)
     # The planted item comes about as often as it is meant to where it still lives.
     follows = made.items[now + 1] == following(world, made.items[now])
-    assert follows.mean() > 0.05
+    assert follows.mean() == pytest.approx(0.21, abs=0.02)
     top = np.argsort(-np.bincount(made.items))[:10]
-    assert follows.mean() > 3 * np.isin(made.items, top).mean() / 10
+    assert follows.mean() > 20 * np.isin(made.items, top).mean() / 10
     # Vectors and features of few values tell the topic.
     items = np.arange(0, 9_600, 7)
     vectors = item_vectors(world, items, name="81", width=32)
     near = vectors @ vectors.T
     np.fill_diagonal(near, -np.inf)
-    assert (world.topic[items][near.argmax(1)] == world.topic[items]).mean() > 0.8
+    assert (world.topic[items][near.argmax(1)] == world.topic[items]).mean() > 0.93
     value = item_feature(world, ITEM_FEATURES[1], 51, items)
     for one in range(world.topics):
         mine = value[(world.topic[items] == one) & (value > 0)]
-        assert (mine == np.bincount(mine).argmax()).mean() > 0.6
+        assert (mine == np.bincount(mine).argmax()).mean() > 0.7
 
 
 def test_events_come_in_sessions_and_a_break_forgets_the_last_item():
