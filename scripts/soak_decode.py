@@ -3,11 +3,11 @@
     python scripts/soak_decode.py --requests 1000000
 
 Every round takes one of several catalogs, from a few items to levels of 65,536 codes, and changes
-it (items come and go, now and then the trie is compacted, saved and mapped, or renumbered), makes
-or keeps a filter, and decodes a batch by a search and a back end drawn at random: beams, exact
-beams, sums of look-ups, or dense scores. Each list is compared, items and scores, with a ranking of
-all items computed without the trie. Memory and living tensors must not grow. The last line counts
-what was done; the exit code is 1 if anything was wrong.
+it: items come and go, in place or in a copy, and now and then the trie is compacted, saved and
+mapped, or renumbered. It makes or keeps a filter, and decodes a batch by a search and a back end
+drawn at random: beams, exact beams, sums of look-ups, or dense scores. Each list is compared, items
+and scores, with a ranking of all items computed without the trie. Memory and living tensors must
+not grow. The last line counts what was done; the exit code is 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from genrec.decoding import (
     Filter,
+    MutableTrie,
     PrefixTrie,
     SearchResult,
     beam_search,
@@ -85,6 +86,7 @@ class Soak:
         items: number of items around which the catalog varies.
         sizes: codes per level.
         batch: requests per round.
+        in_place: change a `MutableTrie`; otherwise every change makes a trie.
     """
 
     def __init__(
@@ -94,17 +96,24 @@ class Soak:
         items: int = 1500,
         sizes: tuple[int, ...] = (16, 12, 12),
         batch: int = 32,
+        in_place: bool = False,
     ) -> None:
         self.rng = np.random.default_rng(seed)
         self.items, self.sizes, self.batch = items, sizes, batch
         self.codes = self._draw(items)
         self.order = self.rng.permutation(items)  # rank of each item, gone ones included
         self.there = np.ones(items, dtype=bool)
-        self.trie = PrefixTrie.from_codes(self.codes, sizes, self.order)
+        self.in_place = in_place
+        self._take(PrefixTrie.from_codes(self.codes, sizes, self.order))
         self.filter, self.allowed = self._filter()
         self.chain = [self._quarters((above, size)) for above, size in itertools.pairwise(sizes)]
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
+
+    def _take(self, trie: PrefixTrie) -> None:
+        """Go on with this trie."""
+        self.catalog = MutableTrie(trie) if self.in_place else None
+        self.trie: PrefixTrie = trie if self.catalog is None else self.catalog.trie
 
     def _draw(self, count: int) -> np.ndarray:
         return np.stack([self.rng.integers(0, size, count) for size in self.sizes], axis=1)
@@ -157,6 +166,7 @@ class Soak:
     def _note_shape(self) -> None:
         """Count the beam searches by what their trie is like."""
         trie = self.trie
+        self.counts["in place"] += self.batch * self.in_place
         levels = list(zip(itertools.pairwise(trie.num_nodes), self.sizes, strict=True))
         for name, found in (
             ("families above 32", max(trie.max_branch) > 32),
@@ -173,7 +183,11 @@ class Soak:
         live = np.flatnonzero(self.there)
         if draw < 0.25 and len(live) > self.items // 4:
             gone = self.rng.permutation(live)[: self.rng.integers(1, 2 + len(live) // 50)]
-            self.trie = self.trie.remove(gone)
+            if self.catalog is None:
+                self._take(self.trie.remove(gone))
+            else:
+                self.catalog.remove(gone)
+                self.trie = self.catalog.trie
             self.there[gone] = False
             self.counts["removed"] += len(gone)
         elif draw < 0.5 and len(live) < 2 * self.items:
@@ -182,22 +196,26 @@ class Soak:
             ranks = np.sort(self.rng.permutation(total)[:count])
             left = np.delete(np.arange(total), ranks)
             ranks = self.rng.permutation(ranks)
-            self.trie = self.trie.add(codes, ranks)
+            if self.catalog is None:
+                self._take(self.trie.add(codes, ranks))
+            else:
+                self.catalog.add(codes, ranks)
+                self.trie = self.catalog.trie
             self.codes = np.concatenate([self.codes, codes])
             self.order = np.concatenate([left[self.order], ranks])
             self.there = np.append(self.there, np.ones(count, dtype=bool))
             self.counts["added"] += count
         elif draw < 0.52 and len(live):
-            self.trie = self.trie.compact()
+            self._take(self.trie.compact())
             self.counts["compactions"] += 1
         elif draw < 0.53:
             with tempfile.TemporaryDirectory() as folder:
                 save_trie(self.trie, Path(folder) / "trie")
-                self.trie = load_trie(Path(folder) / "trie")
+                self._take(load_trie(Path(folder) / "trie"))
             self.counts["files"] += 1
         elif draw < 0.55 and len(live):
             order = self.rng.permutation(live)
-            self.trie = self.trie.renumber(order)
+            self._take(self.trie.renumber(order))
             self.codes, self.order = self.codes[order], self.order[order].argsort().argsort()
             self.there = np.ones(len(order), dtype=bool)
             self.counts["renumberings"] += 1
@@ -297,8 +315,10 @@ def main() -> None:
     torch.set_num_threads(1)
     draw = np.random.default_rng(given.seed)
     soaks = [
-        Soak(seed=given.seed + i, sizes=sizes, items=items, batch=batch)
-        for i, (sizes, items, batch) in enumerate(CATALOGS)
+        Soak(seed=given.seed + i, sizes=sizes, items=items, batch=batch, in_place=in_place)
+        for i, ((sizes, items, batch), in_place) in enumerate(
+            itertools.product(CATALOGS, (False, True))
+        )
     ]
     counts: Counter[str] = Counter()
     for soak in soaks:
