@@ -208,7 +208,7 @@ class Soak:
         elif draw < 0.52 and len(live):
             self._take(self.trie.compact())
             self.counts["compactions"] += 1
-        elif draw < 0.53:
+        elif draw < 0.53 and (len(live) or not self.in_place):  # room alone is not written
             with tempfile.TemporaryDirectory() as folder:
                 save_trie(self.trie, Path(folder) / "trie")
                 self._take(load_trie(Path(folder) / "trie"))
