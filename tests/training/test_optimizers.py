@@ -131,8 +131,8 @@ def build(backbone: str = "transformer", encoder: str = "sum") -> Recommender:
 
 
 def kinds_of(model: Recommender, optimizer: torch.optim.Optimizer) -> dict[str, tuple[str, float]]:
-    """Optimiser and learning rate of every parameter, each of which is trained once."""
-    names = {id(one): name for name, one in model.named_parameters()}
+    """Optimiser and learning rate of every parameter that is trained, each of which has one."""
+    names = {id(one): name for name, one in model.named_parameters() if one.requires_grad}
     parts = optimizer.parts if isinstance(optimizer, JoinedOptimizer) else [optimizer]
     found: dict[str, tuple[str, float]] = {}
     for part in parts:
