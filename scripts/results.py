@@ -15,7 +15,7 @@ import argparse
 import datetime
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,24 @@ def by_popularity(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
     return [*lines, ""] if lines else []
 
 
+def choosers(runs: Mapping[tuple[str, str], dict[str, Any]]) -> str:
+    """By which validation the epochs were chosen; empty where no run says so."""
+    masked = {
+        method: run["training"]["eval_masked"]
+        for (method, _), run in runs.items()
+        if "eval_masked" in run.get("training", {})
+    }
+    kinds = {
+        f"{'' if which else 'un'}masked": [name for name, one in masked.items() if one is which]
+        for which in (False, True)
+    }
+    found = [(kind, names) for kind, names in kinds.items() if names]
+    if len(found) == 1:
+        return f" Epochs were chosen by {found[0][0]} validation NDCG@10."
+    parts = (f"by {kind} of {', '.join(names)}" for kind, names in found)
+    return f" Epochs were chosen {' and '.join(parts)} (validation NDCG@10)." if found else ""
+
+
 def picture(curves: str | None) -> list[str]:
     """The section of the learning curves."""
     if curves is None:
@@ -376,7 +394,8 @@ def page(
         "expectation; intervals from a bootstrap over users. Best first within each order. Rank of "
         "states: the effective rank of the users' hidden states. Memory: peak of the training "
         "process."
-        + (" Told: what a method knew of the event to be predicted." if any(known) else ""),
+        + (" Told: what a method knew of the event to be predicted." if any(known) else "")
+        + choosers(runs),
         "",
         f"| {' | '.join(columns)} |",
         f"|{'|'.join('---' if c in ('method', 'order') else '---:' for c in columns)}|",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -232,12 +233,12 @@ def test_request_time_is_a_choice_and_recorded(dataset: Dataset, split: Split) -
             return batch
 
     ranker = Watching(np.zeros(60, dtype=int), np.arange(60))
-    options = {"split": "test", "batch_size": 1000, "bootstrap": 0}
-    known = evaluate(ranker, dataset, split.test, **options)  # type: ignore[arg-type]
-    hidden = evaluate(ranker, dataset, split.test, request_time=False, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"split": "test", "batch_size": 1000, "bootstrap": 0}
+    known = evaluate(ranker, dataset, split.test, **options)
+    hidden = evaluate(ranker, dataset, split.test, request_time=False, **options)
     assert known.told == "time" and hidden.told == ""
     assert known.facts["knows_request_time"] and not hidden.facts["knows_request_time"]
     # Who reads no time knows none, whatever is told.
     plain = PopularityRanker(np.zeros(60, dtype=int), np.arange(60))
-    assert not evaluate(plain, dataset, split.test, **options).facts["knows_request_time"]  # type: ignore[arg-type]
+    assert not evaluate(plain, dataset, split.test, **options).facts["knows_request_time"]
     assert (seen[0] >= seen[1]).all() and (seen[0] > seen[1]).any()

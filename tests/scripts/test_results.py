@@ -157,6 +157,19 @@ def test_curves_are_drawn_where_there_are_logs(results: ModuleType, tmp_path: Pa
     assert "curves" not in results.page(folders, "")[1]
 
 
+def test_which_validation_chose_is_told(results: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "some-data"
+    for name, masked in (("a", True), ("b", False), ("c", False)):
+        write(folder / f"runs/{name}", 0.02, seed=0)
+        about = {"training": {"eval_masked": masked}}
+        (folder / f"runs/{name}/run.json").write_text(json.dumps(about))
+    _, text = results.page([folder], "")
+    assert "Epochs were chosen by unmasked of b, c and by masked of a (validation NDCG@10)." in text
+    (folder / "runs/a/metrics.json").unlink()
+    _, text = results.page([folder], "")
+    assert "Epochs were chosen by unmasked validation NDCG@10." in text
+
+
 def test_the_time_to_a_runs_best_is_told(results: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "some-data"
     bests = {"slow": [(600, 0.01), (1200, 0.03), (1800, 0.02)], "fast": [(60, 0.02), (120, 0.04)]}
