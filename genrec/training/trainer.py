@@ -17,7 +17,7 @@ import transformers
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import set_seed
 
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
@@ -29,6 +29,7 @@ from genrec.training.average import WeightAverage
 from genrec.training.checkpoints import SCHEDULE_FILE, last_checkpoint, log_of, writing
 from genrec.training.config import TrainingConfig
 from genrec.training.optimizers import build_optimizer
+from genrec.training.progress import METRIC, EpochLines, PlainLines
 from genrec.training.sharding import (
     is_sharded,
     launcher_settings,
@@ -39,7 +40,6 @@ from genrec.training.sharding import (
 )
 from genrec.training.shards import load_shard, save_shard
 
-METRIC = "ndcg@10"
 MODEL_KIND = "model"
 
 Validate = Callable[[Recommender], Mapping[str, float]]
@@ -301,38 +301,6 @@ def seconds_spent(log: Sequence[Mapping[str, float]]) -> tuple[float, float]:
         return 0.0, 0.0
     last = max(entries, key=lambda entry: entry["seconds"])
     return last["seconds"], last.get("training_seconds", last["seconds"])
-
-
-def epoch_line(epoch: float, logs: Mapping[str, Any]) -> str:
-    """What is printed after a validation."""
-    shown = [
-        f"{name.removeprefix('eval_')} {value:.4f}"
-        for name, value in logs.items()
-        if name.startswith("eval_") and isinstance(value, float)
-    ]
-    return f"epoch {round(epoch, 2):g}  validation {'  '.join(shown)}"
-
-
-class PlainLines(TrainerCallback):
-    """One line per validation on stderr, for logs and pipes."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Print validation metrics when a validation ends."""
-        if state.is_world_process_zero and logs and f"eval_{METRIC}" in logs:
-            print(epoch_line(state.epoch, logs), file=sys.stderr, flush=True)
-
-
-class EpochLines(ProgressCallback):
-    """The step bar, with one short line per validation instead of raw dictionaries."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Print loss and validation metrics when a validation ends."""
-        if not (state.is_world_process_zero and self.training_bar is not None and logs):
-            return
-        if "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
-        if f"eval_{METRIC}" in logs:
-            self.training_bar.write(epoch_line(state.epoch, logs), file=sys.stderr)
 
 
 @launcher_settings()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,3 +29,30 @@ def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_length=40,
         seed=4,
     )
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Downloads of 30 users in both layouts, to be copied."""
+    options: dict[str, Any] = {"users": 30, "items": 300, "max_length": 12, "seed": 1}
+    return {
+        layout: generate_tencentgr(
+            tmp_path_factory.mktemp("small") / layout,
+            layout=layout,
+            vectors=("emb_81_4", "emb_82_6"),
+            **options,
+        )
+        for layout in ("huggingface", "competition")
+    }
+
+
+@pytest.fixture
+def files(tmp_path: Path, small: dict[str, Path]) -> Path:
+    """A copy in Hugging Face's layout, to be damaged."""
+    return Path(shutil.copytree(small["huggingface"], tmp_path / "files"))
+
+
+@pytest.fixture
+def contest(tmp_path: Path, small: dict[str, Path]) -> Path:
+    """A copy in the contest's layout, to be damaged."""
+    return Path(shutil.copytree(small["competition"], tmp_path / "contest"))
