@@ -1,0 +1,47 @@
+"""The recipes of the repository, and the page that documents them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from genrec.pipeline.recipe import Recipe
+
+
+def test_the_recipes_of_the_repository_are_right(monkeypatch):
+    monkeypatch.setenv("GENREC_DATA", "/data")
+    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        assert Recipe.load(path).name
+
+
+def test_every_recipe_is_listed_and_says_how_it_is_run_where_and_with_what_result():
+    root = Path(__file__).parents[2]
+    listed = (root / "docs" / "recipes.md").read_text()
+    for path in sorted((root / "recipes").glob("*.yaml")):
+        head = path.read_text().partition("\nname:")[0]
+        for what in ("Run:", "Machine:", "Result:"):
+            assert f"\n# {what}" in head, f"{path.name}: no {what}"
+        assert f"genrec run recipes/{path.name}" in head and f"`{path.stem}`" in listed, path.name
+
+
+def test_the_page_of_recipes_names_every_part_and_option():
+    import inspect
+
+    from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS
+    from genrec.pipeline import evaluate, quantize
+    from genrec.pipeline.recipe import SUPPLIED_TO_EVALUATE
+    from genrec.pipeline.resolved import SUPPLIED
+    from genrec.quantization import QUANTIZERS
+
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    parts = [*QUANTIZERS, *ITEM_ENCODERS, *BACKBONES, *HEADS]
+    options = [
+        name
+        for function, supplied in ((evaluate, SUPPLIED_TO_EVALUATE), (quantize, SUPPLIED))
+        for name in inspect.signature(function).parameters
+        if name not in supplied
+    ]
+    assert [name for name in parts if f"`{name}`" not in page] == []
+    assert [name for name in options if not re.search(rf"[`.]{name}`", page)] == []
