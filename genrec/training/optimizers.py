@@ -142,6 +142,12 @@ class JoinedOptimizer(torch.optim.Optimizer):
         self.param_groups[:] = self._groups()
 
 
+def parts_of(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+    """The optimisers that an optimiser, with or without accelerate's wrapper, is made of."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return inner.parts if isinstance(inner, JoinedOptimizer) else [inner]
+
+
 class SparseAdam(torch.optim.SparseAdam):
     """Adam that moves rows with a gradient only, and only their moments (torch's `SparseAdam`).
 

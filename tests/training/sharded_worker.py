@@ -11,10 +11,12 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from genrec.models.embeddings import HeldRows
 from genrec.pipeline import train
 from genrec.processes import processes
 from genrec.training import TrainingConfig
-from genrec.training.sharding import RowSharded, row_sharded
+from genrec.training import trainer
+from genrec.training.sharding import RowSharded, row_sharded, shard_tables
 from genrec.training.trainer import RecommenderTrainer
 
 SETTINGS = {
@@ -63,6 +65,13 @@ def rows_are_those_of_a_whole_table() -> None:
 
 def train_interrupted(shop: Path, out: Path) -> None:
     held, real = [], RecommenderTrainer.evaluate
+    built = {}
+
+    def split(model: nn.Module, **options):
+        for table in model.modules():
+            if isinstance(table, nn.Embedding):
+                built[table.num_embeddings] = type(table)
+        return shard_tables(model, **options)
 
     def evaluate(self, *args, **kwargs):
         assert torch.initial_seed() == processes().process_index  # dropout of its own
@@ -77,10 +86,13 @@ def train_interrupted(shop: Path, out: Path) -> None:
     def run(config: TrainingConfig) -> None:
         train(str(shop / "dataset"), str(out), training=config, progress=False, **SETTINGS)
 
+    trainer.shard_tables = split
     RecommenderTrainer.evaluate = evaluate
     with pytest.raises(KeyboardInterrupt):
         run(TrainingConfig(**TRAINING, **SHARDED))
     RecommenderTrainer.evaluate = real
+    # Never built whole; positions, which are no table, are.
+    assert built == {150: HeldRows, 12: nn.Embedding}
     # 150 rows in two halves, and of everything else about a half.
     whole = sum(value.numel() for value in one_process_model(shop).parameters())
     assert {one[:2] for one in held} == {(75, 75)}
