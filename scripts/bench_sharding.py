@@ -69,7 +69,8 @@ def size(value: torch.Tensor) -> int:
 
 def peak() -> int:
     """The most main memory this process had since this was asked before, in bytes."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
     Path("/proc/self/clear_refs").write_text("5")
     return int(status["VmHWM"].split()[0]) * 1024
 

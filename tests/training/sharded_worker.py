@@ -14,8 +14,7 @@ from torch.distributed.tensor import DTensor
 from genrec.models.embeddings import HeldRows
 from genrec.pipeline import train
 from genrec.processes import processes
-from genrec.training import TrainingConfig
-from genrec.training import trainer
+from genrec.training import TrainingConfig, trainer
 from genrec.training.sharding import RowSharded, row_sharded, shard_tables
 from genrec.training.trainer import RecommenderTrainer
 
