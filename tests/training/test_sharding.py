@@ -20,11 +20,11 @@ def losses(folder: Path) -> list[float]:
     return [entry["loss"] for entry in log if "loss" in entry]
 
 
-def assert_same_weights(one: Path, other: Path) -> None:
+def assert_same_weights(one: Path, other: Path, *, within: float = 1e-3) -> None:
     states = [load_file(folder / "model" / "model.safetensors") for folder in (one, other)]
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, atol=1e-3, rtol=0)
+        torch.testing.assert_close(states[1][name], value, atol=within, rtol=0)
 
 
 def evaluated(folder: Path) -> dict[str, float]:
@@ -58,7 +58,8 @@ def test_a_sharded_training_that_was_resumed_is_that_of_one_process(shop, tmp_pa
     )  # fmt: skip
     assert losses(tmp_path / "optimized") == pytest.approx(losses(optimized), abs=1e-4)
     assert losses(optimized) != losses(one)[:1]
-    assert_same_weights(optimized, tmp_path / "optimized")
+    # Muon works in bfloat16, which magnifies other roundings.
+    assert_same_weights(optimized, tmp_path / "optimized", within=5e-3)
     configs = [json.loads((folder / "model" / "config.json").read_text()) for folder in (one, two)]
     assert configs[0] == configs[1]
     written = {path.name for path in two.iterdir()}
