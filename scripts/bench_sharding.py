@@ -26,7 +26,7 @@ from transformers import TrainerCallback
 
 from genrec.data import Histories, TrainingSequences, leave_one_out
 from genrec.models import Recommender, RecommenderConfig
-from genrec.processes import processes
+from genrec.processes import largest, processes
 from genrec.training import TrainingConfig, train_model
 from genrec.training.trainer import RecommenderTrainer
 
@@ -37,6 +37,15 @@ class Meter(TrainerCallback):
     def __init__(self) -> None:
         self.moments: list[float] = []
         self.held: dict[str, int] = {}
+        self.start, self.peaks = peak(), {"built": 0, "steps": 0, "validated and saved": 0}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The model is built."""
+        self.note("built")
+
+    def note(self, phase: str) -> None:
+        """The peak since the last note is of this phase."""
+        self.peaks[phase] = max(self.peaks[phase], peak() - self.start)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Gradients are there only now."""
@@ -47,6 +56,7 @@ class Meter(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Weights and the optimiser's state, and the time."""
         self.moments.append(time.perf_counter())
+        self.note("steps")
         self.held["weights"] = sum(map(size, kwargs["model"].parameters()))
         states = kwargs["optimizer"].state.values()
         self.held["optimiser"] = sum(size(part) for one in states for part in one.values())
@@ -57,12 +67,21 @@ def size(value: torch.Tensor) -> int:
     return local.numel() * local.element_size()
 
 
+def peak() -> int:
+    """The most main memory this process had since this was asked before, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(status["VmHWM"].split()[0]) * 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--d_model", type=int, default=64)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--way", type=int, choices=(1, 2, 3), help="only this one")
     args = parser.parse_args()
     torch.set_num_threads(1)
     users, length = args.steps * args.batch_size, 23
@@ -80,17 +99,19 @@ def main() -> None:
         backbone={"type": "transformer", "layers": 1},
         head={"type": "dense", "loss": "sampled"},
     )
-    for name, options in (
+    ways: list[tuple[str, dict[str, Any]]] = [
         ("whole in each process", {}),
         ("fsdp", {"fsdp": True}),
         ("fsdp, table split by rows", {"fsdp": True, "shard_tables": args.rows}),
-    ):
+    ]
+    for name, options in ways[args.way - 1 : args.way] if args.way else ways:
         measure(name, config, histories, args.batch_size, options)
 
 
 def measure(
     name: str, config: RecommenderConfig, histories: Histories, batch: int, options: dict[str, Any]
 ) -> None:
+    peak()
     meter, real = Meter(), RecommenderTrainer.train
 
     def metered(self: RecommenderTrainer, *args: Any, **kwargs: Any) -> Any:
@@ -112,7 +133,8 @@ def measure(
             progress=False,
         )
     team = processes()
-    team.wait_for_everyone()
+    meter.note("validated and saved")
+    peaks = {phase: largest(value) for phase, value in meter.peaks.items()}
     if team.is_main_process:
         shutil.rmtree(folder)
         spent = meter.moments[-1] - meter.moments[0]
@@ -120,7 +142,8 @@ def measure(
         held = ", ".join(f"{key} {value / 1e6:.1f} MB" for key, value in sorted(meter.held.items()))
         print(
             f"{name}: {held}, {sum(meter.held.values()) / 1e6:.1f} MB in all; "
-            f"{rate:.0f} histories a second",
+            f"{rate:.0f} histories a second; peaks: "
+            + ", ".join(f"{phase} {value / 1e6:.0f} MB" for phase, value in peaks.items()),
             flush=True,
         )
     team.wait_for_everyone()

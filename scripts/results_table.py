@@ -4,7 +4,7 @@
 
 Reads the tables that `scripts/results.py` wrote into docs/results, so the pages stay the record.
 Runs that differ in their seed alone become one row: mean and standard deviation of the results,
-mean of the minutes. Best first within each data set and order of events.
+mean of the minutes, most of the memory. Best first within each data set and order of events.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ HEAD = (
     "beam",
     "certified",
     "parameters",
+    "vectors",
     "minutes",
+    "memory",
     "published",
     "page",
 )
@@ -62,6 +64,7 @@ class Method:
         minutes = [
             float(run["training"].removesuffix(" min")) for run in self.runs if run["training"]
         ]
+        memory = [run["memory"] for run in self.runs if run.get("memory")]
         baseline = not first["seed"]
         return [
             self.name,
@@ -72,7 +75,9 @@ class Method:
             first["beam"],
             first["certified"],
             first["parameters"],
+            first.get("vectors", ""),
             f"{statistics.mean(minutes):.0f}" if minutes else "",
+            max(memory, key=mebibytes, default=""),
             first.get("published", ""),
             f"[{self.page}]({self.page}.md)",
         ]
@@ -89,6 +94,11 @@ class Method:
 def value(cell: str) -> float:
     """A figure of a page's cell."""
     return float(cell.strip("*"))
+
+
+def mebibytes(cell: str) -> float:
+    """The figure of a page's cell of memory."""
+    return float(cell.removesuffix(" MiB").replace(",", ""))
 
 
 def read_page(path: Path) -> list[dict[str, str]]:
@@ -140,7 +150,8 @@ def table(pages: list[Path]) -> str:
         "standard deviation in brackets where there are several seeds. Runs of one page share data "
         "and protocol; training budgets differ between pages. Published figures had other texts, "
         "encoders and budgets. Told: what a method knew of the event to be predicted, its time or "
-        "its action, and others did not.",
+        "its action, and others did not. Vectors: what the model read, or (codes) what its "
+        "codes were made from. Memory: peak of the training process; older pages do not say it.",
         "",
     ]
     for dataset, title in DATASETS.items():

@@ -246,7 +246,7 @@ def train(
         )
         return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}
 
-    model = train_model(
+    train_model(
         build,
         sequences,
         validate,
@@ -264,7 +264,7 @@ def train(
             folder,
             {
                 **resolved,
-                "parameters": sum(p.numel() for p in model.parameters()),
+                "parameters": sum(p.numel() for p in checked.parameters()),
                 "processes": team.num_processes,
                 "seconds": seconds,
                 "training_seconds": training_seconds,

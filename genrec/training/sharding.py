@@ -5,7 +5,9 @@ dimension and gathers a layer whole while it runs. Tables of many rows need not 
 few rows that a batch reads: `RowSharded` asks every process for its own rows and adds up the
 answers.
 
-Validation and saving use a model of the usual kind, whose weights are whole (`whole_model`).
+Validation uses a model of the usual kind, whose other weights are whole (`whole_model`). Tables
+that are split are whole in no process: each one draws its own rows (`own_rows`), and `row_blocks`
+gives them to be written, a block at a time.
 """
 
 from __future__ import annotations
@@ -15,23 +17,28 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
+from safetensors import safe_open
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from genrec.errors import ConfigError
-from genrec.models import Recommender, RecommenderConfig
+from genrec.models import DenseHead, Recommender, RecommenderConfig
+from genrec.models.embeddings import HeldRows, bounds, held_rows, share
 from genrec.processes import largest, processes
 from genrec.training.config import TrainingConfig
 from genrec.training.optimizers import table_names
 
 _LAUNCHED = "ACCELERATE_USE_FSDP"
 _CHECKPOINTED = "._checkpoint_wrapped_module"
+_BLOCK = 1 << 24  # numbers of a table that travel at once: 64 MB
 
 
 def as_launched(config: TrainingConfig) -> TrainingConfig:
@@ -78,6 +85,16 @@ def is_sharded(config: TrainingConfig) -> bool:
     return config.fsdp and processes().num_processes > 1
 
 
+def own_rows(config: TrainingConfig) -> contextlib.AbstractContextManager[None]:
+    """While it lasts, models are built with this process's rows of the tables to be split."""
+    if not (is_sharded(config) and config.shard_tables):
+        return contextlib.nullcontext()
+    team = processes()
+    return held_rows(
+        process=team.process_index, processes=team.num_processes, least=config.shard_tables
+    )
+
+
 class RowSharded(nn.Embedding):
     """An embedding table whose rows are split over the processes, and stay where they are.
 
@@ -88,7 +105,7 @@ class RowSharded(nn.Embedding):
     The gradient of a row is the mean over the processes, as for parameters of FSDP.
 
     Args:
-        table: the whole table, which is left alone.
+        table: the rows that this process holds, or a whole table, which is left alone.
         device: of the process's part.
 
     Memory of a process: `1 / W` of the rows, of W processes; of a look-up, `4 W M D` bytes for at
@@ -96,24 +113,24 @@ class RowSharded(nn.Embedding):
     """
 
     def __init__(self, table: nn.Embedding, *, device: torch.device) -> None:
-        mesh = init_device_mesh(device.type, (processes().num_processes,))
-        whole = table.weight.detach()
-        split = distribute_tensor(whole, mesh, [Shard(0)], src_data_rank=None)
-        # A copy, or the part would keep the memory of the whole.
-        own = DTensor.from_local(
-            split.to_local().to(device, copy=True),
-            mesh,
-            [Shard(0)],
-            shape=whole.shape,
-            stride=whole.stride(),
-        )
         super().__init__(
             table.num_embeddings,
             table.embedding_dim,
             padding_idx=table.padding_idx,
             device="meta",
         )
-        self.weight = nn.Parameter(own, requires_grad=table.weight.requires_grad)
+        mesh = init_device_mesh(device.type, (processes().num_processes,))
+        trains = True
+        if isinstance(table, HeldRows):
+            held = table.held.to(device)
+        else:
+            trains = table.weight.requires_grad
+            first, last = bounds(table.num_embeddings, mesh.get_rank(), mesh.size())
+            # A copy, or the part would keep the memory of the whole.
+            held = table.weight.detach()[first:last].to(device, copy=True)
+        shape = torch.Size([table.num_embeddings, table.embedding_dim])
+        own = DTensor.from_local(held, mesh, [Shard(0)], shape=shape, stride=(shape[1], 1))
+        self.weight = nn.Parameter(own, requires_grad=trains)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Rows `[..., D]` of numbers `[...]`, as any embedding; row `padding_idx` is zero."""
@@ -125,7 +142,7 @@ class RowSharded(nn.Embedding):
         asked = own.redistribute(placements=[Replicate()]).to_local()
         # DTensor's own look-up would make a gradient of the whole table in each process.
         held = weight.to_local()
-        local = asked - mesh.get_rank() * -(-self.num_embeddings // mesh.size())
+        local = asked - mesh.get_rank() * share(self.num_embeddings, mesh.size())
         here = (local >= 0) & (local < len(held))
         if len(held):
             found = F.embedding(local.where(here, 0), held)
@@ -183,7 +200,8 @@ def whole_model(model: Recommender) -> Recommender:
 
     Buffers are shared with it, and so are tables that are split by rows.
 
-    Memory: the weights once in each process, without those tables.
+    Memory: the weights once in each process, without those tables. A search over the whole
+    catalogue encodes it a block at a time; over a pool of items it has their vectors.
     """
     with torch.device("meta"):
         plain = Recommender(cast("RecommenderConfig", model.config))
@@ -198,7 +216,41 @@ def whole_model(model: Recommender) -> Recommender:
     for name, buffer in model.named_buffers():
         name = name.replace(_CHECKPOINTED, "")
         _owner(plain, name)._buffers[name.rpartition(".")[2]] = buffer
-    return plain.train(model.training)
+    return _in_blocks(plain).train(model.training)
+
+
+def split_model(folder: Path, *, rows: int, device: torch.device) -> Recommender:
+    """A saved model whose tables of at least `rows` rows are split over the processes.
+
+    All processes must load it, and call it together; it is on `device`, and does not train.
+    """
+    config = RecommenderConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        large = tables_to_split(Recommender(config), rows)
+    team, split = processes(), {}
+    with safe_open(folder / SAFE_WEIGHTS_NAME, "pt") as file:
+        state = {name: file.get_slice(name) for name in file.offset_keys()}
+        for name, table in large.items():
+            count = table.num_embeddings
+            first, last = bounds(count, team.process_index, team.num_processes)
+            held = state.pop(f"{name}.weight")[first:last]
+            split[name] = HeldRows(count, held, padding_idx=table.padding_idx)
+        state = {name: file.get_tensor(name) for name in state}
+    with held_rows(process=0, processes=1, least=rows):  # so that it expects no weights of them
+        model = Recommender.from_pretrained(None, config=config, state_dict=state)
+    for name, rows_held in split.items():
+        model.set_submodule(name, RowSharded(rows_held, device=device))
+    nn.Module.to(model, device)  # its own `to` has no types
+    return _in_blocks(model).eval()
+
+
+def _in_blocks(model: Recommender) -> Recommender:
+    """The model, whose searches gather no table that is split."""
+    if row_sharded(model):
+        for head in model.modules():
+            if isinstance(head, DenseHead):
+                head.keeps_catalog = False
+    return model
 
 
 def _owner(model: nn.Module, name: str) -> nn.Module:
@@ -206,30 +258,22 @@ def _owner(model: nn.Module, name: str) -> nn.Module:
 
 
 @torch.no_grad()
-def whole_state(model: Recommender) -> dict[str, torch.Tensor]:
-    """State of a model whose tables may be split, whole and on the CPU in the first process.
+def row_blocks(table: RowSharded) -> Iterator[torch.Tensor]:
+    """The rows of a table in order, a block `[n, D]` at a time; all processes must go through it.
 
-    All processes must call it; those but the first get the rest of the state alone. A table comes
-    one process's part after the other, so it is nowhere whole but in the first one's memory.
+    Memory: a block, 64 MB, in each process.
     """
-    state = {
-        name: value for name, value in model.state_dict().items() if not isinstance(value, DTensor)
-    }
-    first = processes().is_main_process
-    for name, table in row_sharded(model).items():
-        parts = list(_parts(table))
-        if first:
-            state[f"{name}.weight"] = torch.cat(parts)
-    return state
-
-
-def _parts(table: RowSharded) -> Any:
-    """The rows of each process in turn, on the CPU; empty in processes but the first."""
     weight: Any = table.weight
-    local, mesh = weight.to_local().contiguous(), weight.device_mesh
-    share = -(-table.num_embeddings // mesh.size())
+    local, mesh = weight.to_local(), weight.device_mesh
+    size = share(table.num_embeddings, mesh.size())
+    rows = max(1, _BLOCK // table.embedding_dim)
     for rank in range(mesh.size()):
-        rows = max(0, min(share, table.num_embeddings - rank * share))
-        part = local if rank == mesh.get_rank() else local.new_empty(rows, local.shape[1])
-        torch.distributed.broadcast(part, src=rank)
-        yield part.to("cpu", copy=True) if mesh.get_rank() == 0 else part[:0].cpu()
+        held = max(0, min(size, table.num_embeddings - rank * size))
+        for start in range(0, held, rows):
+            count = min(rows, held - start)
+            if rank == mesh.get_rank():
+                block = local[start : start + count].contiguous()
+            else:
+                block = local.new_empty(count, table.embedding_dim)
+            torch.distributed.broadcast(block, src=rank)
+            yield block

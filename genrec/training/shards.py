@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from genrec.processes import processes
+from genrec.training.optimizers import parts_of
+from genrec.training.tensor_files import Blocks, write_tensors
 
 
 def shard_files() -> list[str]:
@@ -29,12 +31,12 @@ def save_shard(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
     held: dict[str, torch.Tensor] = {}
     for name, value in model.named_parameters():
         held[f"weight/{name}"] = _local(value)
-        for key, part in optimizer.state.get(value, {}).items():
+        for key, part in _state(optimizer, value).items():
             held[f"{key}/{name}"] = _local(part)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / shard_files()[processes().process_index]
     temporary = path.with_name(f".{path.name}")
-    save_file(held, temporary)
+    write_tensors(temporary, {name: Blocks.of(tensor) for name, tensor in held.items()})
     temporary.replace(path)
     processes().wait_for_everyone()
 
@@ -50,7 +52,17 @@ def load_shard(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
     for name, value in model.named_parameters():
         state = states[name]
         _local(value).copy_(state.pop("weight"))
-        optimizer.state[value] = {key: _like(value, one) for key, one in state.items()}
+        _state(optimizer, value).update({key: _like(value, one) for key, one in state.items()})
+
+
+def _state(optimizer: torch.optim.Optimizer, parameter: Any) -> dict[str, Any]:
+    """The state that an optimiser, or the part of it that trains the parameter, has of it."""
+    for part in parts_of(optimizer):
+        for group in part.param_groups:
+            if any(one is parameter for one in group["params"]):
+                found: dict[str, Any] = part.state[parameter]
+                return found
+    return {}  # of what is not trained
 
 
 def _local(value: Any) -> torch.Tensor:
@@ -60,9 +72,11 @@ def _local(value: Any) -> torch.Tensor:
 
 
 def _like(parameter: Any, part: torch.Tensor) -> torch.Tensor:
-    """State of the optimiser as it was: split as its parameter is, or a number of steps."""
-    if not isinstance(parameter, DTensor) or part.dim() != parameter.dim() or part.dim() == 0:
-        return part if part.dim() == 0 else part.to(parameter.device)
+    """State of the optimiser as it was: split as its parameter is, of its rows, or of steps."""
+    if part.dim() == 0:
+        return part
+    if not isinstance(parameter, DTensor) or part.shape != parameter.to_local().shape:
+        return part.to(parameter.device)
     return DTensor.from_local(
         part.to(parameter.device),
         parameter.device_mesh,

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import set_seed
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.data import TrainingBatches, TrainingSequences
@@ -33,12 +34,14 @@ from genrec.training.progress import METRIC, EpochLines, PlainLines
 from genrec.training.sharding import (
     is_sharded,
     launcher_settings,
+    own_rows,
+    row_blocks,
     row_sharded,
     shard_tables,
     whole_model,
-    whole_state,
 )
 from genrec.training.shards import load_shard, save_shard
+from genrec.training.tensor_files import Blocks, add_tensors
 
 MODEL_KIND = "model"
 
@@ -260,11 +263,21 @@ class RecommenderTrainer(Trainer):
         better = first and not (known and found[METRIC] <= known[METRIC])
         if not summed(np.array([better]))[0]:
             return
-        state = whole_state(model) if row_sharded(model) else None
+        split = row_sharded(model)
         if not first:
+            for table in split.values():
+                for _ in row_blocks(table):
+                    pass
             return
         with atomic_folder(best, kind=MODEL_KIND) as folder:
-            model.save_pretrained(folder, state_dict=state)
+            rows = {
+                f"{name}.weight": Blocks(one.weight.dtype, (*one.weight.shape,), row_blocks(one))
+                for name, one in split.items()
+            }
+            held = {name: one for name, one in model.state_dict().items() if name not in rows}
+            model.save_pretrained(folder, state_dict=held if split else None)
+            if split:
+                add_tensors(folder / SAFE_WEIGHTS_NAME, rows)
             write_json(
                 folder / "validation.json",
                 {**found, "epoch": self.state.epoch, "step": self.state.global_step},
@@ -313,8 +326,8 @@ def train_model(
     *,
     resume: bool = True,
     progress: bool = True,
-) -> Recommender:
-    """Train a recommender and return the one with the best validation NDCG@10.
+) -> Path:
+    """Train a recommender and keep the one with the best validation NDCG@10.
 
     Args:
         build: makes the untrained model; called after the seed is set.
@@ -325,6 +338,9 @@ def train_model(
         resume: go on from the last whole checkpoint in `output`, if there is one, which must be
             of the same configuration; the result is that of an uninterrupted run.
         progress: show a line per validation, and a progress bar on a terminal.
+
+    Returns:
+        The folder of that model, for `Recommender.from_pretrained`.
 
     Raises:
         ConfigError: if there is nothing to train on, or no device for the precision.
@@ -353,7 +369,8 @@ def train_model(
     )
     quiet_transformers()
     set_seed(config.seed)
-    model = build()
+    with own_rows(config):
+        model = build()
     average = WeightAverage(model, decay=config.average) if config.average else None
     if checkpoint is not None and average is not None:
         average.load(checkpoint)
@@ -386,8 +403,7 @@ def train_model(
         trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         write_json(output / "log.json", log)
-    best = check_folder(checkpoints / "best", kind=MODEL_KIND)
-    return Recommender.from_pretrained(best)
+    return check_folder(checkpoints / "best", kind=MODEL_KIND)
 
 
 def quiet_transformers() -> None:

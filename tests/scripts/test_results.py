@@ -203,6 +203,9 @@ def test_pages_become_one_table(
     write(first / "report/popularity", 0.01)
     write(second / "runs/rpg-seed0", 0.04, seed=0)
     write(second / "runs/rpg-seed1", 0.06, seed=1)
+    for seed, memory in enumerate((1500.0, 980.0)):
+        about = {"vectors": "../../vectors/white", "peak_memory_mb": memory}
+        (second / f"runs/rpg-seed{seed}/run.json").write_text(json.dumps(about))
     write(second / "report/popularity", 0.01)
     write(tmp_path / "steam-100k/runs/sid", 0.02, seed=0)
     pages = []
@@ -219,6 +222,7 @@ def test_pages_become_one_table(
     assert [row["seeds"] for row in beauty] == ["2", "1", ""]
     assert beauty[0]["N@10"] == ".0500 (.0141)"
     assert beauty[0]["masked R@10"] == ".1000 (.0283)"
+    assert (beauty[0]["vectors"], beauty[0]["memory"]) == ("white", "1,500 MiB")
     assert beauty[0]["page"] == "[amazon2014-beauty-rpg](amazon2014-beauty-rpg.md)"
     assert "published" in head and "Hou et al." in beauty[0]["published"]
     assert text.index("## Amazon 2014 Beauty") < text.index("## Steam-100K")

@@ -66,7 +66,7 @@ class Bench:
         sequences = TrainingSequences(
             self.data.histories, self.split, max_length=12, augmentation=config.augmentation
         )
-        return train_model(
+        best = train_model(
             self.build,
             sequences,
             self.validate,
@@ -75,6 +75,7 @@ class Bench:
             resume=resume,
             progress=False,
         )
+        return Recommender.from_pretrained(best)
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

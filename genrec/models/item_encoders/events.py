@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
+from genrec.models.embeddings import embedding
 from genrec.models.item_encoders.base import ItemEncoder
 from genrec.models.meta import SequenceMeta
 from genrec.models.tables import ItemTables
@@ -55,8 +56,7 @@ class TimeGapEmbedding(EventFeature):
             )
         self.times = times
         self.reads = frozenset({"event_time"} | ({"query_time"} if times == "request" else set()))
-        self.table = nn.Embedding(TIME_BUCKETS + 1, d_model)
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.table = embedding(TIME_BUCKETS + 1, d_model)
         self.dropout = nn.Dropout(dropout)
 
     def events(self, meta: SequenceMeta) -> torch.Tensor:
@@ -94,8 +94,7 @@ class ActionEmbedding(EventFeature):
             raise ConfigError(
                 f"item encoder 'action': num_actions={num_actions}; expected at least 1"
             )
-        self.table = nn.Embedding(num_actions + 1, d_model)
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.table = embedding(num_actions + 1, d_model)
         self.dropout = nn.Dropout(dropout)
 
     def events(self, meta: SequenceMeta) -> torch.Tensor:
@@ -186,8 +185,7 @@ class NextActionEmbedding(EventFeature):
                 "expected at least 1, and from 0 to below 1"
             )
         self.unknown = unknown
-        self.table = nn.Embedding(num_actions + 1, d_model)
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.table = embedding(num_actions + 1, d_model)
         self.dropout = nn.Dropout(dropout)
 
     def events(self, meta: SequenceMeta) -> torch.Tensor:

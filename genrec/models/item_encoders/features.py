@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
+from genrec.models.embeddings import embedding
 from genrec.models.item_encoders.base import ItemEncoder
 from genrec.models.item_encoders.events import EventFeature
 from genrec.models.meta import SequenceMeta
@@ -85,10 +86,7 @@ class SparseFeatures(nn.Module):
             self.register_buffer(key, torch.tensor(value, dtype=dtype))
         self.plain = len(index) == len(used)
         self.any_hashed = any(hashed)
-        self.table = nn.Embedding(rows, width, padding_idx=0)
-        nn.init.normal_(self.table.weight, std=0.02)
-        with torch.no_grad():
-            self.table.weight[0] = 0
+        self.table = embedding(rows, width, padding_idx=0)
 
     def rows(self, values: torch.Tensor) -> torch.Tensor:
         """Rows of the table, int64 `[M, E]`, of values int32 `[M, W]`."""

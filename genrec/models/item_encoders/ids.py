@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from genrec.models.embeddings import embedding
 from genrec.models.item_encoders.base import ItemEncoder
 from genrec.models.tables import ItemTables
 
@@ -17,8 +18,7 @@ class IdEmbedding(ItemEncoder):
 
     def __init__(self, *, tables: ItemTables, d_model: int, dropout: float = 0.0) -> None:
         super().__init__(tables=tables, d_model=d_model)
-        self.table = nn.Embedding(tables.num_items, d_model)
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.table = embedding(tables.num_items, d_model)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
