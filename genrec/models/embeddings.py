@@ -49,7 +49,12 @@ def embedding(
     """
     split = _split.get()
     if split is not None and rows >= split[2]:
-        return HeldRows(rows, width, std=std, padding_idx=padding_idx, part=split[:2])
+        first, last = bounds(rows, *split[:2])
+        _drawn(rows, width, std=1.0, first=0, last=0)  # what `nn.Embedding` draws by itself
+        held = _drawn(rows, width, std=std, first=first, last=last)
+        if padding_idx is not None and first <= padding_idx < last:
+            held[padding_idx - first] = 0
+        return HeldRows(rows, held, padding_idx=padding_idx)
     table = nn.Embedding(rows, width, padding_idx=padding_idx)
     nn.init.normal_(table.weight, std=std)
     if padding_idx is not None:
@@ -61,32 +66,19 @@ def embedding(
 class HeldRows(nn.Embedding):
     """The rows of a table that one process holds; what is split is looked up by all together.
 
-    Its `weight` has the shape of the whole table and no values.
+    Its `weight` has the shape of the whole table and no values, and is no parameter.
 
     Args:
         rows: of the whole table.
-        width: of a row.
-        std: standard deviation of the weights.
+        held: float `[n, width]`, the process's rows, see `bounds`.
         padding_idx: a row of zeros.
-        part: which process of how many.
-
-    Attributes:
-        held: float `[n, width]`, the rows from `share(rows, processes) * process` on.
-
-    Memory: the rows, and 16 MB while they are drawn.
     """
 
-    def __init__(
-        self, rows: int, width: int, *, std: float, padding_idx: int | None, part: tuple[int, int]
-    ) -> None:
-        super().__init__(rows, width, padding_idx=padding_idx, device="meta")
-        process, processes = part
-        size = share(rows, processes)
-        first, last = min(process * size, rows), min((process + 1) * size, rows)
-        _drawn(rows, width, std=1.0, first=0, last=0)  # what `nn.Embedding` draws by itself
-        self.held = _drawn(rows, width, std=std, first=first, last=last)
-        if padding_idx is not None and first <= padding_idx < last:
-            self.held[padding_idx - first] = 0
+    def __init__(self, rows: int, held: torch.Tensor, *, padding_idx: int | None) -> None:
+        super().__init__(rows, held.shape[1], padding_idx=padding_idx, device="meta")
+        del self.weight
+        self.weight: torch.Tensor = torch.empty(rows, held.shape[1], device="meta")
+        self.held = held
 
 
 def share(rows: int, processes: int) -> int:
@@ -94,10 +86,18 @@ def share(rows: int, processes: int) -> int:
     return -(-rows // processes)
 
 
+def bounds(rows: int, process: int, processes: int) -> tuple[int, int]:
+    """The first of a process's rows, and the row behind its last."""
+    size = share(rows, processes)
+    return min(process * size, rows), min((process + 1) * size, rows)
+
+
 def _drawn(rows: int, width: int, *, std: float, first: int, last: int) -> torch.Tensor:
-    """Rows `first` to `last - 1` of what `torch.normal` draws for `[rows, width]`.
+    """Rows `first` to `last - 1` of what `normal_` draws for `[rows, width]`.
 
     All of them are drawn, block by block, so the generator ends where that would leave it.
+
+    Memory: the rows, and a block.
     """
     held = torch.empty(last - first, width)
     flat, start, stop = held.view(-1), first * width, last * width

@@ -157,7 +157,9 @@ def evaluate(
         raise ArtefactError(
             f"{folder}: is a folder of another kind, not of a report; choose another output folder"
         )
-    opened = _named([Run.open(run, dataset=dataset, vocabulary=vocabulary) for run in asked])
+    opened = _named(
+        [Run.open(run, dataset=dataset, vocabulary=vocabulary, split=True) for run in asked]
+    )
     first = next(iter(opened.values()))
     _check_same_protocol(opened)
     if progress:
@@ -196,6 +198,8 @@ def evaluate(
     about: dict[str, dict[str, Any]] = {}
     slices: dict[str, dict[str, list[Slice]]] = {key: {} for key in SLICES}
     for name, ranker in rankers.items():
+        # Tables split by rows are looked up by all processes together, for all users.
+        shared = name not in opened or not opened[name].is_split
         evaluations[name] = evaluate_ranker(
             ranker,
             data,
@@ -209,7 +213,7 @@ def evaluate(
             seed=seed,
             candidates=pool,
             request_action=request_action,
-            shared=True,
+            shared=shared,
             progress=progress,
         )
         if beams and isinstance(ranker, ModelRanker) and opened[name].searches_by_beams:
@@ -223,7 +227,7 @@ def evaluate(
                 sample=beam_users or None,
                 seed=seed,
                 candidates=pool,
-                shared=True,
+                shared=shared,
                 progress=progress,
             )
         run = opened.get(name)
@@ -249,8 +253,6 @@ def evaluate(
             write_metrics(place, [evaluations[name]], **record)
     team.wait_for_everyone()
     found = list(evaluations.values())
-    if not team.is_main_process:
-        return evaluations
     ranked = best_first(found, masks[0], headline_metric(found[0]))
     shown = collect_examples(
         [rankers[evaluation.ranker] for evaluation in ranked],
@@ -262,6 +264,8 @@ def evaluate(
         max_lengths=reads,
         candidates=pool,
     )
+    if not team.is_main_process:
+        return evaluations
     write_report(
         folder / "report.html",
         found,

@@ -21,10 +21,12 @@ import torch
 
 from genrec.artefacts import MANIFEST, check_folder, file_sha256, fingerprint, read_json
 from genrec.data import Dataset, Split
-from genrec.errors import ArtefactError, GenrecError
+from genrec.errors import ArtefactError, ConfigError, GenrecError
 from genrec.models import Recommender
 from genrec.pipeline.settings import SplitConfig
+from genrec.processes import processes
 from genrec.tokenizers import SidVocabulary
+from genrec.training.sharding import split_model
 from genrec.training.trainer import MODEL_KIND, quiet_transformers
 
 RUN_FILE = "run.json"
@@ -43,19 +45,33 @@ class Run:
         config: contents of `run.json`.
         dataset_folder: where the dataset is, if not where `run.json` says.
         vocabulary_folder: likewise for the SID vocabulary.
+        split: leave the model's tables split over the processes, if they were in training.
     """
 
     folder: Path
     config: dict[str, Any]
     dataset_folder: str | None = None
     vocabulary_folder: str | None = None
+    split: bool = False
     _data: tuple[Dataset, Split] | None = field(default=None, repr=False)
 
     @classmethod
     def open(
-        cls, folder: str | Path, *, dataset: str | None = None, vocabulary: str | None = None
+        cls,
+        folder: str | Path,
+        *,
+        dataset: str | None = None,
+        vocabulary: str | None = None,
+        split: bool = False,
     ) -> Run:
         """Open a run folder.
+
+        Args:
+            folder: the run folder.
+            dataset: where the dataset is, if not where `run.json` says.
+            vocabulary: likewise for the SID vocabulary.
+            split: where several processes were launched, leave the model's tables split over them
+                if they were in training. All processes must use the model together.
 
         Raises:
             ArtefactError: if it is no run folder or its model was never finished.
@@ -97,7 +113,7 @@ class Run:
                 f"{folder / 'model'}: is not the model that {RUN_FILE} describes; run the same "
                 "`genrec train` again to finish it"
             )
-        return cls(folder, config, dataset, vocabulary)
+        return cls(folder, config, dataset, vocabulary, split)
 
     @property
     def name(self) -> str:
@@ -155,10 +171,28 @@ class Run:
         """The best model, in evaluation mode."""
         folder = check_folder(self.folder / "model", kind=MODEL_KIND)
         quiet_transformers()
+        if self.is_split:
+            rows = int(self.config["training"]["shard_tables"])
+            return split_model(folder, rows=rows, device=processes().device)
         return Recommender.from_pretrained(folder).eval()
 
+    @property
+    def is_split(self) -> bool:
+        """Whether the model's tables are split, so that all processes must use it together."""
+        rows = self.config["training"].get("shard_tables", 0)
+        return bool(self.split and rows and processes().num_processes > 1)
+
     def model_on(self, device: torch.device) -> Recommender:
-        """The best model, moved to a device."""
+        """The best model, moved to a device.
+
+        Raises:
+            ConfigError: if its tables are split over processes on other devices.
+        """
+        if self.is_split and device.type != processes().device.type:
+            raise ConfigError(
+                f"{self.folder}: its tables are split over processes on {processes().device.type}, "
+                f"not on {device.type}; leave out --device"
+            )
         torch.nn.Module.to(self.model, device)  # its own `to` has no types
         return self.model
 

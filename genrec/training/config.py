@@ -179,12 +179,6 @@ class TrainingConfig:
             )
         if self.fsdp and self.precision == "fp16":
             raise ConfigError("training: precision='fp16' with fsdp; use 'bf16' or 'fp32'")
-        if self.fsdp and (self.optimizer != "adamw" or self.splits_tables):
-            raise ConfigError(
-                f"training: optimizer={self.optimizer!r} with table_optimizer="
-                f"{self.table_optimizer!r} does not train parameters that FSDP has sharded; leave "
-                "both and their learning rates out, or leave out fsdp"
-            )
 
     @property
     def augmentation(self) -> Augmentation:

@@ -7,11 +7,13 @@ from fading and a rare item from being moved by what others did.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from genrec.errors import ConfigError
 from genrec.models import Recommender
@@ -68,15 +70,9 @@ def build_optimizer(
     if plain:
         parts.append(torch.optim.AdamW(plain, betas=(0.9, config.adam_beta2)))
     if hidden:
-        parts.append(
-            torch.optim.Muon(
-                [one for name, one in parameters.items() if name in hidden],
-                lr=config.muon_learning_rate or config.learning_rate,
-                weight_decay=config.weight_decay,
-                # So that a learning rate means what it means to AdamW.
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        rate = config.muon_learning_rate or config.learning_rate
+        matrices = [one for name, one in parameters.items() if name in hidden]
+        parts.append(_muon(matrices, lr=rate, weight_decay=config.weight_decay))
     if config.table_optimizer != "adamw":
         rows = [one for name, one in parameters.items() if name in tables]
         kinds = {
@@ -148,34 +144,54 @@ def parts_of(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
     return inner.parts if isinstance(inner, JoinedOptimizer) else [inner]
 
 
-class SparseAdam(torch.optim.SparseAdam):
-    """Adam that moves rows with a gradient only, and only their moments (torch's `SparseAdam`).
+class SparseAdam(torch.optim.Optimizer):
+    """Adam that moves rows with a gradient only, and only their moments, as torch's `SparseAdam`.
 
     It takes gradients of the usual layout, in which a row without a gradient is zero: these can be
     clipped and averaged over processes, sparse ones cannot everywhere.
+
+    Args:
+        params: matrices, whole or split by rows over processes.
+        lr: learning rate.
+        betas: of the moments.
+        eps: keeps the divisor above 0.
     """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One step; a closure is not called."""
-        held = [
-            (one, one.grad)
-            for group in self.param_groups
-            for one in group["params"]
-            if one.grad is not None
-        ]
-        for one, gradient in held:
-            rows = gradient.ne(0).any(dim=1).nonzero()
-            one.grad = torch.sparse_coo_tensor(
-                rows.T,
-                gradient[rows.squeeze(1)],
-                gradient.shape,
-                is_coalesced=True,
-                check_invariants=False,
-            )
-        super().step()
-        for one, gradient in held:
-            one.grad = gradient
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for one in group["params"]:
+                if one.grad is None:
+                    continue
+                state = self.state[one]
+                if not state:
+                    state["step"] = 0
+                    state["exp_avg"] = torch.zeros_like(one)
+                    state["exp_avg_sq"] = torch.zeros_like(one)
+                state["step"] += 1
+                mean, square = local(state["exp_avg"]), local(state["exp_avg_sq"])
+                rows = local(one.grad).ne(0).any(dim=1).nonzero().squeeze(1)
+                gradient = local(one.grad)[rows]
+                # Moments are moved towards the gradient, as torch does; no other row fades.
+                mean.index_add_(0, rows, (gradient - mean[rows]) * (1 - first))
+                square.index_add_(0, rows, (gradient**2 - square[rows]) * (1 - second))
+                bias = math.sqrt(1 - second ** int(state["step"])) / (
+                    1 - first ** int(state["step"])
+                )
+                moved = mean[rows] / (square[rows].sqrt() + group["eps"])
+                local(one).index_add_(0, rows, moved, alpha=-group["lr"] * bias)
 
 
 class RowWiseAdagrad(torch.optim.Optimizer):
@@ -185,7 +201,7 @@ class RowWiseAdagrad(torch.optim.Optimizer):
     number per row, where Adam's is two per weight; a row without a gradient stays as it is.
 
     Args:
-        params: matrices.
+        params: matrices, whole or split by rows over processes.
         lr: learning rate.
         eps: keeps the divisor above 0.
     """
@@ -202,8 +218,65 @@ class RowWiseAdagrad(torch.optim.Optimizer):
             for one in group["params"]:
                 if one.grad is None:
                     continue
+                state, weight, gradient = self.state[one], local(one), local(one.grad)
+                if not state:
+                    state["sum"] = weight.new_zeros(len(weight), 1)
+                state["sum"] += gradient.square().mean(dim=1, keepdim=True)
+                weight.addcdiv_(gradient, state["sum"].sqrt() + group["eps"], value=-group["lr"])
+
+
+class SplitMuon(torch.optim.Optimizer):
+    """Muon of matrices that are split over processes (FSDP2); a step is that of one process.
+
+    A matrix must be whole to be made orthogonal, so each one in turn is gathered with its gradient
+    and momentum, and all processes take the step of `torch.optim.Muon` and keep their rows of it.
+
+    Args:
+        params: matrices, as FSDP2 splits them.
+        lr: learning rate.
+        weight_decay: decoupled, as AdamW's.
+
+    Cost: three gathers for a matrix, and each process does the arithmetic of one. Memory: three
+    matrices, of one at a time.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], *, lr: float, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step; a closure is not called, and all processes must take it together."""
+        for group in self.param_groups:
+            for one in group["params"]:
+                if one.grad is None:
+                    continue
                 state = self.state[one]
                 if not state:
-                    state["sum"] = one.new_zeros(len(one), 1)
-                state["sum"] += one.grad.square().mean(dim=1, keepdim=True)
-                one.addcdiv_(one.grad, state["sum"].sqrt() + group["eps"], value=-group["lr"])
+                    state["momentum_buffer"] = torch.zeros_like(one)
+                matrix = nn.Parameter(one.full_tensor())
+                matrix.grad = one.grad.full_tensor()
+                whole = _muon([matrix], lr=group["lr"], weight_decay=group["weight_decay"])
+                momentum = state["momentum_buffer"].full_tensor()
+                whole.state[matrix]["momentum_buffer"] = momentum
+                whole.step()
+                for split, moved in ((one, matrix.detach()), (state["momentum_buffer"], momentum)):
+                    own = distribute_tensor(
+                        moved, split.device_mesh, split.placements, src_data_rank=None
+                    )
+                    local(split).copy_(local(own))
+
+
+def _muon(params: list[nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    if any(isinstance(one, DTensor) for one in params):
+        return SplitMuon(params, lr=lr, weight_decay=weight_decay)
+    # Scaled so that a learning rate means what it means to AdamW.
+    return torch.optim.Muon(
+        params, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+
+
+def local(value: Any) -> Any:
+    """The rows that this process holds of what is split by rows; else the tensor itself."""
+    return value.to_local() if isinstance(value, DTensor) else value

@@ -17,18 +17,21 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
+from safetensors import safe_open
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from genrec.errors import ConfigError
-from genrec.models import Recommender, RecommenderConfig
-from genrec.models.embeddings import HeldRows, held_rows, share
+from genrec.models import DenseHead, Recommender, RecommenderConfig
+from genrec.models.embeddings import HeldRows, bounds, held_rows, share
 from genrec.processes import largest, processes
 from genrec.training.config import TrainingConfig
 from genrec.training.optimizers import table_names
@@ -117,16 +120,17 @@ class RowSharded(nn.Embedding):
             device="meta",
         )
         mesh = init_device_mesh(device.type, (processes().num_processes,))
+        trains = True
         if isinstance(table, HeldRows):
             held = table.held.to(device)
         else:
-            size = share(table.num_embeddings, mesh.size())
-            first = min(mesh.get_rank() * size, table.num_embeddings)
+            trains = table.weight.requires_grad
+            first, last = bounds(table.num_embeddings, mesh.get_rank(), mesh.size())
             # A copy, or the part would keep the memory of the whole.
-            held = table.weight.detach()[first : first + size].to(device, copy=True)
+            held = table.weight.detach()[first:last].to(device, copy=True)
         shape = torch.Size([table.num_embeddings, table.embedding_dim])
         own = DTensor.from_local(held, mesh, [Shard(0)], shape=shape, stride=(shape[1], 1))
-        self.weight = nn.Parameter(own, requires_grad=table.weight.requires_grad)
+        self.weight = nn.Parameter(own, requires_grad=trains)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Rows `[..., D]` of numbers `[...]`, as any embedding; row `padding_idx` is zero."""
@@ -196,7 +200,8 @@ def whole_model(model: Recommender) -> Recommender:
 
     Buffers are shared with it, and so are tables that are split by rows.
 
-    Memory: the weights once in each process, without those tables.
+    Memory: the weights once in each process, without those tables. A search over the whole
+    catalogue encodes it a block at a time; over a pool of items it has their vectors.
     """
     with torch.device("meta"):
         plain = Recommender(cast("RecommenderConfig", model.config))
@@ -211,7 +216,41 @@ def whole_model(model: Recommender) -> Recommender:
     for name, buffer in model.named_buffers():
         name = name.replace(_CHECKPOINTED, "")
         _owner(plain, name)._buffers[name.rpartition(".")[2]] = buffer
-    return plain.train(model.training)
+    return _in_blocks(plain).train(model.training)
+
+
+def split_model(folder: Path, *, rows: int, device: torch.device) -> Recommender:
+    """A saved model whose tables of at least `rows` rows are split over the processes.
+
+    All processes must load it, and call it together; it is on `device`, and does not train.
+    """
+    config = RecommenderConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        large = tables_to_split(Recommender(config), rows)
+    team, split = processes(), {}
+    with safe_open(folder / SAFE_WEIGHTS_NAME, "pt") as file:
+        state = {name: file.get_slice(name) for name in file.offset_keys()}
+        for name, table in large.items():
+            count = table.num_embeddings
+            first, last = bounds(count, team.process_index, team.num_processes)
+            held = state.pop(f"{name}.weight")[first:last]
+            split[name] = HeldRows(count, held, padding_idx=table.padding_idx)
+        state = {name: file.get_tensor(name) for name in state}
+    with held_rows(process=0, processes=1, least=rows):  # so that it expects no weights of them
+        model = Recommender.from_pretrained(None, config=config, state_dict=state)
+    for name, rows_held in split.items():
+        model.set_submodule(name, RowSharded(rows_held, device=device))
+    nn.Module.to(model, device)  # its own `to` has no types
+    return _in_blocks(model).eval()
+
+
+def _in_blocks(model: Recommender) -> Recommender:
+    """The model, whose searches gather no table that is split."""
+    if row_sharded(model):
+        for head in model.modules():
+            if isinstance(head, DenseHead):
+                head.keeps_catalog = False
+    return model
 
 
 def _owner(model: nn.Module, name: str) -> nn.Module:

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from genrec.models import DenseHead
 from genrec.models.embeddings import HeldRows
-from genrec.pipeline import train
+from genrec.pipeline import evaluate, train
 from genrec.processes import processes
 from genrec.training import TrainingConfig, trainer
+from genrec.training.optimizers import JoinedOptimizer, RowWiseAdagrad, SparseAdam, _muon
 from genrec.training.sharding import RowSharded, row_sharded, shard_tables
+from genrec.training.shards import load_shard, save_shard
 from genrec.training.trainer import RecommenderTrainer
 
 SETTINGS = {
@@ -32,6 +36,11 @@ CONTENT = {
     "item_encoder": {"type": "sum", "parts": {"id": {"type": "id"}, "text": {"type": "semantic"}}},
 }
 HALF = {"epochs": 1, "batch_size": 15, "precision": "bf16"}
+OPTIMIZED = {
+    "optimizer": "muon" if hasattr(torch.optim, "Muon") else "adamw",
+    "table_optimizer": "rowwise-adagrad",
+    "table_learning_rate": 0.03,
+}
 SHARDED = {"fsdp": True, "shard_tables": 100}
 
 
@@ -60,6 +69,46 @@ def rows_are_those_of_a_whole_table() -> None:
     split = RowSharded(nn.Embedding.from_pretrained(torch.ones(1, 4)), device=torch.device("cpu"))
     assert len(split.weight.to_local()) == 1 - rank
     assert torch.equal(split(torch.zeros(3 + rank, dtype=torch.int64)), torch.ones(3 + rank, 4))
+
+
+OPTIMIZERS = {
+    "sparse-adam": lambda rows: SparseAdam(rows, lr=0.1, betas=(0.9, 0.98)),
+    "adagrad": lambda rows: torch.optim.Adagrad(rows, lr=0.1),
+    "rowwise-adagrad": lambda rows: RowWiseAdagrad(rows, lr=0.1),
+}
+
+
+def steps_of_split_parameters_are_those_of_whole_ones(folder: Path) -> None:
+    """Also where a process holds no row, and after what was saved is read into new ones."""
+    mesh = init_device_mesh("cpu", (2,))
+    makers = dict(OPTIMIZERS)
+    if hasattr(torch.optim, "Muon"):
+        makers["muon"] = lambda some: _muon(some, lr=0.1, weight_decay=0.2)
+    for name, make in makers.items():
+        torch.manual_seed(2)
+        whole = nn.ParameterDict({"a": nn.Parameter(torch.randn(5, 4)), "b": torch.randn(1, 3)})
+
+        def split(value: torch.Tensor) -> DTensor:
+            return distribute_tensor(value.detach().clone(), mesh, [Shard(0)])
+
+        def copy(of: nn.ParameterDict = whole) -> nn.ParameterDict:
+            return nn.ParameterDict({key: nn.Parameter(split(one)) for key, one in of.items()})
+
+        parts, steps = copy(), make(list(whole.values()))
+        sharded = JoinedOptimizer([make([parts["a"]]), make([parts["b"]])])
+        for step in range(4):
+            for key, one in whole.items():
+                one.grad = torch.randn_like(one) * (torch.rand(len(one), 1) < 0.6)
+                parts[key].grad = split(one.grad)
+            steps.step()
+            sharded.step()
+            for key, one in whole.items():
+                assert torch.equal(parts[key].full_tensor(), one), (name, step)
+            if step == 1:
+                save_shard(folder / name, parts, sharded)
+                parts = copy(nn.ParameterDict({k: torch.zeros_like(v) for k, v in whole.items()}))
+                sharded = JoinedOptimizer([make([parts["b"]]), make([parts["a"]])])
+                load_shard(folder / name, parts, sharded)
 
 
 def train_interrupted(shop: Path, out: Path) -> None:
@@ -100,6 +149,26 @@ def train_interrupted(shop: Path, out: Path) -> None:
     run(TrainingConfig(**TRAINING, **SHARDED))
 
 
+def train_with_optimizers(shop: Path, out: Path) -> None:
+    config = TrainingConfig(**{**TRAINING, **OPTIMIZED, "epochs": 1}, **SHARDED)
+    train(str(shop / "dataset"), str(out), training=config, progress=False, **SETTINGS)
+
+
+def evaluate_split(out: Path) -> None:
+    found = []
+
+    def search(self, hidden, **options):
+        (table,) = row_sharded(self.encoder).values()
+        found.append(len(table.weight.to_local()))
+        assert self._catalog is None  # nor has it the catalogue's vectors
+        return real(self, hidden, **options)
+
+    real, DenseHead.search = DenseHead.search, search
+    evaluate(str(out), str(out.with_name("report")), bootstrap=0, progress=False)
+    DenseHead.search = real
+    assert found and set(found) == {75}
+
+
 def train_in_half_precision(shop: Path, out: Path) -> None:
     config = TrainingConfig(**HALF, **SHARDED)
     train(
@@ -119,5 +188,8 @@ if __name__ == "__main__":
     faulthandler.dump_traceback_later(300, exit=True)  # waiting for one another
     torch.set_num_threads(1)
     rows_are_those_of_a_whole_table()
+    steps_of_split_parameters_are_those_of_whole_ones(Path(sys.argv[2]).with_name("steps"))
     train_interrupted(Path(sys.argv[1]), Path(sys.argv[2]))
+    train_with_optimizers(Path(sys.argv[1]), Path(sys.argv[2]).with_name("optimized"))
+    evaluate_split(Path(sys.argv[2]))
     train_in_half_precision(Path(sys.argv[1]), Path(sys.argv[2]).with_name("half"))

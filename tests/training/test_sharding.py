@@ -8,16 +8,29 @@ import torch
 from safetensors.torch import load_file
 
 from genrec.errors import ConfigError
-from genrec.pipeline import train
+from genrec.pipeline import evaluate, train
 from genrec.training import TrainingConfig, as_launched
 from genrec.training.checkpoints import last_checkpoint
 from tests.launching import in_two_processes
-from tests.training.sharded_worker import CONTENT, HALF, SETTINGS, SHARDED, TRAINING
+from tests.training.sharded_worker import CONTENT, HALF, OPTIMIZED, SETTINGS, SHARDED, TRAINING
 
 
 def losses(folder: Path) -> list[float]:
     log = json.loads((folder / "log.json").read_text())
     return [entry["loss"] for entry in log if "loss" in entry]
+
+
+def assert_same_weights(one: Path, other: Path, *, within: float = 1e-3) -> None:
+    states = [load_file(folder / "model" / "model.safetensors") for folder in (one, other)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, atol=within, rtol=0)
+
+
+def evaluated(folder: Path) -> dict[str, float]:
+    found = json.loads((folder / "metrics.json").read_text())
+    assert len(list((folder / "ranks").iterdir())) == 1
+    return {key: one["value"] for key, one in found.items() if "recall@" in key or "ndcg@" in key}
 
 
 def test_a_sharded_training_that_was_resumed_is_that_of_one_process(shop, tmp_path):
@@ -30,21 +43,32 @@ def test_a_sharded_training_that_was_resumed_is_that_of_one_process(shop, tmp_pa
     )  # fmt: skip
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     assert losses(two)[-1] < losses(two)[0]
-    states = [load_file(folder / "model" / "model.safetensors") for folder in (one, two)]
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, atol=1e-3, rtol=0)
+    assert_same_weights(one, two)
     half = tmp_path / "half-of-one"
     train(
         str(shop / "dataset"), str(half), vectors=str(shop / "vectors"),
         training=TrainingConfig(**HALF), progress=False, **CONTENT,
     )  # fmt: skip
     assert losses(tmp_path / "half") == pytest.approx(losses(half), abs=5e-3)
+    optimized = tmp_path / "optimized-of-one"
+    train(
+        str(shop / "dataset"), str(optimized),
+        training=TrainingConfig(**{**TRAINING, **OPTIMIZED, "epochs": 1}), progress=False,
+        **SETTINGS,
+    )  # fmt: skip
+    assert losses(tmp_path / "optimized") == pytest.approx(losses(optimized), abs=1e-4)
+    assert losses(optimized) != losses(one)[:1]
+    # Muon works in bfloat16, which magnifies other roundings.
+    assert_same_weights(optimized, tmp_path / "optimized", within=5e-3)
     configs = [json.loads((folder / "model" / "config.json").read_text()) for folder in (one, two)]
     assert configs[0] == configs[1]
-    assert sorted(path.name for path in one.iterdir()) == sorted(p.name for p in two.iterdir())
+    written = {path.name for path in two.iterdir()}
+    assert {path.name for path in one.iterdir()} == written - {"metrics.json", "ranks"}
     noted = json.loads((two / "run.json").read_text())
     assert noted["processes"] == 2 and noted["training"]["shard_tables"] == 100
+    together = evaluated(two)
+    evaluate(str(two), str(tmp_path / "alone"), bootstrap=0, progress=False)
+    assert evaluated(two) == together and len(together) > 4
 
 
 def test_a_checkpoint_of_another_sharding_is_refused(tmp_path):
@@ -74,7 +98,6 @@ def test_a_checkpoint_of_another_sharding_is_refused(tmp_path):
         ({"fsdp": True, "fsdp_config": {"reshard_after_forward": 1}}, "expected true or false"),
         ({"fsdp": True, "precision": "fp16"}, "use 'bf16' or 'fp32'"),
         ({"fsdp": True, "average": 0.9}, "average=0.9 with fsdp"),
-        ({"fsdp": True, "table_optimizer": "adagrad"}, "FSDP has sharded"),
     ],
 )
 def test_settings_that_do_not_go_with_fsdp_are_refused(options, message):

@@ -51,10 +51,15 @@ class DenseHead(Head):
             the action of its event: first unknown actions, then each of the dataset. The paper of
             TencentGR weighs conversions more.
 
+    Attributes:
+        keeps_catalog: whether searches over the whole catalogue keep its vectors. If not, each
+            encodes them anew, a block at a time, for tables that are not to be gathered.
+
     Cost of `full`: see `dense_cross_entropy`.
     """
 
     uses_trie = False
+    keeps_catalog = True
 
     def __init__(
         self,
@@ -189,7 +194,8 @@ class DenseHead(Head):
 
         Cost: `M n D` products, made and added up a block at a time.
         """
-        catalog, query = self.catalog().float(), hidden.float()
+        catalog = self.catalog().float() if self.keeps_catalog else None
+        query = hidden.float()
         if self.similarity == "cosine":
             query = F.normalize(query, dim=-1)
         scores = query.new_empty(len(query), items.shape[-1])
@@ -200,7 +206,8 @@ class DenseHead(Head):
             of_rows = items if items.dim() == 1 else items[rows]
             for start in range(0, items.shape[-1], columns):
                 some = of_rows[..., start : start + columns]
-                products = query[rows, None] * catalog[some]
+                vectors = self.candidates(some).float() if catalog is None else catalog[some]
+                products = query[rows, None] * vectors
                 scores[rows, start : start + columns] = products.sum(-1)
         return scores / self.temperature
 
@@ -320,10 +327,14 @@ class DenseHead(Head):
         pool = self._pool_of(filter)
         if pool is not None:
             return self._pool_search(hidden, *pool, k=k, exclude=exclude)
-        catalog = self.catalog()
+        catalog = self.catalog() if self.keeps_catalog else None
 
         def block(start: int, stop: int) -> torch.Tensor:
-            return self.scores(hidden, catalog[start:stop]).float()
+            if catalog is None:
+                some = self.candidates(torch.arange(start, stop, device=hidden.device))
+            else:
+                some = catalog[start:stop]
+            return self.scores(hidden, some).float()
 
         return dense_search(
             block, k=k, tie_order=self.tables.tie_order, exclude=exclude, filter=filter

@@ -115,7 +115,7 @@ def _level(
     """What `expand_light` reads of a level: its weights, and the next depth of the trie."""
     return (
         _layer(head, level),
-        level_arrays(trie, level)[:3],
+        level_arrays(trie, level),
         tests_of_nodes(trie, level + 1, excluded),
     )
 
