@@ -36,7 +36,7 @@ class BitRank:
         self.words = words
         self.size = size
         if before is None:
-            before = F.pad(_popcount(words).to(torch.int32).cumsum(dim=1)[:, :-1], (1, 0))
+            before = F.pad(_counts(words).cumsum(dim=1, dtype=torch.int32)[:, :-1], (1, 0))
         self.before = before.to(torch.int32)
         self.totals = self.before[:, -1] + _popcount(words[:, -1])
 
@@ -150,6 +150,13 @@ def _joined(parts: Tensor, bits: int) -> Tensor:
     for i in range(1, parts.shape[-1]):
         joined |= parts[..., i] << (i * bits)
     return joined
+
+
+def _counts(words: Tensor) -> Tensor:
+    """`_popcount` of many words, of an integer type."""
+    if words.device.type == "cpu" and hasattr(np, "bitwise_count"):  # numpy 2
+        return torch.from_numpy(np.bitwise_count(words.numpy().view(np.uint64)))
+    return _popcount(words)
 
 
 def _popcount(words: Tensor) -> Tensor:

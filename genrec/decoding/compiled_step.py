@@ -13,18 +13,14 @@ from torch import Tensor
 
 from genrec.decoding.exclusions import Exclusions
 from genrec.decoding.expansion import Expansion, Step
-from genrec.decoding.filters import Filter
-from genrec.decoding.kernel import expand_rows, mark_nodes
+from genrec.decoding.kernel import expand_rows
 from genrec.decoding.trie import PrefixTrie
 
 _SHARE = 2**18  # log-probabilities that are worth a thread
 
 # What the kernel gets for an option that is not used.
 _NO_BOOL, _NO_FLOAT = np.empty(0, dtype=bool), np.empty(0, dtype=np.float32)
-_NO_WORDS, _NO_COUNTS = np.empty((0, 0), dtype=np.int64), np.empty((0, 0), dtype=np.int32)
-_NO_NODES, _NO_MARKS = np.empty((0, 0), dtype=np.int64), np.empty(0, dtype=np.int64)
-
-OFTEN = 8  # steps after which it pays to mark all nodes of a depth
+_NO_NODES = _NO_MARKS = np.empty((0, 0), dtype=np.int64)
 
 
 def compiled_step(given: Expansion) -> Step:
@@ -32,7 +28,7 @@ def compiled_step(given: Expansion) -> Step:
     trie, level, excluded = given.trie, given.level, given.excluded
     log_probs, nodes, floor = given.log_probs, given.nodes, given.floor
     batch = nodes.shape[0]
-    tokens, pointer, ties, _ = level_arrays(trie, level)
+    tokens, pointer, ties = level_arrays(trie, level)
     if log_probs.dtype != torch.float32 or log_probs.requires_grad:
         log_probs = log_probs.detach().to(torch.float32)
     inputs: tuple[Any, ...] = (
@@ -78,23 +74,17 @@ def as_array(values: Tensor) -> np.ndarray:
 
 def tests_of_nodes(trie: PrefixTrie, depth: int, excluded: Exclusions) -> tuple[np.ndarray, ...]:
     """Which nodes of ``depth`` may be shown: what the kernels read, of all users."""
-    item_starts = level_arrays(trie, depth - 1)[3]
     live, filter = trie.live_nodes(depth), excluded.filter
-    members = None if filter is None else filter.members
-    marks = None if filter is None else _marks(filter, depth, item_starts)
-    members = members if marks is None else None
+    marks = None if filter is None else filter.marks
     return (
         _NO_BOOL if live is None else as_array(live),
-        _NO_MARKS if marks is None else marks,
-        _NO_WORDS if members is None else as_array(members.words),
-        _NO_COUNTS if members is None else as_array(members.before),
-        item_starts,
+        _NO_MARKS if marks is None else marks[depth - 1],
         _NO_NODES if excluded.empty else as_array(excluded.dead_nodes(depth)),
     )
 
 
 def level_arrays(trie: PrefixTrie, level: int) -> tuple[np.ndarray, ...]:
-    """Codes, pointers, tie ranks and item starts of a level, for the kernel; made once."""
+    """Codes, pointers and tie ranks of a level, for the kernel; made once."""
     name = f"arrays {level}"
     if name not in trie.derived:
         tokens = trie.tokens[level].numpy()
@@ -103,28 +93,8 @@ def level_arrays(trie: PrefixTrie, level: int) -> tuple[np.ndarray, ...]:
             tokens if tokens.dtype == np.uint8 else tokens.view(np.uint16),
             trie.pointers[level].numpy(),
             trie.leaf_tie.numpy() if last else np.empty(0, dtype=np.int32),
-            trie.item_starts[level + 1].numpy(),
         )
     found: tuple[np.ndarray, ...] = trie.derived[name]
-    return found
-
-
-def _marks(filter: Filter, depth: int, item_starts: np.ndarray) -> np.ndarray | None:
-    """Bits of the nodes that a filter leaves; None for one row per user, or one hardly used.
-
-    A bit a node, found in one pass over the depth. Looking a node's range of items up instead costs
-    nothing before, and two or three times as much each time.
-    """
-    if len(filter) != 1:
-        return None
-    found: np.ndarray | None = filter.marks.get(depth)
-    if found is None:
-        filter.asked[depth] += 1
-        if filter.asked[depth] > OFTEN:
-            words, before = (
-                as_array(of)[0] for of in (filter.members.words, filter.members.before)
-            )
-            found = filter.marks[depth] = mark_nodes(words, before, item_starts)
     return found
 
 

@@ -17,7 +17,6 @@ from numba import njit
 from genrec.decoding.kernel_parts import (
     CHUNK,
     DEAD,
-    any_between,
     chunk_max,
     contains,
     exp_sum,
@@ -32,30 +31,15 @@ from genrec.decoding.kernel_parts import (
 _f32, _i64 = np.float32, np.int64
 
 
-@njit(nogil=True, cache=True)
-def mark_nodes(words, before, item_starts):
-    """Which nodes hold a member: one bit a node, int64 words, from one row of a filter."""
-    count = len(item_starts) - 1
-    marks = np.zeros((count + 63) // 64, dtype=np.int64)
-    for node in range(count):
-        if any_between(words, before, _i64(item_starts[node]), _i64(item_starts[node + 1])):
-            marks[node >> 6] |= _i64(1) << (node & 63)
-    return marks
-
-
 @njit(inline="always")
-def _shown(child, marks, words, before, item_starts, banned, num_banned):
+def _shown(child, marks, banned):
     """Whether a filter and the excluded nodes let a node through."""
-    shown = True
-    if len(marks):
-        shown = (marks[child >> 6] >> (child & 63)) & 1 != 0
-    elif len(words):
-        shown = any_between(words, before, _i64(item_starts[child]), _i64(item_starts[child + 1]))
-    return shown and not (num_banned and contains(banned, num_banned, child))
+    shown = len(marks) == 0 or (marks[child >> 6] >> (child & 63)) & 1 != 0
+    return shown and not (len(banned) and contains(banned, len(banned), child))
 
 
 @njit
-def _ask(keys, loads, start, n, marks, words, before, item_starts, banned, num_banned):
+def _ask(keys, loads, start, n, marks, banned):
     """Move those of the candidates ``start .. n - 1`` that may be shown together; their end.
 
     No branch waits for what memory says, so the next candidates are read meanwhile.
@@ -67,19 +51,12 @@ def _ask(keys, loads, start, n, marks, words, before, item_starts, banned, num_b
             child = loads[i] & 0xFFFFFFFF
             keys[end], loads[end] = keys[i], loads[i]
             end += (marks[child >> 6] >> (child & 63)) & 1
-    elif len(words):
-        end = start
-        for i in range(start, n):
-            child = loads[i] & 0xFFFFFFFF
-            low, high = _i64(item_starts[child]), _i64(item_starts[child + 1])
-            keys[end], loads[end] = keys[i], loads[i]
-            end += _i64(any_between(words, before, low, high))
-    if num_banned:
+    if len(banned):
         n, end = end, start
         for i in range(start, n):
             child = loads[i] & 0xFFFFFFFF
             keys[end], loads[end] = keys[i], loads[i]
-            end += _i64(not contains(banned, num_banned, child))
+            end += _i64(not contains(banned, len(banned), child))
     return end
 
 
@@ -95,9 +72,6 @@ def expand_rows(
     ties,
     live,
     marks,
-    words,
-    before,
-    item_starts,
     dead,
     floor,
     renormalize,
@@ -123,11 +97,8 @@ def expand_rows(
         pointer: int32, where each node's children start.
         ties: int32, the tie ranks of the next depth; empty: those of inner nodes.
         live: bool, which nodes of the next depth exist; empty: all.
-        marks: int64, bits of the next depth's nodes that a filter for all users leaves; empty: see
-            ``words``.
-        words: int64 ``[R, n]``, bits of the filter; no rows: no filter, or one with ``marks``.
-        before: int32 ``[R, n]``, members before each word.
-        item_starts: int32, the first position of each node of the next depth.
+        marks: int64 ``[R, n]``, bits of the next depth's nodes that a filter leaves
+            (`genrec.decoding.node_marks`), one row or one per user; no rows: no filter.
         dead: int64 ``[B, E]``, excluded nodes in ascending order with -1 anywhere between.
         floor: float32 ``[B]``, the lowest score kept; empty: any.
         renormalize: whether scores are log-softmax over the existing children.
@@ -153,20 +124,20 @@ def expand_rows(
     enough = keep + 1 + (room - keep - 1) // 2
     keys = np.empty(room, dtype=np.int64)
     loads = np.empty(room, dtype=np.int64)
-    banned = np.empty(dead.shape[1], dtype=np.int64)
-    no_words, no_counts = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32)
+    excluded = np.empty(dead.shape[1], dtype=np.int64)
+    no_marks = np.empty(0, dtype=np.int64)
     for b in range(start, stop):
-        own_words, own_counts = no_words, no_counts
-        if words.shape[0]:
-            row = b if words.shape[0] > 1 else 0
-            own_words, own_counts = words[row], before[row]
+        own = no_marks
+        if len(marks):
+            own = marks[b if len(marks) > 1 else 0]
         num_banned = 0
         for i in range(dead.shape[1]):
             if dead[b, i] >= 0:
-                banned[num_banned] = dead[b, i]
+                excluded[num_banned] = dead[b, i]
                 num_banned += 1
+        banned = excluded[:num_banned]
         least = floor[b] if len(floor) else _f32(-np.inf)
-        asking = len(marks) > 0 or len(own_words) > 0 or num_banned > 0
+        asking = len(own) > 0 or num_banned > 0
         n, asked, reach = 0, 0, 0
         cut, below = _i64(DEAD), _i64(DEAD)
         cut_score, below_score = _f32(-np.inf), _f32(-np.inf)
@@ -235,9 +206,7 @@ def expand_rows(
                     if len(live) and not live[child]:
                         continue
                     if s < least or counting:
-                        if not _shown(
-                            child, marks, own_words, own_counts, item_starts, banned, num_banned
-                        ):
+                        if not _shown(child, own, banned):
                             continue
                         if s < least:
                             below, below_score = key, s
@@ -246,18 +215,7 @@ def expand_rows(
                         continue
                     if n == room:
                         if asking:
-                            n = _ask(
-                                keys,
-                                loads,
-                                asked,
-                                n,
-                                marks,
-                                own_words,
-                                own_counts,
-                                item_starts,
-                                banned,
-                                num_banned,
-                            )
+                            n = _ask(keys, loads, asked, n, own, banned)
                         if n > enough:
                             cut = select(keys, loads, n, keep + 1)
                             n, cut_score = keep + 1, key_score(cut)
@@ -271,18 +229,7 @@ def expand_rows(
             dropped[b] = reach
             continue
         if asking:
-            n = _ask(
-                keys,
-                loads,
-                asked,
-                n,
-                marks,
-                own_words,
-                own_counts,
-                item_starts,
-                banned,
-                num_banned,
-            )
+            n = _ask(keys, loads, asked, n, own, banned)
         order(keys, loads, n, min(n, keep + 1))
         dropped[b] = keys[keep] if n > keep else below
         for i in range(min(n, keep)):

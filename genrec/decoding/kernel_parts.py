@@ -168,19 +168,6 @@ def key_score(key):
 
 
 @njit
-def any_between(words, before, low, high):
-    """`genrec.decoding.bits.BitRank.any_between` of one range and one row."""
-    first, last = low >> 6, high >> 6
-    above = words[first] & (_i64(-1) << (low & 63))
-    below = words[last] & ((_i64(1) << (high & 63)) - 1)
-    ends = above & below if first == last else above | below
-    # few ranges are longer and empty at both ends, so this is the only branch, and seldom taken
-    if (ends == 0) & (last > first + 1):
-        return before[last] > before[first + 1]
-    return ends != 0
-
-
-@njit
 def largest_family(nodes, pointer):
     """The most places for children of any of ``nodes``; if some are free, more than codes."""
     most = _i64(0)

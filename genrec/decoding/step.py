@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import os
 from typing import Literal, get_args
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from genrec.decoding.cpu_step import cpu_step
 from genrec.decoding.exclusions import Exclusions
 from genrec.decoding.expansion import Expansion, Step
+from genrec.decoding.optional import installed
 from genrec.decoding.torch_step import torch_step
 from genrec.decoding.trie import PrefixTrie
 from genrec.errors import ConfigError
@@ -46,17 +46,17 @@ def chosen_backend(backend: str, device: torch.device) -> str:
     if backend in ("torch", "torch-only"):
         return backend
     if backend == "auto":
-        if cpu and _installed("numba"):
+        if cpu and installed("numba"):
             return "compiled"
         return "triton" if cuda and _has_triton() else "torch"
     if backend == "compiled":
-        installed, runs, where = _installed("numba"), cpu, "on the CPU only"
+        there, runs, where = installed("numba"), cpu, "on the CPU only"
         hint = "numba is not installed; run: pip install 'genrec[fast]'"
     else:  # Triton's interpreter runs anywhere, slowly
-        installed, runs = _has_triton(), cuda or os.environ.get("TRITON_INTERPRET") == "1"
+        there, runs = _has_triton(), cuda or os.environ.get("TRITON_INTERPRET") == "1"
         where = "on CUDA only, or in its interpreter (TRITON_INTERPRET=1)"
         hint = "triton is not installed, or has no bitonic_merge yet; install a later one"
-    if not installed:
+    if not there:
         missing = hint
     elif not runs:
         missing = f"the trie is on {device}, and it runs {where}"
@@ -66,14 +66,9 @@ def chosen_backend(backend: str, device: torch.device) -> str:
 
 
 @functools.cache
-def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
-@functools.cache
 def _has_triton() -> bool:
     """Whether triton is there, with what the kernels call."""
-    if not _installed("triton"):
+    if not installed("triton"):
         return False
     language = importlib.import_module("triton.language")
     return hasattr(language, "topk") and hasattr(language, "bitonic_merge")

@@ -19,7 +19,7 @@ from genrec.artefacts import (
 from genrec.data import Dataset, TrainingSequences
 from genrec.embedding import ItemVectors
 from genrec.errors import ConfigError
-from genrec.evaluation import ModelRanker, evaluate, machine, peak_memory
+from genrec.evaluation import ModelRanker, PeakMemory, evaluate, machine
 from genrec.models import (
     BACKBONES,
     HEADS,
@@ -116,6 +116,7 @@ def train(
         ArtefactError: if vocabulary or vectors belong to other items or were made from the training
             events of another split, or `out` cannot be written.
     """
+    memory = PeakMemory()
     folder = check_out(out)
     if name and Path(name).name != name:
         raise ConfigError(f"train: name={name!r}; expected a name without a folder")
@@ -274,7 +275,7 @@ def train(
                 "seconds": seconds,
                 "training_seconds": training_seconds,
                 **machine(),
-                **peak_memory(),
+                **memory.read(),
             },
         )
     team.wait_for_everyone()

@@ -11,7 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.decoding import Filter, PrefixTrie, beam_search, compiled_step, expand_beams, step
+from genrec.decoding import (
+    Filter,
+    PrefixTrie,
+    beam_search,
+    compiled_step,
+    expand_beams,
+    optional,
+    step,
+)
 from genrec.decoding.cpu_step import cpu_step
 from genrec.decoding.exclusions import Exclusions
 from genrec.decoding.expansion import Expansion
@@ -172,7 +180,7 @@ def test_an_impossible_back_end_is_an_error(monkeypatch):
     with pytest.raises(ConfigError, match=why):
         chosen_backend("triton", cpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    step._installed.cache_clear()
+    optional.installed.cache_clear()
     step._has_triton.cache_clear()
     try:
         assert chosen_backend("auto", cpu) == "torch"
@@ -182,7 +190,7 @@ def test_an_impossible_back_end_is_an_error(monkeypatch):
         with pytest.raises(ConfigError, match="triton is not installed"):
             chosen_backend("triton", torch.device("cuda"))
     finally:
-        step._installed.cache_clear()
+        optional.installed.cache_clear()
         step._has_triton.cache_clear()
 
 

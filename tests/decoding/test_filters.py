@@ -10,13 +10,11 @@ from genrec.decoding import (
     Filter,
     PrefixTrie,
     beam_search,
-    compiled_step,
     dense_search,
     exact_parallel_search,
 )
 from genrec.decoding import filters as module
 from genrec.errors import ConfigError
-from tests.decoding.cases import same_results
 
 
 class RandomDecoder:
@@ -66,30 +64,6 @@ def test_looking_nodes_up_and_counting_them_agree(monkeypatch, rows):
     assert torch.equal(exact.items, full.items)
 
 
-@pytest.mark.parametrize("gone", [0, 150])
-def test_marked_nodes_are_those_looked_up(gone):
-    """A filter that is used often is read from marks; the lists stay the same."""
-    levels, trie, rng = setting()
-    trie = trie.remove(range(gone)) if gone else trie
-    mask = torch.from_numpy(rng.random(600) < 0.3)
-    options = {
-        "k": 10,
-        "beam_width": 20,
-        "exclude": torch.from_numpy(rng.integers(-1, 600, (5, 30))),
-    }
-    some = Filter.from_mask(trie, mask)
-    expected = beam_search(RandomDecoder(levels), trie, filter=some, backend="torch", **options)
-    for _ in range(compiled_step.OFTEN + 2):
-        found = beam_search(RandomDecoder(levels), trie, filter=some, **options)
-        same_results(expected, found)
-    assert set(some.marks) == {1, 2, 3}
-    for depth, marks in some.marks.items():
-        nodes = torch.arange(trie.num_nodes[depth])
-        bits = (torch.from_numpy(marks)[nodes >> 6] >> (nodes & 63)) & 1
-        assert torch.equal(bits.bool(), some.alive(depth, nodes[None])[0])
-    assert not Filter.from_mask(trie, mask).marks
-
-
 def test_a_filtered_prefix_takes_no_place_in_the_beam():
     trie = PrefixTrie.from_codes([[0, 0], [0, 1], [1, 0], [2, 0]], [3, 2])
     decoder = RandomDecoder([torch.tensor([[-0.1, -2.0, -3.0]]), torch.tensor([[-0.7, -0.7]])])
@@ -130,7 +104,7 @@ def denied_all(trie):
 def test_a_row_of_a_filter_is_a_fifth_of_a_byte_an_item():
     _, trie, rng = setting(items=10_000, sizes=(16, 16, 64))
     some = Filter.from_mask(trie, rng.random((3, 10_000)) < 0.5)
-    assert some.nbytes / 30_000 == pytest.approx(0.19, abs=0.005)
+    assert some.members.nbytes / 30_000 == pytest.approx(0.19, abs=0.005)
     assert len(some.select(torch.tensor([2, 0]))) == 2
     assert Filter.allow(trie, [3]).select(torch.tensor([2, 0])).num_allowed.tolist() == [1]
 

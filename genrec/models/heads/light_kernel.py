@@ -15,7 +15,6 @@ from numba import njit
 from genrec.decoding.kernel_parts import (
     CHUNK,
     DEAD,
-    any_between,
     chunk_max,
     contains,
     exp_sum,
@@ -46,26 +45,19 @@ def _banned_of(user, dead):
 
 
 @njit
-def _is_shown(child, live, marks, words, before, item_starts, banned):
+def _is_shown(child, live, marks, banned):
     """Whether a node of the next depth may be shown to a user.
 
     Args:
         child: the node.
         live: bool, which nodes exist; empty: all.
-        marks: int64, bits of the nodes that a filter for all users leaves; empty: see ``words``.
-        words: int64, bits of the user's filter; empty: no filter, or one with ``marks``.
-        before: int32, members before each word.
-        item_starts: int32, the first position of each node.
+        marks: int64, bits of the nodes that the user's filter leaves; empty: no filter.
         banned: int64, excluded nodes in ascending order.
     """
     if len(live) and not live[child]:
         return False
     if len(marks) and not (marks[child >> 6] >> (child & 63)) & 1:
         return False
-    if len(words):
-        low, high = _i64(item_starts[child]), _i64(item_starts[child + 1])
-        if not any_between(words, before, low, high):
-            return False
     return not (len(banned) and contains(banned, len(banned), child))
 
 
@@ -109,9 +101,6 @@ def _admit(
     asking,
     live,
     marks,
-    words,
-    before,
-    item_starts,
     banned,
     most,
     keys,
@@ -134,9 +123,6 @@ def _admit(
         asking: whether children that may not be shown are left out; by `_is_shown` with the next.
         live: see there.
         marks: see there.
-        words: see there.
-        before: see there.
-        item_starts: see there.
         banned: see there.
         most: candidates that the buffer is cut back to when it is full.
         keys: int64, rank keys in the buffer.
@@ -160,7 +146,7 @@ def _admit(
             key = rank_key(s, tie)
             if key <= cut or (s < floor and key <= below):
                 continue
-            if asking and not _is_shown(child, live, marks, words, before, item_starts, banned):
+            if asking and not _is_shown(child, live, marks, banned):
                 continue
             if s < floor:
                 below, below_score = key, s
@@ -230,7 +216,7 @@ def expand_light(
     offsets, nodes, scores, parents, codes, above, table = beams
     w_in, b_in, w_out, b_out, vectors, columns, eps, cosine = layer
     tokens, pointer, ties = below
-    live, marks, words, before, item_starts, dead = tests
+    live, marks, dead = tests
     width, hidden, size = w_out.shape[1], w_in.shape[1], vectors.shape[0]
     x = np.empty((_TOGETHER, width), dtype=np.float32)
     query = np.empty((_TOGETHER, width), dtype=np.float32)
@@ -244,7 +230,7 @@ def expand_light(
     exps = np.empty(places, dtype=np.float32)
     tops = np.empty((places + CHUNK - 1) // CHUNK, dtype=np.float32)
     prefix = np.empty(width, dtype=np.float32)
-    no_words, no_counts = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32)
+    no_marks = np.empty(0, dtype=np.int64)
     most = keep + 1 if keep >= 0 else 2**62
     room = 2 * (keep + 1 if keep >= 0 else size) + 64
     keys = np.empty(room, dtype=np.int64)
@@ -256,11 +242,10 @@ def expand_light(
     last = len(ties) > 0
     for b in range(start, stop):
         banned = _banned_of(b, dead)
-        own_words, own_before = no_words, no_counts
-        if words.shape[0]:
-            own = b if words.shape[0] > 1 else 0
-            own_words, own_before = words[own], before[own]
-        asking = max(len(live), len(marks), len(own_words), len(banned)) > 0
+        own = no_marks
+        if len(marks):
+            own = marks[b if len(marks) > 1 else 0]
+        asking = max(len(live), len(own), len(banned)) > 0
         best, lost, fine = _nothing(), 0.0, True
         skipped = _i64(DEAD)
         w = offsets[b]
@@ -350,10 +335,7 @@ def expand_light(
                     floor[b],
                     asking,
                     live,
-                    marks,
-                    own_words,
-                    own_before,
-                    item_starts,
+                    own,
                     banned,
                     most,
                     keys,
