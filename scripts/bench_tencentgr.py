@@ -11,7 +11,8 @@ and how long the folder takes to open. `wide` prepares two small sets for each w
 prints what each item more costs. `batches` times training batches with all that the dataset
 has, on one core. `retrieve` searches 660,000 candidates for 10,000 users, exactly and with faiss.
 `score` prints the contest's score of each ranker of a recipe that was run, in both readings and as
-a mean over seeds, and from one to the next the paired difference with its interval.
+a mean over seeds, whether it was told time or action of the target, and from one to the next the
+paired difference with its interval.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from genrec.data.tencentgr.schema import USER_FEATURES, VECTOR_SETS
 from genrec.decoding.approximate import FaissPool, list_recall
 from genrec.decoding.pool import pool_search
 from genrec.evaluation import Evaluation, paired_difference
+from genrec.evaluation.results import told_of
 from genrec.evaluation.tencentgr import HIT_SHARE, NDCG_SHARE, evaluation_scores
 from genrec.pipeline import Run
 from genrec.pipeline.features import feature_tables
@@ -224,9 +226,12 @@ def score(args: argparse.Namespace) -> None:
     root = Path(args.folder)
     paths = sorted(root.rglob("ranks/test.parquet"))
     found: dict[str, list[Evaluation]] = {}
+    told: dict[str, str] = {}
     for path in paths:
         name = re.sub(r"-seed\d+$", "", path.parents[1].name)
         found.setdefault(name, []).append(Evaluation.load(path))
+        known = told_of(found[name][0].facts)
+        told[name] = f" (told the target's {known})" if known else ""
     data, split = Run.open(min(path.parent for path in root.rglob("run.json"))).data
     kinds = np.array([0, *data.histories.action_names])[split.test.actions]
     for mask in ("unmasked", "masked"):
@@ -239,13 +244,13 @@ def score(args: argparse.Namespace) -> None:
             )
             each[name] = combined_each(hit, gain)
             readings = [evaluation_scores(one, kinds)[mask] for one in seeds]
-            told = [
+            shown = [
                 f"{reading} {mean(one[reading].score for one in readings):.4f} "
                 f"(HR {mean(one[reading].hit_rate for one in readings):.4f}, "
                 f"NDCG {mean(one[reading].ndcg for one in readings):.4f})"
                 for reading in readings[0]
             ]
-            print(f"  {name}, {len(seeds)} seed(s): {'; '.join(told)}")
+            print(f"  {name}{told[name]}, {len(seeds)} seed(s): {'; '.join(shown)}")
         order = sorted(each, key=lambda name: -each[name].mean())
         for better, worse in itertools.pairwise(order):
             found_apart = paired_difference(each[better], each[worse], replicates=2_000, seed=0)

@@ -6,7 +6,9 @@ Every figure in docs/results comes from here: each row is one `metrics.json`. Fo
 (its orders of same-day events) go into one page; a page starts with the command that made it, and
 the machine is the one each run noted. Published figures stand beside methods of the same name
 (`scripts/published.json`); their texts, encoders and protocols differ. Beside the page it draws the
-validation of every run over its epochs. `scripts/results_table.py` puts the pages into one table.
+validation of every run over its epochs. With `--against RUN` it has the paired differences of every
+method and that run (`scripts/results_against.py`). `scripts/results_table.py` puts the pages into
+one table.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from results_against import against
 
 from genrec.artefacts import read_json, replacing
 from genrec.evaluation.report import number
@@ -341,7 +344,12 @@ def draw_curves(folders: list[Path], path: Path) -> bool:
 
 
 def page(
-    folders: list[Path], note: str, *, curves: str | None = None, reach: str | None = None
+    folders: list[Path],
+    note: str,
+    *,
+    curves: str | None = None,
+    reach: str | None = None,
+    compare: str | None = None,
 ) -> tuple[str, str]:
     """Name and text of the page of one recipe's output folders, the first in file order.
 
@@ -350,6 +358,7 @@ def page(
         note: what else a reader must know.
         curves: file name of the learning curves beside the page.
         reach: a run whose best validation the others' times to are told.
+        compare: a run that the others are compared with, user by user.
     """
     name = folders[0].name
     published = published_for(name)
@@ -402,6 +411,7 @@ def page(
         *(f"| {' | '.join(one)} |" for one in cells),
         "",
         *over_seeds(rows),
+        *(against(folders, compare) if compare else []),
         *by_popularity(rows),
         *picture(curves),
         *(reached(folders[0], reach) if reach else []),
@@ -419,6 +429,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--note", default="", help="what else a reader must know")
     parser.add_argument("--reach", help="tell how long each run trained until this one's best")
+    parser.add_argument("--against", help="paired differences with this run, method or run folder")
     arguments = parser.parse_args()
     curves = f"{arguments.folders[0].name}-curves.svg"
     drawn = draw_curves(arguments.folders, DOCS / curves)
@@ -427,6 +438,7 @@ def main() -> None:
         arguments.note,
         curves=curves if drawn else None,
         reach=arguments.reach,
+        compare=arguments.against,
     )
     (DOCS / f"{name}.md").write_text(text)
     print(f"wrote {DOCS / name}.md")

@@ -18,24 +18,37 @@ import matplotlib
 import numpy as np
 
 from genrec.artefacts import read_json, replacing, write_json
+from genrec.errors import ConfigError
 from genrec.evaluation.scaling import ScalingFit, bootstrap_power_law
 
 
 def read_points(folder: Path) -> list[dict[str, Any]]:
-    """Name, parameters and last training loss of each finished run below `folder`."""
-    points = []
-    for path in sorted((folder / "runs").glob("*/run.json")):
-        losses = [
-            entry["loss"] for entry in read_json(path.with_name("log.json")) if "loss" in entry
-        ]
-        points.append(
-            {
-                "run": path.parent.name,
-                "parameters": read_json(path)["parameters"],
-                "loss": losses[-1],
-            }
+    """Name, parameters and training loss of the last epoch of each finished run below `folder`."""
+    return [
+        {
+            "run": path.parent.name,
+            "parameters": read_json(path)["parameters"],
+            "loss": loss_of_last_epoch(path.with_name("log.json")),
+        }
+        for path in sorted((folder / "runs").glob("*/run.json"))
+    ]
+
+
+def loss_of_last_epoch(path: Path) -> float:
+    """The last loss of a log, a mean since the loss before it.
+
+    Raises:
+        ConfigError: if it is of other steps than those of the last epoch.
+    """
+    log = read_json(path)
+    losses = [(entry["epoch"], entry["loss"]) for entry in log if "loss" in entry]
+    ends = [0.0, *(epoch for epoch, _ in losses)]
+    if not losses or ends[-1] < max(entry["epoch"] for entry in log) or ends[-1] - ends[-2] > 1:
+        raise ConfigError(
+            f"{path}: notes a loss at the epochs {ends[1:]}, so none of the last epoch alone; "
+            "train with training.eval_epochs: 1 to compare losses"
         )
-    return points
+    return float(losses[-1][1])
 
 
 def draw(points: list[dict[str, Any]], fit: ScalingFit, path: Path) -> None:

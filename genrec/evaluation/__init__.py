@@ -4,7 +4,7 @@ from genrec.evaluation.beams import BeamRow, BeamStudy, beam_study
 from genrec.evaluation.examples import Example, Recommended, collect_examples
 from genrec.evaluation.html import write_report
 from genrec.evaluation.intervals import Difference, Interval, bootstrap_intervals, paired_difference
-from genrec.evaluation.memory import machine, peak_memory
+from genrec.evaluation.memory import PeakMemory, machine
 from genrec.evaluation.metrics import mrr_at, ndcg_at, recall_at
 from genrec.evaluation.protocol import MASKS, evaluate, history_matrix
 from genrec.evaluation.rankers import ModelRanker, PopularityRanker, Ranker
@@ -41,6 +41,7 @@ __all__ = [
     "Example",
     "Interval",
     "ModelRanker",
+    "PeakMemory",
     "PopularityRanker",
     "PowerLaw",
     "Ranker",
@@ -66,7 +67,6 @@ __all__ = [
     "mrr_at",
     "ndcg_at",
     "paired_difference",
-    "peak_memory",
     "print_comparison",
     "print_examples",
     "ranks_from_scores",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
-from typing import Any
+import weakref
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 
 if sys.platform != "win32":
     import resource
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def machine() -> dict[str, Any]:
@@ -22,21 +27,49 @@ def machine() -> dict[str, Any]:
     }
 
 
-def reset_peak_memory() -> None:
-    """Forget the accelerator's peak so far; the process's peak cannot be reset."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+class PeakMemory:
+    """The most memory that was held since it was made.
 
+    System and CUDA each keep one peak per process, which can be set back but not split. So whoever
+    begins a measurement adds the peak so far to all others that are still read, and sets it back: a
+    training knows its peak though its validations measure their own.
 
-def peak_memory() -> dict[str, float]:
-    """Peaks in MiB.
-
-    Returns:
-        `peak_memory_mb`: resident memory of the process since it started, where the system tells;
-        `peak_device_memory_mb`: memory of CUDA tensors since `reset_peak_memory`, with CUDA only.
+    Where the system's peak cannot be set back (only Linux can, and some containers forbid it), it
+    is that since the process started.
     """
+
+    _others: ClassVar[weakref.WeakSet[PeakMemory]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self._most: dict[str, float] = {}
+        for other in self._others:
+            other.read()
+        with contextlib.suppress(OSError):  # elsewhere than on Linux, or not permitted
+            _RESET.write_text("5")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._others.add(self)
+
+    def read(self) -> dict[str, float]:
+        """Peaks in MiB.
+
+        Returns:
+            `peak_memory_mb`: resident memory of the process, where the system tells;
+            `peak_device_memory_mb`: memory of CUDA tensors, with CUDA only.
+        """
+        for name, peak in _peaks().items():
+            self._most[name] = max(self._most.get(name, 0.0), peak)
+        return dict(self._most)
+
+
+def _peaks() -> dict[str, float]:
+    """The peaks since the last time they were set back."""
     peaks = {}
-    if sys.platform != "win32":
+    if _STATUS.is_file():
+        told = next((line for line in _STATUS.read_text().splitlines() if "VmHWM" in line), None)
+        if told is not None:
+            peaks["peak_memory_mb"] = round(int(told.split()[1]) / 2**10, 1)
+    elif sys.platform != "win32":
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         peaks["peak_memory_mb"] = round(peak / 2**20, 1)

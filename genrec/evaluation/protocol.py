@@ -22,7 +22,7 @@ from genrec.data import Dataset, EvalSet, evaluation_batches
 from genrec.decoding import Filter, SearchResult
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.effective_rank import EffectiveRank
-from genrec.evaluation.memory import peak_memory, reset_peak_memory
+from genrec.evaluation.memory import PeakMemory
 from genrec.evaluation.metrics import IntArray
 from genrec.evaluation.rankers import PopularityRanker, Ranker
 from genrec.evaluation.ranks import Ranks, is_excluded, ranks_from_search
@@ -99,7 +99,7 @@ def evaluate(
         raise DataError(f"split {split!r} has no user to evaluate; check how the data was split")
 
     started = time.perf_counter()
-    reset_peak_memory()
+    memory = PeakMemory()
     order: list[IntArray] = []
     records: dict[str, list[_Batch]] = {mask: [] for mask in masks}
     seconds = dict.fromkeys(masks, 0.0)
@@ -185,8 +185,8 @@ def evaluate(
         **({"processes": team.num_processes} if shared and team.num_processes > 1 else {}),
         **({} if effective is None else {"effective_rank": round(effective, 3)}),
         **({} if pool is None else _about_pool(pool, outside / len(eval_set))),
-        # The process's peak is that of whatever ran before; popularity itself needs next to none.
-        **({} if isinstance(ranker, PopularityRanker) else peak_memory()),
+        # Of popularity it would be that of whatever ran before: itself it needs next to none.
+        **({} if isinstance(ranker, PopularityRanker) else memory.read()),
     )
     return evaluation
 

@@ -154,17 +154,7 @@ class Evaluation:
         Raises:
             ConfigError: if the two were evaluated on other users or targets.
         """
-        if not self.same_users(other):
-            raise ConfigError(
-                f"{self.ranker!r} and {other.ranker!r} were evaluated on different users or "
-                "targets; a paired difference needs the same split of the same dataset"
-            )
-        return paired_difference(
-            self.per_user(mask, name),
-            other.per_user(mask, name),
-            replicates=max(self.bootstrap, 1),
-            seed=self.seed,
-        )
+        return difference_of_means([self], [other], mask, name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the per-user arrays as parquet, everything else in its schema metadata."""
@@ -241,6 +231,35 @@ _METADATA = b"genrec.evaluation"
 def told_of(facts: Mapping[str, Any]) -> str:
     """What a ranker of these facts (or this `metrics.json`) knew of the target, for a table."""
     return ", ".join(name for name in ("time", "action") if facts.get(f"knows_request_{name}"))
+
+
+def difference_of_means(
+    first: Sequence[Evaluation], second: Sequence[Evaluation], mask: str, name: str
+) -> Difference:
+    """Paired difference of two rankers, each the mean over its seeds, on the same users.
+
+    A user's value is the mean over the seeds; users are resampled, seeds are not.
+
+    Args:
+        first: evaluations of a ranker, one per seed.
+        second: of the other one.
+        mask: `unmasked` or `masked`.
+        name: metric, as in `Evaluation.per_user`.
+
+    Raises:
+        ConfigError: if they were evaluated on other users or targets.
+    """
+    one = first[0]
+    for other in (*first[1:], *second):
+        if not one.same_users(other):
+            raise ConfigError(
+                f"{one.ranker!r} and {other.ranker!r} were evaluated on different users or "
+                "targets; a paired difference needs the same split of the same dataset"
+            )
+    means = [
+        np.mean([each.per_user(mask, name) for each in seeds], axis=0) for seeds in (first, second)
+    ]
+    return paired_difference(*means, replicates=max(one.bootstrap, 1), seed=one.seed)
 
 
 def best_first(evaluations: Sequence[Evaluation], mask: str, name: str) -> list[Evaluation]:

@@ -15,6 +15,7 @@ from torch import nn
 # Numbers drawn at a time: 16 MB. A multiple of 16, the unit in which torch draws normal numbers.
 _BLOCK = 1 << 22
 _UNIT = 16
+STD = 0.02  # of the weights of tables
 _split: ContextVar[tuple[int, int, int] | None] = ContextVar("split", default=None)
 
 
@@ -35,7 +36,7 @@ def held_rows(*, process: int, processes: int, least: int) -> Iterator[None]:
 
 
 def embedding(
-    rows: int, width: int, *, std: float = 0.02, padding_idx: int | None = None
+    rows: int, width: int, *, std: float = STD, padding_idx: int | None = None
 ) -> nn.Embedding:
     """An embedding table with normal weights, whole or as `held_rows` says.
 
@@ -54,7 +55,7 @@ def embedding(
         held = _drawn(rows, width, std=std, first=first, last=last)
         if padding_idx is not None and first <= padding_idx < last:
             held[padding_idx - first] = 0
-        return HeldRows(rows, held, padding_idx=padding_idx)
+        return HeldRows(rows, held, first=first, padding_idx=padding_idx)
     table = nn.Embedding(rows, width, padding_idx=padding_idx)
     nn.init.normal_(table.weight, std=std)
     if padding_idx is not None:
@@ -71,14 +72,17 @@ class HeldRows(nn.Embedding):
     Args:
         rows: of the whole table.
         held: float `[n, width]`, the process's rows, see `bounds`.
+        first: which row of the table the first of them is.
         padding_idx: a row of zeros.
     """
 
-    def __init__(self, rows: int, held: torch.Tensor, *, padding_idx: int | None) -> None:
+    def __init__(
+        self, rows: int, held: torch.Tensor, *, first: int, padding_idx: int | None
+    ) -> None:
         super().__init__(rows, held.shape[1], padding_idx=padding_idx, device="meta")
         del self.weight
         self.weight: torch.Tensor = torch.empty(rows, held.shape[1], device="meta")
-        self.held = held
+        self.held, self.first = held, first
 
 
 def share(rows: int, processes: int) -> int:

@@ -94,6 +94,31 @@ class SequenceMeta:
         """The metadata of the columns before `end`."""
         return self.map(lambda _, value: value[:, :end])
 
+    def first(self) -> torch.Tensor:
+        """The column of the first real token of each row, int64 `[B, 1]`; 0 in an empty row."""
+        return self.mask.long().argmax(1, keepdim=True)
+
+    def fronted(self) -> SequenceMeta:
+        """The metadata `[B, 1 + S]` with a token before, from which the first event is predicted.
+
+        It stands at the time of that event, and has no action.
+        """
+        first = self.first()
+        of_first = self.map(lambda _, value: value.gather(1, first))
+
+        def place(name: str, value: torch.Tensor) -> torch.Tensor:
+            if name in ("position", "item_index"):
+                return torch.cat([torch.zeros_like(first), value + 1], 1)
+            front = {
+                "mask": torch.ones_like(first, dtype=torch.bool),
+                "query_time": of_first.event_time,
+                "action": torch.zeros_like(first),
+                "query_action": of_first.action,
+            }.get(name, getattr(of_first, name))
+            return torch.cat([torch.zeros_like(first) if front is None else front, value], 1)
+
+        return self.map(place)
+
     def last(self) -> torch.Tensor:
         """The column of the last real token of each row, int64 `[B]`; 0 in an empty row."""
         columns = torch.arange(self.mask.shape[1], device=self.mask.device)

@@ -16,6 +16,8 @@ from genrec.errors import ArtefactError, ConfigError
 from genrec.models.backbones import BACKBONES, Backbone, ContextState
 from genrec.models.code_decoder import CodeDecoder, CodeScores
 from genrec.models.heads import HEADS, Head
+from genrec.models.heads.dense_contrast import Seen
+from genrec.models.initial import check_initial, xavier_normal
 from genrec.models.item_encoders import ITEM_ENCODERS, EventFeature, ItemEncoder
 from genrec.models.meta import SequenceMeta
 from genrec.models.registry import build_part, with_defaults
@@ -46,6 +48,8 @@ class RecommenderConfig(PretrainedConfig):
         head: `type` and keyword arguments of a head.
         input_norm: layer norm on the item vectors before the backbone.
         input_dropout: dropout on the backbone's input.
+        initial: how weights begin: `parts`, each part's own way, or `xavier`, see
+            `genrec.models.initial`.
         vocabulary_fingerprint: of the SID vocabulary the model was trained with.
     """
 
@@ -67,6 +71,7 @@ class RecommenderConfig(PretrainedConfig):
         head: Mapping[str, Any] | None = None,
         input_norm: bool = False,
         input_dropout: float = 0.0,
+        initial: str = "parts",
         vocabulary_fingerprint: str = "",
         **kwargs: Any,
     ) -> None:
@@ -88,6 +93,7 @@ class RecommenderConfig(PretrainedConfig):
         self.head = with_defaults(HEADS, head or {"type": "dense"})
         self.input_norm = input_norm
         self.input_dropout = input_dropout
+        self.initial = initial
         self.vocabulary_fingerprint = vocabulary_fingerprint
         super().__init__(**kwargs)
 
@@ -130,6 +136,12 @@ class Recommender(PreTrainedModel):
         self, config: RecommenderConfig, *, tables: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(config)
+        check_initial(config.initial)
+        if config.initial != "parts" and config.backbone.get("pretrained"):
+            raise ConfigError(
+                f"model: initial={config.initial!r} would draw the pretrained weights of the "
+                "backbone anew; leave one of them out"
+            )
         self.tables = ItemTables(
             num_items=config.num_items,
             codebook_sizes=config.codebook_sizes,
@@ -154,14 +166,19 @@ class Recommender(PreTrainedModel):
             )
         self.input_norm = nn.LayerNorm(width) if config.input_norm else nn.Identity()
         self.input_dropout = nn.Dropout(config.input_dropout)
-        tokens = self.item_encoder.tokens_per_item
+        tokens, self.fronts = self.item_encoder.tokens_per_item, self.item_encoder.fronts
+        if self.fronts and tokens > 1:
+            raise ConfigError(
+                "item encoder: a token before the events (token: true) goes with one token per "
+                f"item, and this encoder has {tokens}; leave it out"
+            )
         self.backbone: Backbone = build_part(
             "backbone",
             BACKBONES,
             config.backbone,
             d_model=width,
             # The history, and the codes of the next item but its last, which nothing is read from.
-            max_length=config.max_history * tokens + tokens - 1,
+            max_length=config.max_history * tokens + tokens - 1 + self.fronts,
         )
         self.head: Head = build_part(
             "head",
@@ -171,6 +188,8 @@ class Recommender(PreTrainedModel):
             encoder=self.item_encoder,
             d_model=width,
         )
+        if config.initial == "xavier":
+            xavier_normal(self)
         self._checked_trie: PrefixTrie | None = None
         self.post_init()
         self._no_split_modules = self.backbone.layer_classes
@@ -235,13 +254,53 @@ class Recommender(PreTrainedModel):
             return RecommenderOutput(loss=self._token_loss(items, meta, labels))
         hidden = self.backbone(*self._embed(items, meta))
         # An item's state is that of its last token.
-        hidden = hidden.unflatten(1, (items.shape[1], -1))[:, :, -1]
+        hidden = hidden.unflatten(1, (items.shape[1] + self.fronts, -1))[:, :, -1]
         loss = None
         if labels is not None:
-            known = labels >= 0
-            actions = None if query_action is None else query_action[known]
-            loss = self.head.event_loss(hidden[known], labels[known], actions)
-        return RecommenderOutput(loss=loss, hidden=hidden)
+            targets, actions = self.asked(
+                items, mask, labels, action=action, query_action=query_action
+            )
+            known = targets >= 0
+            actions = None if actions is None else actions[known]
+            seen = self._seen(items, mask, labels, known)
+            loss = self.head.event_loss(hidden[known], targets[known], actions, seen=seen)
+        return RecommenderOutput(loss=loss, hidden=hidden[:, self.fronts :])
+
+    def _seen(
+        self,
+        items: torch.Tensor,
+        mask: torch.Tensor,
+        labels: torch.Tensor,
+        known: torch.Tensor,
+    ) -> Seen | None:
+        """What else is in the rows of the states `known`, for a head that avoids it."""
+        if not self.head.avoids_seen:
+            return None
+        return Seen(torch.cat([items.masked_fill(~mask, -1), labels], 1), known)
+
+    def asked(
+        self,
+        items: torch.Tensor,
+        mask: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        action: torch.Tensor | None = None,
+        query_action: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What every token is to predict, and the actions of these events where they are known.
+
+        Both int64 `[B, S]`, as `forward` is given them; `[B, 1 + S]` where a token before the
+        events predicts the first one. Rows without a label ask for nothing.
+        """
+        if not self.fronts:
+            return labels, query_action
+        first = mask.long().argmax(1, keepdim=True)
+        rows = (labels >= 0).any(1, keepdim=True)
+        targets = torch.cat([items.gather(1, first).masked_fill(~rows, -100), labels], 1)
+        if query_action is None:
+            return targets, None
+        done = torch.zeros_like(first) if action is None else action.gather(1, first)
+        return targets, torch.cat([done, query_action], 1)
 
     def _embed(self, items: torch.Tensor, meta: SequenceMeta) -> tuple[torch.Tensor, SequenceMeta]:
         """What the backbone reads of items `[B, S]`: tokens `[B, S * t, D]` and their metadata."""
@@ -257,6 +316,10 @@ class Recommender(PreTrainedModel):
         real = self.input_dropout(self.input_norm(vectors))
         embeddings = real.new_zeros(*items.shape, *real.shape[1:]).index_put((meta.mask,), real)
         tokens = self.item_encoder.tokens_per_item
+        front = self.item_encoder.front(meta)
+        if front is not None:
+            token = self.input_dropout(self.input_norm(front)).to(embeddings.dtype)
+            return torch.cat([token.unsqueeze(1), embeddings], 1), meta.fronted()
         if tokens == 1:
             return embeddings, meta
         return embeddings.flatten(1, 2), meta.per_code(tokens)
@@ -298,7 +361,9 @@ class Recommender(PreTrainedModel):
             start=(column + 1) * levels,
             length=levels,
         )
-        return self.head.loss(states, labels[known])
+        actions = None if meta.query_action is None else meta.query_action[known]
+        seen = self._seen(items, meta.mask, labels, known)
+        return self.head.event_loss(states, labels[known], actions, seen=seen)
 
     def _context(self, items: torch.Tensor, mask: torch.Tensor, **meta: Any) -> ContextState:
         """Histories as the backbone reads them once."""

@@ -60,7 +60,7 @@ def train_all(
                 _note_failure(stages, name, error, failed)
         return failed
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, usable_cores() // jobs)
     devices = context.Queue()
     for device in devices_of_jobs(jobs):
         devices.put(device)
@@ -93,6 +93,13 @@ def _note_failure(
 ) -> None:
     failed[name] = error
     stages.console.print(f"[red]{escape(f'runs/{name}')}: failed: {escape(str(error))}[/red]")
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which taskset and batch systems make fewer."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def devices_of_jobs(jobs: int) -> list[str | None]:

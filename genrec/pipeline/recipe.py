@@ -182,7 +182,7 @@ class Recipe:
         check_types(place, plain, train)
         _refer(place, "vocabulary", options.get("vocabulary"), self.vocabularies)
         _refer(place, "vectors", options.get("vectors"), self.vectors)
-        shape = ("max_history", "input_norm", "input_dropout")
+        shape = ("max_history", "input_norm", "input_dropout", "initial")
         with _naming(place):
             d_model, backbone = scaled(
                 options.get("scale"),

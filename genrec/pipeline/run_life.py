@@ -68,9 +68,11 @@ def _noted(record: dict[str, Any], key: str) -> Any:
         return value
     kinds: dict[str, Any] = {"item_encoder": ITEM_ENCODERS, "backbone": BACKBONES, "head": HEADS}
     parts = {name: value[name] for name in kinds if isinstance(value.get(name), dict)}
-    return value | {
-        name: read_back(with_defaults(kinds[name], part)) for name, part in parts.items()
-    }
+    return (
+        {"initial": "parts"}
+        | value
+        | {name: read_back(with_defaults(kinds[name], part)) for name, part in parts.items()}
+    )
 
 
 def start(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:

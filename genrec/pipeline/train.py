@@ -19,7 +19,7 @@ from genrec.artefacts import (
 from genrec.data import Dataset, TrainingSequences
 from genrec.embedding import ItemVectors
 from genrec.errors import ConfigError
-from genrec.evaluation import ModelRanker, evaluate, machine, peak_memory
+from genrec.evaluation import ModelRanker, PeakMemory, evaluate, machine
 from genrec.models import (
     BACKBONES,
     HEADS,
@@ -70,6 +70,7 @@ def train(
     max_history: int = 50,
     input_norm: bool = False,
     input_dropout: float = 0.0,
+    initial: str = "parts",
     training: TrainingConfig = TRAINING_DEFAULT,
     split: SplitConfig = SPLIT_DEFAULT,
     name: str | None = None,
@@ -98,6 +99,8 @@ def train(
         max_history: longest history in items; longer ones keep their latest events.
         input_norm: layer norm on item vectors before the backbone.
         input_dropout: dropout on the backbone's input.
+        initial: how weights begin: `parts`, each part's own way, or `xavier`, normal with the
+            deviation of Glorot and Bengio for every matrix, as in the baseline of TencentGR.
         training: schedule, optimiser, validation.
         split: which events train, validate and test.
         name: name in tables, the folder's by default.
@@ -113,6 +116,7 @@ def train(
         ArtefactError: if vocabulary or vectors belong to other items or were made from the training
             events of another split, or `out` cannot be written.
     """
+    memory = PeakMemory()
     folder = check_out(out)
     if name and Path(name).name != name:
         raise ConfigError(f"train: name={name!r}; expected a name without a folder")
@@ -149,6 +153,7 @@ def train(
         head=head,
         input_norm=input_norm,
         input_dropout=input_dropout,
+        initial=initial,
         vocabulary_fingerprint=sids.fingerprint if sids is not None else "",
     )
     tables: dict[str, Any] = {"counts": counts, "tie_order": tie_order, **of_features}
@@ -193,6 +198,7 @@ def train(
                 "max_history",
                 "input_norm",
                 "input_dropout",
+                "initial",
             )
         },
         "training": asdict(training),
@@ -269,7 +275,7 @@ def train(
                 "seconds": seconds,
                 "training_seconds": training_seconds,
                 **machine(),
-                **peak_memory(),
+                **memory.read(),
             },
         )
     team.wait_for_everyone()

@@ -35,7 +35,8 @@ def build_optimizer(
         whose learning rate is the one that is logged.
 
     Raises:
-        ConfigError: if tables are to be trained in another way and the model has none.
+        ConfigError: if tables, or matrices of the backbone, are to be trained in another way and
+            the model has none.
     """
     parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
     tables = table_names(model) & parameters.keys()
@@ -46,6 +47,11 @@ def build_optimizer(
             "table; leave both out"
         )
     hidden = hidden_names(model) & parameters.keys() if config.optimizer == "muon" else set()
+    if config.optimizer == "muon" and not hidden:
+        raise ConfigError(
+            f"training: optimizer='muon' trains matrices between hidden states, but the backbone "
+            f"{model.config.backbone['type']!r} has none to train; use 'adamw'"
+        )
     of_tables = config.table_learning_rate or config.learning_rate
 
     def groups(names: Iterable[str], rate: float) -> list[dict[str, Any]]:

@@ -234,7 +234,7 @@ def split_model(folder: Path, *, rows: int, device: torch.device) -> Recommender
             count = table.num_embeddings
             first, last = bounds(count, team.process_index, team.num_processes)
             held = state.pop(f"{name}.weight")[first:last]
-            split[name] = HeldRows(count, held, padding_idx=table.padding_idx)
+            split[name] = HeldRows(count, held, first=first, padding_idx=table.padding_idx)
         state = {name: file.get_tensor(name) for name in state}
     with held_rows(process=0, processes=1, least=rows):  # so that it expects no weights of them
         model = Recommender.from_pretrained(None, config=config, state_dict=state)

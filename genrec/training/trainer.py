@@ -148,16 +148,20 @@ class RecommenderTrainer(Trainer):
         The gradients are averaged over the processes afterwards, so each one's mean counts in
         proportion to its labels, or to what they weigh.
         """
-        head: Head = self.accelerator.unwrap_model(model).head
+        plain: Recommender = self.accelerator.unwrap_model(model)
+        head: Head = plain.head
         head.seed_draws(self._next_draw_seed())
         half = self.shards and self.args.bf16
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=half):
             output = model(**inputs)
         loss = output.loss
         if self.accelerator.num_processes > 1:
-            known = inputs["labels"] >= 0
-            actions = inputs.get("query_action")
-            own = head.mass(inputs["labels"][known], None if actions is None else actions[known])
+            given = {key: inputs.get(key) for key in ("action", "query_action")}
+            targets, actions = plain.asked(
+                inputs["items"], inputs["mask"], inputs["labels"], **given
+            )
+            known = targets >= 0
+            own = head.mass(targets[known], None if actions is None else actions[known])
             loss = loss * own / self.accelerator.reduce(own, reduction="mean").clamp_min(1e-9)
         return (loss, output) if return_outputs else loss
 

@@ -139,7 +139,7 @@ def test_bce_equals_a_loop(monkeypatch: pytest.MonkeyPatch):
     made = head(loss="bce")
     hidden, targets = torch.randn(4, 6), torch.tensor([3, 7, 7, 0])
     others = torch.tensor([5, 8, 1, 2])
-    monkeypatch.setattr(made, "_others", lambda _: others)
+    monkeypatch.setattr(made, "_others", lambda *_: others)
     items = made.encoder.all_items()
     right = [math.log1p(math.exp(-float(hidden[r] @ items[t]))) for r, t in enumerate(targets)]
     wrong = [math.log1p(math.exp(float(hidden[r] @ items[o]))) for r, o in enumerate(others)]

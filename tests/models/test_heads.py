@@ -58,6 +58,35 @@ def test_autoregressive_search_scores_are_what_the_loss_trains() -> None:
         torch.testing.assert_close(score, -loss, atol=1e-5, rtol=1e-5)
 
 
+def test_autoregressive_with_one_level_has_nothing_that_is_never_trained() -> None:
+    tables, encoder = make((6,), 20)
+    head = AutoregressiveHead(tables=tables, encoder=encoder, d_model=WIDTH).eval()
+    hidden, targets = torch.randn(5, WIDTH), torch.arange(5)
+    head.loss(hidden, targets).backward()
+    assert [name for name, one in head.named_parameters() if one.grad is None] == []
+    trie = PrefixTrie.from_codes(tables.codes, (6,), tie_order=tables.tie_order)
+    with torch.no_grad():
+        scores = head.level_logits(0, head.project_levels(hidden)[:, 0]).log_softmax(1)
+        expected = scores[:, tables.codes[:, 0].long()].sort(descending=True).values
+        for exact in (False, True):
+            found = head.search(hidden, k=20, trie=trie, exact=exact)
+            torch.testing.assert_close(found.scores, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_parallel_loss_follows_codes_that_change() -> None:
+    tables, encoder = make((4, 5), 30)
+    head = ParallelHead(tables=tables, encoder=encoder, d_model=WIDTH, normalize="items")
+    torch.nn.init.normal_(head.weight)
+    hidden, targets = torch.randn(6, WIDTH), torch.arange(6)
+    first = head.loss(hidden, targets)
+    tables.fill(codes=tables.codes.flip(0))
+    fresh = ParallelHead(tables=tables, encoder=encoder, d_model=WIDTH, normalize="items")
+    fresh.load_state_dict(head.state_dict())
+    after = head.loss(hidden, targets)
+    assert after != first
+    assert torch.equal(after, fresh.loss(hidden, targets))
+
+
 @pytest.mark.parametrize("sizes", [(4, 4, 4), (4, 3, 6)])
 @pytest.mark.parametrize("normalize", ["codes", "items"])
 def test_parallel_search_equals_brute_force(sizes: tuple[int, ...], normalize: str) -> None:

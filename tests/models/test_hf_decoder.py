@@ -3,16 +3,19 @@ from __future__ import annotations
 import inspect
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, DynamicCache
 
 from genrec.decoding import PrefixTrie
 from genrec.errors import ConfigError
 from genrec.models import BeamState, Recommender, RecommenderConfig, SequenceMeta
 from genrec.models.backbones import HuggingFaceDecoder
+from genrec.models.backbones.shared_attention import shared_attention
 
 WIDTH = 16
 LORA = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
@@ -89,6 +92,7 @@ def test_the_configuration_reaches_the_model() -> None:
         ({"config": {"head_dim": "wide"}}, "backbone 'hf': 'qwen3': .*head_dim"),
         ({"architecture": "bert"}, "'bert' is not a causal decoder"),
         ({"architecture": "mamba"}, "'mamba' is not a causal decoder"),
+        ({"lora": LORA}, "random without pretrained"),
     ],
 )
 def test_bad_options(options: dict, message: str) -> None:
@@ -96,23 +100,118 @@ def test_bad_options(options: dict, message: str) -> None:
         HuggingFaceDecoder(d_model=WIDTH, max_length=8, **options)
 
 
-def test_lora_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"architecture": "stablelm"}, "'stablelm' .*: 0 of its 2 layers"),
+        (
+            {"architecture": "lfm2", "config": {"layer_types": ["conv", "full_attention"]}},
+            "'lfm2' .*: 1 of its 2 layers",
+        ),
+        ({"architecture": "gptj"}, "'gptj' cannot be decoded .* use qwen3"),
+        ({"architecture": "gemma2"}, "'gemma2' cannot be decoded .*softcap"),
+        ({"architecture": "gpt_oss"}, "'gpt_oss' cannot be decoded .* sinks"),
+        (
+            {
+                "architecture": "falcon_h1",  # state spaces beside the attention of every layer
+                "config": {
+                    "mamba_d_ssm": 32,
+                    "mamba_n_heads": 2,
+                    "mamba_d_head": 16,
+                    "mamba_d_state": 8,
+                    "mamba_chunk_size": 8,
+                },
+            },
+            "'falcon_h1' .* states of step 1 are .* away",
+        ),
+    ],
+    ids=lambda value: value["architecture"] if isinstance(value, dict) else "",
+)
+def test_a_decoder_whose_steps_are_wrong_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        HuggingFaceDecoder(d_model=WIDTH, max_length=8, **options)
+
+
+@pytest.mark.parametrize("max_length", [1, 2, 3, 8])
+def test_the_trial_of_a_decoder_leaves_nothing_behind(
+    max_length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made() -> tuple[HuggingFaceDecoder, torch.Tensor]:
+        torch.manual_seed(0)
+        shape = {"architecture": "qwen3", "config": {"attention_dropout": 0.5}}
+        return HuggingFaceDecoder(d_model=WIDTH, max_length=max_length, **shape), torch.rand(3)
+
+    tried, drawn = made()
+    monkeypatch.setattr("genrec.models.backbones.huggingface.check_decoding", lambda *_, **__: None)
+    untried, expected = made()
+    assert torch.equal(drawn, expected)
+    assert all(module.training for module in tried.modules())
+    assert all(one.grad is None and one.requires_grad for one in tried.parameters())
+    for (name, one), (_, other) in zip(
+        tried.state_dict().items(), untried.state_dict().items(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
+def mixing(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """An attention in which a beam reads a little of the others of its user."""
+
+    def mixed(*given: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        found = original(*given, **named)
+        return found + 0.01 * found.mean(2, keepdim=True)
+
+    return mixed
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama", "gpt2"])
+def test_steps_that_mix_beams_are_refused(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "genrec.models.backbones.huggingface.shared_attention"
+    monkeypatch.setattr(place, mixing(shared_attention))
+    with pytest.raises(ConfigError, match=f"{architecture!r} cannot be decoded"):
+        HuggingFaceDecoder(d_model=WIDTH, max_length=8, architecture=architecture)
+
+
+def test_lora_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
+    folder = str(folder_of(tmp_path / "words"))
     with pytest.raises(ConfigError, match=r"genrec\[lora\]"):
-        HuggingFaceDecoder(d_model=WIDTH, max_length=8, lora=LORA)
+        HuggingFaceDecoder(d_model=WIDTH, max_length=8, pretrained=folder, lora=LORA)
+
+
+def test_fresh_lora_changes_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    folder = str(folder_of(tmp_path / "words"))
+    parts = {"item_encoder": {"type": "sid-tokens"}, "head": {"type": "tokens"}}
+
+    def of(lora: dict | None) -> Recommender:
+        backbone = {"type": "hf", "pretrained": folder, "lora": lora}
+        sizes = {"num_items": 12, "codebook_sizes": (4, 3), "d_model": WIDTH, "max_history": 5}
+        return Recommender(RecommenderConfig(**sizes, backbone=backbone, **parts)).eval()
+
+    plain, extended = of(None), of(LORA)
+    assert any(one.any() for name, one in extended.named_parameters() if "lora_A" in name)
+    x = torch.randn(2, 5, WIDTH)
+    meta = SequenceMeta.from_mask(torch.ones(2, 5, dtype=torch.bool))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            extended.backbone(x, meta), plain.backbone(x, meta), rtol=0, atol=0
+        )
 
 
 def test_lora_trains_its_own_weights_only_and_is_saved(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     torch.manual_seed(0)
     sizes = (4, 3)
+    folder = folder_of(tmp_path / "words")
     config = RecommenderConfig(
         num_items=12,
         codebook_sizes=sizes,
         d_model=WIDTH,
         max_history=5,
         item_encoder={"type": "sid-tokens"},
-        backbone={"type": "hf", "lora": LORA},
+        backbone={"type": "hf", "pretrained": str(folder), "lora": LORA},
         head={"type": "tokens"},
     )
     codes = torch.stack([torch.arange(12) % 4, torch.arange(12) // 4], 1).int()
@@ -129,22 +228,24 @@ def test_lora_trains_its_own_weights_only_and_is_saved(tmp_path: Path) -> None:
         optimiser.step()
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {name for name, p in model.named_parameters() if p.requires_grad}
-    model.eval().save_pretrained(tmp_path)
-    again = Recommender.from_pretrained(tmp_path).eval()
+    model.eval().save_pretrained(tmp_path / "saved")
+    shutil.rmtree(folder)
+    again = Recommender.from_pretrained(tmp_path / "saved").eval()
     trie = PrefixTrie.from_codes(codes, sizes, tie_order=model.tables.tie_order)
     data = {"items": items, "mask": torch.ones_like(items, dtype=torch.bool)}
     one, two = (each.search(data, k=12, trie=trie) for each in (model, again))
     assert torch.equal(one.items, two.items) and torch.equal(one.scores, two.scores)
 
 
-def test_lora_options_are_checked() -> None:
+def test_lora_options_are_checked(tmp_path: Path) -> None:
     pytest.importorskip("peft")
+    folder = str(folder_of(tmp_path / "words"))
     for lora, message in (
         ({**LORA, "rank": 2}, "did you mean 'r'|unknown key 'rank'"),
         ({**LORA, "target_modules": ["query"]}, "backbone 'hf': lora: .*query"),
     ):
         with pytest.raises(ConfigError, match=message):
-            HuggingFaceDecoder(d_model=WIDTH, max_length=8, lora=lora)
+            HuggingFaceDecoder(d_model=WIDTH, max_length=8, pretrained=folder, lora=lora)
 
 
 def folder_of(path: Path, architecture: str = "qwen3") -> Path:
@@ -198,8 +299,10 @@ def test_a_pretrained_model_gives_the_shape(tmp_path: Path) -> None:
             HuggingFaceDecoder(d_model=WIDTH, max_length=8, **options)
     with pytest.raises(ConfigError, match="set d_model: 16"):
         HuggingFaceDecoder(d_model=32, max_length=8, pretrained=folder)
-    (tmp_path / "words" / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"pretrained=.*words.*model\.safetensors"):
+    weights = tmp_path / "words" / "model.safetensors"
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    with pytest.raises(ConfigError, match=r"pretrained=.*words.*from safetensors only"):
         HuggingFaceDecoder(d_model=WIDTH, max_length=8, pretrained=folder)
 
 

@@ -17,6 +17,7 @@ from genrec.models import (
     SidEmbedding,
     SumEncoder,
 )
+from genrec.models.heads import liger
 
 ITEMS, WIDTH, SIZES, DIM = 90, 8, (4, 5, 6), 5
 COLD = [3, 17, 40, 41, 77]
@@ -133,6 +134,27 @@ def test_the_loss_is_the_sum() -> None:
     hidden, targets = torch.randn(4, WIDTH), torch.tensor([1, 2, 3, 4])
     expected = head.codes.loss(hidden, targets) + 0.25 * head.items.loss(hidden, targets)
     torch.testing.assert_close(head.loss(hidden, targets), expected)
+
+
+def test_actions_weigh_the_dense_part_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = {"type": "dense", "loss": "sampled", "negatives": 9, "action_weights": [1.0, 0.0, 3.0]}
+    head = build(weight=0.25, parts={"codes": {"type": "autoregressive"}, "items": items})
+    hidden, targets = torch.randn(5, WIDTH), torch.tensor([4, 9, 17, 30, 2])
+    actions = torch.tensor([2, 0, 1, 2, 0])
+    head.seed_draws(7)
+    whole = head.event_loss(hidden, targets, actions)
+    dense = head.items.event_loss(hidden, targets, actions)
+    torch.testing.assert_close(whole, head.codes.loss(hidden, targets) + 0.25 * dense)
+    with pytest.raises(ConfigError, match="the data have no actions"):
+        head.loss(hidden, targets)
+    # Two processes, whose losses a trainer puts together by their numbers of targets.
+    halves = [slice(0, 2), slice(2, 5)]
+    own = [torch.tensor([4.0, 2.0]), torch.tensor([4.0, 3.0])]
+    monkeypatch.setattr(liger, "gathered", lambda one: (torch.cat(own), 0))
+    total = torch.tensor(0.0)
+    for half, (_, count) in zip(halves, own, strict=True):
+        total += head.event_loss(hidden[half], targets[half], actions[half]) * count / 5
+    torch.testing.assert_close(total, whole)
 
 
 def test_over_code_tokens_the_state_of_the_history_asks() -> None:

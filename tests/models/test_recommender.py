@@ -160,7 +160,7 @@ def test_the_configuration_says_the_defaults_too(tmp_path: Path) -> None:
     assert made.backbone == {
         "type": "transformer", "layers": 1, "heads": 2, "ffn": None, "dropout": 0.2,
         "attention_dropout": 0.0, "positions": "learned", "activation": "gelu",
-        "norm": "pre", "scale_input": False,
+        "norm": "pre", "norm_eps": 1e-5, "dropout_at": "outputs", "scale_input": False,
     }  # fmt: skip
     assert made.head["temperature"] == 0.05 and made.head["tied"] is False
     Recommender(made).save_pretrained(tmp_path)

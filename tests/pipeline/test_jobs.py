@@ -41,3 +41,11 @@ def test_a_job_sees_its_gpu_alone(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1" and threads == [2]
     jobs._begin_job(2, devices)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_the_cores_are_those_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
+    assert jobs.usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert jobs.usable_cores() == 64

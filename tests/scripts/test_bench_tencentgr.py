@@ -35,7 +35,13 @@ def test_scores_are_those_of_a_loop_over_users(tmp_path: Path, capsys: pytest.Ca
         "split": {"type": "last-click", "share": 0.4, "targets": [1, 2]},
         "runs": {
             "ads": {
-                "item_encoder": {"type": "features", "columns": ["101"]},
+                "item_encoder": {
+                    "type": "sum",
+                    "parts": {
+                        "item": {"type": "features", "columns": ["101"]},
+                        "gap": {"type": "time-gap", "times": "request"},
+                    },
+                },
                 "backbone": {"type": "transformer", "layers": 1, "heads": 1},
                 "head": {"type": "dense", "loss": "infonce", "negatives": 8, "in_batch": 8},
                 "d_model": 8,
@@ -77,7 +83,8 @@ def test_scores_are_those_of_a_loop_over_users(tmp_path: Path, capsys: pytest.Ca
                     gained += weight * (0.31 * hit + 0.69 * gain)
                 totals[name] += gained / worth / 2
         for name, total in totals.items():
-            (found,) = re.findall(rf"ads, 2 seed\(s\): .*{name} (\S+) ", part)
+            row = rf"ads \(told the target's time\), 2 seed\(s\): .*{name} (\S+) "
+            (found,) = re.findall(row, part)
             assert float(found) == pytest.approx(total, abs=6e-5)
         assert totals["literal"] != pytest.approx(totals["user-weighted"], abs=1e-6)
         assert "ads - popularity: " in part or "popularity - ads: " in part

@@ -9,7 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+
+from genrec.evaluation import Evaluation, Ranks, SearchRecord, paired_difference
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -25,6 +28,7 @@ def load(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def results() -> ModuleType:
+    load("results_against")  # which the script finds beside itself
     return load("results")
 
 
@@ -193,6 +197,96 @@ def test_the_time_to_a_runs_best_is_told(results: ModuleType, tmp_path: Path) ->
     assert ["slow", ".0300", "never", "", ""] in rows_of(text)
     with pytest.raises(SystemExit, match="no such run"):
         results.page([folder], "", reach="other")
+
+
+USERS = 30
+GAIN = 1 / np.log2(np.arange(2, 12))  # of the target's place
+
+
+def write_ranks(folder: Path, before: np.ndarray, *, users: int = USERS) -> np.ndarray:
+    """Ranks of a run, twice as many places down with the history unmasked; NDCG@10 by user."""
+    values = {}
+    searches = {}
+    for mask, places in (("unmasked", 2 * before), ("masked", before)):
+        ones = np.ones(users, dtype=np.int64)
+        nothing = {"certified": ones > 0, "target_excluded": ones < 0}
+        searches[mask] = SearchRecord(
+            ranks=Ranks(places, ones, places),
+            leaked=np.zeros(users, dtype=np.float32),
+            evaluations=ones,
+            seconds=1.0,
+            **nothing,
+        )
+        values[mask] = np.where(places < 10, GAIN[np.minimum(places, 9)], 0.0)
+    (folder / "ranks").mkdir()
+    Evaluation(
+        ranker=folder.name,
+        split="test",
+        users=np.arange(users),
+        targets=np.arange(users),
+        history_lengths=np.ones(users, dtype=np.int64),
+        searches=searches,
+        ks=(10,),
+        has_tuples=False,
+        bootstrap=200,
+    ).save(folder / "ranks/test.parquet")
+    return np.stack([values["unmasked"], values["masked"]])
+
+
+def test_methods_are_compared_user_by_user(results: ModuleType, tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0)
+    folder, other = tmp_path / "some-data", tmp_path / "other"
+    by_user = {}
+    for name in ("a-seed0", "a-seed1", "sasrec", "worse"):
+        write(folder / f"runs/{name}", 0.04, seed=0)
+        places = drawn.integers(5 if name == "worse" else 0, 12, size=USERS)
+        by_user[name] = write_ranks(folder / f"runs/{name}", places)
+    write(folder / "runs/few", 0.04, seed=0)
+    write_ranks(folder / "runs/few", np.zeros(10, dtype=np.int64), users=10)
+    write(folder / "report/popularity", 0.01)  # an older one, without ranks
+    write(other / "runs/elsewhere", 0.04, seed=0)
+    by_user["elsewhere"] = write_ranks(other / "runs/elsewhere", drawn.integers(12, size=USERS))
+    by_user["a"] = (by_user["a-seed0"] + by_user["a-seed1"]) / 2
+
+    def expected(method: str, base: str, seeds: str = "1") -> list[str]:
+        cells = []
+        for first, second in zip(by_user[method], by_user[base], strict=True):
+            found = paired_difference(first, second, replicates=200, seed=0)
+            value = f"{found.value:.4f}".replace("0.", ".", 1)
+            low, high = (f"{end:.4f}".replace("0.", ".", 1) for end in (found.low, found.high))
+            bold = "**" if found.low > 0 or found.high < 0 else ""
+            cells += [f"{bold}{value}{bold}", f"{low} to {high}"]
+        return [method, "file", seeds, *cells]
+
+    def section(compare: str) -> tuple[str, list[list[str]]]:
+        text = results.page([folder], "", compare=compare)[1].partition("## Against ")[2]
+        text = text.partition("\n## ")[0]
+        return text, sorted(rows_of(text)[1:])
+
+    text, rows = section("sasrec")
+    assert text.startswith("sasrec\n")
+    assert rows == [expected("a", "sasrec", "2"), expected("worse", "sasrec")]
+    assert "**" in rows[1][3]  # and not all of them
+    assert "Evaluated on other users or items: few (file order)." in text
+    assert section("a")[1] == [expected("sasrec", "a"), expected("worse", "a")]
+    assert section("a-seed0")[1][0] == expected("a", "a-seed0", "2")
+    assert len(section(str(other / "runs/elsewhere"))[1]) == 3
+    assert section(str(other / "runs/elsewhere"))[1][1] == expected("sasrec", "elsewhere")
+    with pytest.raises(SystemExit, match=r"no such run .* there are a-seed0, a-seed1, few"):
+        section("popularity")
+    assert "## Against" not in results.page([folder], "")[1]
+
+
+def test_each_order_is_compared_with_its_own(results: ModuleType, tmp_path: Path) -> None:
+    folders = [tmp_path / "some-data", tmp_path / "some-data-shuffled-day"]
+    for folder, order in zip(folders, ("file", "shuffled-day"), strict=True):
+        for name, place in (("base", 3), ("other", 0 if order == "file" else 4)):
+            write(folder / f"runs/{name}", 0.04, seed=0, tie_order=order)
+            write_ranks(folder / f"runs/{name}", np.full(USERS, place))
+    text = results.page(folders, "", compare="base")[1].partition("## Against")[2]
+    rows = rows_of(text.partition("\n## ")[0])[1:]
+    assert [row[:2] for row in rows] == [["other", "file"], ["other", "shuffled-day"]]
+    assert [float(row[3].strip("*")) > 0 for row in rows] == [True, False]
 
 
 def test_pages_become_one_table(

@@ -194,6 +194,19 @@ def test_every_parameter_has_its_optimiser_and_learning_rate(table: str, kind: s
             assert one == ("AdamW", 0.01)
 
 
+@needs_muon
+def test_muon_without_a_matrix_to_train_is_refused():
+    config = RecommenderConfig(
+        num_items=9,
+        d_model=8,
+        item_encoder={"type": "id"},
+        backbone={"type": "nextitnet"},  # whose layers are convolutions
+        head={"type": "dense"},
+    )
+    with pytest.raises(ConfigError, match=r"optimizer='muon' .* 'nextitnet' has none"):
+        build_optimizer(Recommender(config), TrainingConfig(optimizer="muon"), decayed=())
+
+
 def test_only_what_trainers_decay_is_decayed():
     model = build()
     names = {"item_encoder.parts.item.outer.weight", *TABLES}

@@ -111,15 +111,18 @@ def read_weights(model: nn.Module, pretrained: str) -> None:
     """Fill the model with the weights of another, but for its token embeddings.
 
     Raises:
-        ConfigError: if it cannot be read or lacks weights.
+        ConfigError: if it cannot be read, holds its weights in no safetensors, or lacks some.
     """
     if torch.get_default_device().type == "meta":
         return  # only the shape is wanted: the weights come with the recommender's own
     try:
-        found = AutoModel.from_pretrained(pretrained, dtype=torch.float32)
+        found = AutoModel.from_pretrained(pretrained, dtype=torch.float32, use_safetensors=True)
         missing = model.load_state_dict(found.state_dict(), strict=False).missing_keys
     except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"backbone 'hf': pretrained={pretrained!r}: {error}") from error
+        raise ConfigError(
+            f"backbone 'hf': pretrained={pretrained!r}: {error} (weights are read from safetensors "
+            "only, never from pickles such as pytorch_model.bin)"
+        ) from error
     if missing:
         raise ConfigError(
             f"backbone 'hf': pretrained={pretrained!r} lacks {len(missing)} weights, first "
@@ -128,7 +131,7 @@ def read_weights(model: nn.Module, pretrained: str) -> None:
 
 
 def add_lora(model: nn.Module, options: Mapping[str, Any]) -> None:
-    """Freeze the model and add low-rank matrices to some of its layers.
+    """Freeze the model and add low-rank matrices to some of its layers, at first without effect.
 
     Raises:
         ConfigError: without peft, or for options that it refuses.
@@ -149,6 +152,9 @@ def add_lora(model: nn.Module, options: Mapping[str, Any]) -> None:
         inject_adapter_in_model(LoraConfig(**options), model)
     except (TypeError, ValueError) as error:  # names modules that do not exist, ranks below 1
         raise ConfigError(f"backbone 'hf': lora: {error}") from error
+    if not next(model.parameters()).is_meta:
+        for module in model.modules():  # transformers draws anew what has no such mark
+            vars(module)["_is_hf_initialized"] = True
 
 
 def _keys(architecture: str) -> set[str]:

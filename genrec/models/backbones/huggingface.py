@@ -23,6 +23,7 @@ from genrec.models.backbones.base import (
     Rows,
     at_last,
 )
+from genrec.models.backbones.hf_check import check_decoding
 from genrec.models.backbones.hf_models import add_lora, configured, read_shape, read_weights
 from genrec.models.backbones.lengths import alike
 from genrec.models.backbones.shared_attention import shared_attention
@@ -35,8 +36,9 @@ class HuggingFaceDecoder(Backbone):
     """A causal decoder of `transformers`, given embeddings instead of token ids.
 
     Its attention is exchanged for one that hands out the keys and values of a history, and in a
-    decoding step reads them once per user. So any architecture works whose attention goes through
-    transformers' attention interface, as those of Llama, Qwen3, Mistral and GPT-2 do.
+    decoding step reads them once per user. So any architecture works whose layers mix tokens by
+    attention through transformers' attention interface alone, as those of Llama, Qwen3, Mistral and
+    GPT-2 do; one that would decode otherwise than its full pass is refused when it is built.
 
     Args:
         d_model: width.
@@ -51,7 +53,7 @@ class HuggingFaceDecoder(Backbone):
         pretrained: folder or hub name of a model whose weights are the start; it gives the shape,
             and `d_model` must be its width. A saved recommender does not need it any more.
         lora: if given, only low-rank additions are trained (Hu et al. 2022), through peft: options
-            of its `LoraConfig` such as `r`, `lora_alpha`, `target_modules`.
+            of its `LoraConfig` such as `r`, `lora_alpha`, `target_modules`. Needs `pretrained`.
         max_length: longest sequence.
     """
 
@@ -81,6 +83,11 @@ class HuggingFaceDecoder(Backbone):
         for name in ("layers", "heads", "kv_heads", "ffn"):
             if options[name] is not None and options[name] < 1:
                 raise ConfigError(f"backbone 'hf': {name}={options[name]}; expected at least 1")
+        if lora is not None and pretrained is None:
+            raise ConfigError(
+                "backbone 'hf': lora freezes the decoder, whose weights are random without "
+                "pretrained; add pretrained, or leave lora out"
+            )
         if pretrained is not None:
             options = read_shape(pretrained, options)
         own = dict(options["config"] or {})
@@ -119,6 +126,9 @@ class HuggingFaceDecoder(Backbone):
                     "a smaller max_history"
                 )
             read_weights(self.model, pretrained)
+        if not next(self.model.parameters()).is_meta:  # where only the shape is wanted
+            settings = self.model.config
+            check_decoding(self, name=settings.model_type, layers=settings.num_hidden_layers)
         if lora is not None:
             add_lora(self.model, lora)
 
@@ -253,7 +263,12 @@ def _attention(
 
     Returns:
         float `[B, S, H, width]`, and no weights.
+
+    Raises:
+        ConfigError: for attention sinks.
     """
+    if options.get("s_aux") is not None:  # which PyTorch's attention would leave out
+        raise ConfigError("attention sinks are not supported")
     if not isinstance(kept, _Step):
         if kept is not None:
             kept.rows.append((key, value))

@@ -41,6 +41,10 @@ class CausalTransformer(Backbone):
         norm: where layer norms stand: `pre`, before attention and feed-forward, or `post`, after
             the sum with what went in (Vaswani et al., and the published baseline of TencentGR). One
             more is at the end in either case.
+        norm_eps: epsilon of the layer norms.
+        dropout_at: `outputs`, of attention and feed-forward, or where SASRec and the published
+            baseline of TencentGR have it, `sasrec`: on the input after positions, before the
+            activation and on the output of the feed-forward, and not on that of the attention.
         scale_input: multiply embeddings by the root of the width before positions are added, as
             Vaswani et al. and SASRec do.
         max_length: longest sequence; only learned positions hold a table of that size.
@@ -64,6 +68,8 @@ class CausalTransformer(Backbone):
         positions: str = "learned",
         activation: str = "gelu",
         norm: str = "pre",
+        norm_eps: float = 1e-5,
+        dropout_at: str = "outputs",
         scale_input: bool = False,
     ) -> None:
         super().__init__()
@@ -82,6 +88,13 @@ class CausalTransformer(Backbone):
             )
         if norm not in ("pre", "post"):
             raise ConfigError(f"backbone: norm={norm!r}; expected 'pre' or 'post'")
+        if dropout_at not in ("outputs", "sasrec"):
+            raise ConfigError(
+                f"backbone: dropout_at={dropout_at!r}; expected 'outputs' or 'sasrec'"
+            )
+        if not norm_eps > 0:
+            raise ConfigError(f"backbone: norm_eps={norm_eps}; expected above 0")
+        self.input_dropout = nn.Dropout(dropout if dropout_at == "sasrec" else 0.0)
         self.head_width = d_model // heads
         self.input_scale = d_model**0.5 if scale_input else 1.0
         self.spec = BackboneSpec(style="stream", d_model=d_model, max_length=max_length, cache="kv")
@@ -97,10 +110,12 @@ class CausalTransformer(Backbone):
                 attention_dropout=attention_dropout,
                 activation=activation,
                 pre=norm == "pre",
+                norm_eps=norm_eps,
+                as_sasrec=dropout_at == "sasrec",
             )
             for _ in range(layers)
         )
-        self.norm = nn.LayerNorm(d_model)
+        self.norm = nn.LayerNorm(d_model, eps=norm_eps)
         init_linear(self)
 
     def forward(self, embeddings: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
@@ -148,7 +163,8 @@ class CausalTransformer(Backbone):
         """Embeddings with learned positions, or the rotation that stands for them."""
         embeddings = embeddings * self.input_scale if self.input_scale != 1.0 else embeddings
         if self.position is not None:
-            return embeddings + self.position(meta.position), None
+            return self.input_dropout(embeddings + self.position(meta.position)), None
+        embeddings = self.input_dropout(embeddings)
         return embeddings, rotary_angles(meta.position, self.head_width, embeddings.dtype)
 
     def _full_pass(
@@ -195,22 +211,26 @@ class _Block(nn.Module):
         attention_dropout: float,
         activation: str,
         pre: bool,
+        norm_eps: float,
+        as_sasrec: bool,
     ) -> None:
         super().__init__()
         self.pre = pre
         self.heads = heads
         self.head_width = d_model // heads
         self.attention_dropout = attention_dropout
-        self.attention_norm = nn.LayerNorm(d_model)
+        self.attention_norm = nn.LayerNorm(d_model, eps=norm_eps)
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
-        self.ffn_norm = nn.LayerNorm(d_model)
+        self.ffn_norm = nn.LayerNorm(d_model, eps=norm_eps)
         self.ffn = nn.Sequential(
             nn.Linear(d_model, ffn),
+            *([nn.Dropout(dropout)] if as_sasrec else []),
             ACTIVATIONS[activation](),
             nn.Linear(ffn, d_model),
         )
         self.dropout = nn.Dropout(dropout)
+        self.attention_out = nn.Identity() if as_sasrec else self.dropout
 
     def forward(self, hidden: torch.Tensor, attention: _Attention) -> torch.Tensor:
         qkv = attention.unpack(self.project(hidden).flatten(1))
@@ -236,7 +256,7 @@ class _Block(nn.Module):
 
     def finish(self, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """What follows the attention, whose output is `mixed`; both `[..., D]`."""
-        hidden = hidden + self.dropout(self.out(mixed))
+        hidden = hidden + self.attention_out(self.out(mixed))
         if self.pre:
             return hidden + self.dropout(self.ffn(self.ffn_norm(hidden)))
         hidden = self.attention_norm(hidden)

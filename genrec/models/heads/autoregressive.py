@@ -55,7 +55,10 @@ class AutoregressiveHead(Head):
             raise ConfigError(f"head 'autoregressive': hidden={hidden}; expected at least 1")
         self.temperature, self.label_smoothing = temperature, label_smoothing
         sizes, width = tables.codebook_sizes, hidden or 2 * d_model
-        self.prefix = CodeTable(codebook_sizes=sizes[:-1] or (1,), d_model=d_model)
+        # Nothing is written after the only code of one level.
+        self.prefix = (
+            CodeTable(codebook_sizes=sizes[:-1], d_model=d_model) if len(sizes) > 1 else None
+        )
         self.output = CodeTable(codebook_sizes=sizes, d_model=d_model)
         self.project = nn.Linear(d_model, len(sizes) * d_model)
         self.steps = nn.ModuleList(
@@ -76,6 +79,11 @@ class AutoregressiveHead(Head):
             return query @ keys.T
         return F.normalize(query, dim=-1) @ F.normalize(keys, dim=-1).T / self.temperature
 
+    def prefix_level(self, level: int) -> torch.Tensor:
+        """What each code of `level` adds to the inputs of the levels after, `[K_level, D]`."""
+        assert self.prefix is not None  # the last level adds to nothing
+        return self.prefix.level(level)
+
     def project_levels(self, hidden: torch.Tensor) -> torch.Tensor:
         """The state's share `[..., L, D]` of every level's input, once per user."""
         return self.project(hidden).unflatten(-1, (len(self.steps), self.d_model))
@@ -91,7 +99,7 @@ class AutoregressiveHead(Head):
                 F.cross_entropy(logits, codes[:, level], label_smoothing=self.label_smoothing)
             )
             if level + 1 < len(self.steps):
-                prefix = prefix + F.embedding(codes[:, level], self.prefix.level(level))
+                prefix = prefix + F.embedding(codes[:, level], self.prefix_level(level))
         return torch.stack(losses).mean()
 
     def _compiles(self, hidden: torch.Tensor, trie: PrefixTrie) -> bool:
@@ -183,7 +191,7 @@ class LightDecoder:
             Logits `[B, W', K_level]` and the new prefixes `[B, W', D]`.
         """
         index = parent.unsqueeze(-1).expand(-1, -1, state.shape[-1])
-        prefix = state.gather(1, index) + F.embedding(code, self.head.prefix.level(level - 1))
+        prefix = state.gather(1, index) + F.embedding(code, self.head.prefix_level(level - 1))
         logits = self.head.level_logits(level, self.states[:, level, None] + prefix)
         return logits, prefix
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult
+from genrec.models.heads.dense_contrast import Seen
 from genrec.models.item_encoders import ItemEncoder
 from genrec.models.tables import ItemTables, share
 
@@ -26,6 +27,7 @@ class Head(nn.Module, ABC):
         searches_by_beams: a wider beam can change the list.
         ranks_items: needs the trie, but ranks items: the leaves of its results are item numbers
             and not tuples.
+        avoids_seen: its loss is told, as `seen`, what else is in the row of each state.
         reads_tokens: reads one state per code of the next item, each after the codes before, and
             not one state per item. Such a head has `level_logits(level, hidden)`; see `TokenHead`.
     """
@@ -36,6 +38,7 @@ class Head(nn.Module, ABC):
     searches_by_beams = False
     ranks_items = False
     reads_tokens = False
+    avoids_seen = False
     # Of what the loss draws; None draws from the process's own generator, for its own targets.
     draw_seed: int | None = None
 
@@ -71,9 +74,16 @@ class Head(nn.Module, ABC):
         return self.loss(hidden, targets)
 
     def event_loss(
-        self, hidden: torch.Tensor, targets: torch.Tensor, actions: torch.Tensor | None
+        self,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        actions: torch.Tensor | None,
+        *,
+        seen: Seen | None = None,
     ) -> torch.Tensor:
         """The loss where the actions of the targets' events, int64 `[M]`, may be known.
+
+        `seen` is given to heads that avoid it.
 
         Raises:
             ConfigError: from heads that weigh actions, if they are not known.

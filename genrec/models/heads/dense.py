@@ -12,7 +12,7 @@ from genrec.decoding import Filter, PrefixTrie, SearchResult, dense_search
 from genrec.decoding.pool import item_result, pool_search
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head
-from genrec.models.heads.dense_contrast import ItemSampler, contrast, pairs
+from genrec.models.heads.dense_contrast import ItemSampler, Seen, contrast, pairs
 from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
 from genrec.models.tables import ItemTables
@@ -42,6 +42,8 @@ class DenseHead(Head):
             one other item drawn uniformly for each state (SASRec, and the TencentGR baseline).
         negatives: how many items of the catalogue `sampled` and `infonce` draw; 0 is none.
         in_batch: how many targets of the batch `infonce` draws.
+        unseen: draw the other item of `bce` among those that are in neither the history nor the
+            labels of the row, as the TencentGR baseline does; else among all but the target.
         log_q: correct the logits of drawn items for how often they are drawn, which makes the
             partition function unbiased; the positive is not drawn, so it is not corrected. Without
             it popular items of the batch are pushed down.
@@ -73,6 +75,7 @@ class DenseHead(Head):
         loss: str = "full",
         negatives: int = 512,
         in_batch: int = 1024,
+        unseen: bool = False,
         log_q: bool = True,
         negative_power: float = 0.0,
         label_smoothing: float = 0.0,
@@ -103,6 +106,11 @@ class DenseHead(Head):
                 f"head 'dense': action_weights={list(action_weights)} with loss={loss!r}; expected "
                 "numbers of at least 0, first that of unknown actions, and a loss of drawn items"
             )
+        if unseen and loss != "bce":
+            raise ConfigError(
+                f"head 'dense': unseen=True with loss={loss!r}, whose items are drawn for all "
+                "states together; leave it out or set loss: bce"
+            )
         if negative_power < 0:
             raise ConfigError(
                 f"head 'dense': negative_power={negative_power}; expected 0 (uniform) or more, up "
@@ -123,7 +131,7 @@ class DenseHead(Head):
             label_smoothing,
         )
         self.kind, self.negatives, self.negative_power = loss, negatives, negative_power
-        self.in_batch, self.log_q = in_batch, log_q
+        self.in_batch, self.log_q, self.avoids_seen = in_batch, log_q, unseen
         self.action_weights = None if action_weights is None else tuple(map(float, action_weights))
         self._sampler: ItemSampler | None = None
         self._pool: tuple[Filter, torch.Tensor, torch.Tensor] | None = None
@@ -216,10 +224,15 @@ class DenseHead(Head):
         return self.event_loss(hidden, targets, None)
 
     def event_loss(
-        self, hidden: torch.Tensor, targets: torch.Tensor, actions: torch.Tensor | None
+        self,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        actions: torch.Tensor | None,
+        *,
+        seen: Seen | None = None,
     ) -> torch.Tensor:
         """See `Head.event_loss`."""
-        return self._loss(hidden, targets, self._weights(actions))
+        return self._loss(hidden, targets, self._weights(actions), seen)
 
     def mass(self, targets: torch.Tensor, actions: torch.Tensor | None) -> torch.Tensor:
         """See `Head.mass`."""
@@ -240,13 +253,17 @@ class DenseHead(Head):
         return torch.tensor(self.action_weights, device=actions.device)[actions]
 
     def _loss(
-        self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
+        self,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor | None,
+        seen: Seen | None,
     ) -> torch.Tensor:
         if self.kind == "full":
             return self.unsampled_loss(hidden, targets)
         positive = self._own_scores(hidden, self.candidates(targets))
         if self.kind == "bce":
-            negative = self._own_scores(hidden, self.candidates(self._others(targets)))
+            negative = self._own_scores(hidden, self.candidates(self._others(targets, seen)))
             return pairs(positive, negative, weights)
         drawn, expected = self._draw(targets)
         negative = self.scores(hidden, self.candidates(drawn))
@@ -270,9 +287,15 @@ class DenseHead(Head):
         popular = counts[drawn].clamp_min(1e-9) / counts.sum().clamp_min(1e-9)
         return drawn, self.negatives * self._sampler.chance[drawn] + len(own) * popular
 
-    def _others(self, targets: torch.Tensor) -> torch.Tensor:
-        """An item int64 `[M]` for each target, uniform over all items but the target."""
+    def _others(self, targets: torch.Tensor, seen: Seen | None = None) -> torch.Tensor:
+        """An item int64 `[M]` for each target, uniform over all but the target, or the row's."""
         batch, start = self._batch(targets)
+        if seen is not None:
+            generator = self._generator(targets.device)
+            uniform = torch.rand(
+                len(batch), dtype=torch.float64, device=targets.device, generator=generator
+            )
+            return seen.others(uniform[start : start + len(targets)], self.tables.num_items)
         drawn = torch.randint(
             self.tables.num_items - 1,
             (len(batch),),

@@ -9,11 +9,49 @@ holds for the union of items drawn from the batch and from the catalog when `c` 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 Scores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The items of the rows that states come from.
+
+    Attributes:
+        items: int64 `[B, W]`, negative where there is none; an item may come twice.
+        known: bool `[B, S]`, which states of each row are asked, M in all.
+    """
+
+    items: torch.Tensor
+    known: torch.Tensor
+
+    def others(self, uniform: torch.Tensor, num_items: int) -> torch.Tensor:
+        """An item int64 `[M]` for each state, uniform over those that are not in its row.
+
+        Args:
+            uniform: float64 `[M]` in [0, 1), the draws.
+            num_items: of the catalogue. Where a row holds all of them, any item is drawn.
+        """
+        rows = self.items.masked_fill(self.items < 0, num_items).sort(1).values
+        again = F.pad(rows[:, 1:] == rows[:, :-1], (1, 0))
+        rows = rows.masked_fill(again, num_items).sort(1).values
+        held = (rows < num_items).sum(1)
+        rows = rows[:, : int(held.max())] if len(rows) else rows
+        full = held == num_items
+        held, rows = held.masked_fill(full, 0), rows.masked_fill(full.unsqueeze(1), num_items)
+        row = self.known.nonzero()[:, 0]
+        number = (uniform * (num_items - held)[row]).long()
+        drawn = torch.zeros_like(self.known, dtype=torch.int64)
+        drawn[self.known] = number
+        # Below the j-th of its items a row lacks `item - j` others: number r of those that it
+        # lacks is r and as many more as there are items with no more than r others below.
+        below = rows - torch.arange(rows.shape[1], device=rows.device)
+        below = below.masked_fill(rows == num_items, num_items)
+        return number + torch.searchsorted(below, drawn, right=True)[self.known]
 
 
 class ItemSampler:

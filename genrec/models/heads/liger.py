@@ -14,11 +14,13 @@ from genrec.errors import ConfigError
 from genrec.models.heads.autoregressive import AutoregressiveHead
 from genrec.models.heads.base import Head
 from genrec.models.heads.dense import DenseHead
+from genrec.models.heads.dense_contrast import Seen
 from genrec.models.heads.parallel import ParallelHead
 from genrec.models.heads.tokens import TokenHead
 from genrec.models.item_encoders import ItemEncoder
 from genrec.models.registry import build_part
 from genrec.models.tables import ItemTables
+from genrec.processes import gathered
 
 CODE_HEADS: dict[str, type[Head]] = {
     "autoregressive": AutoregressiveHead,
@@ -50,7 +52,7 @@ class LigerHead(Head):
         parts: `codes`, one of the heads `autoregressive`, `parallel` and `tokens`, and `items`, a
             `dense` head, each with its options. To say anything of cold items the vectors of
             `items` must come from content: an item encoder with a part that reads vectors, or
-            `items: content`.
+            `items: content`. Its `action_weights` weigh its own loss alone.
         weight: of the dense part's loss.
         cold: whether the cold items join.
 
@@ -81,16 +83,35 @@ class LigerHead(Head):
             raise ConfigError(f"head 'liger': weight={weight}; expected 0 or more")
         given = {"tables": tables, "encoder": encoder, "d_model": d_model}
         self.codes = build_part("head 'liger': part codes", CODE_HEADS, parts["codes"], **given)
-        self.items = build_part(
+        self.items: DenseHead = build_part(
             "head 'liger': part items", {"dense": DenseHead}, parts["items"], **given
         )
         self.reads_tokens = self.codes.reads_tokens
         self.weight, self.cold = weight, cold
+        self.avoids_seen = self.items.avoids_seen
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The codes' loss plus `weight` times the dense one, on the state before the first code."""
+        return self.event_loss(hidden, targets, None)
+
+    def event_loss(
+        self,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        actions: torch.Tensor | None,
+        *,
+        seen: Seen | None = None,
+    ) -> torch.Tensor:
+        """As `loss`; where the dense part weighs actions, the codes count all the same."""
         states = hidden[:, 0] if self.reads_tokens else hidden
-        return self.codes.loss(hidden, targets) + self.weight * self.items.loss(states, targets)
+        dense = self.items.event_loss(states, targets, actions, seen=seen)
+        if self.items.action_weights is not None and self.draw_seed is not None:
+            # A trainer puts the means of several processes together by numbers of targets, and
+            # this one is a mean by weights.
+            own = torch.stack([self.items.mass(targets, actions), self.mass(targets, actions)])
+            weights, count = gathered(own)[0].view(-1, 2).sum(0)
+            dense = dense * (own[0] / own[1]) * count / weights.clamp_min(1e-9)
+        return self.codes.loss(hidden, targets) + self.weight * dense
 
     def level_logits(self, level: int, hidden: torch.Tensor) -> torch.Tensor:
         """Those of the part `codes`."""

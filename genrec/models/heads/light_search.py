@@ -63,7 +63,7 @@ def light_search(
     excluded = Exclusions.from_items(trie, exclude, batch, filter)
     levels = [_level(head, trie, level, excluded) for level in range(trie.num_levels)]
     start = np.zeros((1, size), dtype=np.float32)  # the empty prefix
-    tables = [start, *(as_array(head.prefix.level(i).detach()) for i in range(len(levels) - 1))]
+    tables = [start, *(as_array(head.prefix_level(i).detach()) for i in range(len(levels) - 1))]
     inputs = (as_array(states.detach()), levels, tables, k, renormalize)
     everyone, low = np.ones(batch, dtype=bool), np.full(batch, -np.inf, dtype=np.float32)
     found = _pass(*inputs, everyone, low, max(k, _NARROW))

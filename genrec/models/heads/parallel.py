@@ -80,7 +80,7 @@ class ParallelHead(Head):
         self.bias = nn.Parameter(torch.zeros(len(sizes), 1, d_model))
         self.log_scale = nn.Parameter(torch.zeros(())) if normalize == "items" else None
         self.dropout = nn.Dropout(dropout)
-        self._rows: CodeRows | None = None
+        self._rows: tuple[torch.Tensor, int, CodeRows] | None = None
 
     def keys(self) -> torch.Tensor:
         """Unit vectors `[sum K, D]` of all codes, over the temperature."""
@@ -144,10 +144,12 @@ class ParallelHead(Head):
         return mean * len(targets)
 
     def code_rows(self) -> CodeRows:
-        """The rows of the joined code table that each item adds up; made once."""
-        if self._rows is None or self._rows.bags.device != self.tables.codes.device:
-            self._rows = CodeRows(self.tables.codes, self.table.offsets, len(self.table.weight))
-        return self._rows
+        """The rows of the joined code table that each item adds up; made once for given codes."""
+        codes = self.tables.codes
+        if self._rows is None or self._rows[0] is not codes or self._rows[1] != codes._version:
+            rows = CodeRows(codes, self.table.offsets, len(self.table.weight))
+            self._rows = codes, codes._version, rows
+        return self._rows[2]
 
     def log_probs(self, hidden: torch.Tensor) -> list[torch.Tensor]:
         """Per level `[B, K_l]`; an item's sum over levels is its score."""

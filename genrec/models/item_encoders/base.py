@@ -23,11 +23,13 @@ class ItemEncoder(nn.Module, ABC):
     Attributes:
         tokens_per_item: vectors of an item in the sequence that a backbone reads.
         reads: fields of `SequenceMeta` that `events` needs.
+        fronts: whether a token stands before the events, see `front`.
     """
 
     tables: ItemTables
     tokens_per_item: int = 1
     reads: frozenset[str] = frozenset()
+    fronts: bool = False
 
     def __init__(self, *, tables: ItemTables, d_model: int) -> None:
         super().__init__()
@@ -54,6 +56,14 @@ class ItemEncoder(nn.Module, ABC):
         Returns:
             float `[B, S, d_model]`, added to the token at which the item is complete; None if only
             the items count.
+        """
+        return None
+
+    def front(self, meta: SequenceMeta) -> torch.Tensor | None:
+        """Vectors `[B, d_model]` of a token before the events, which predicts the first of them.
+
+        Returns:
+            None if there is no such token.
         """
         return None
 

@@ -30,7 +30,7 @@ class EventFeature(ItemEncoder):
         return torch.zeros(*items.shape, self.d_model, device=items.device)
 
     @abstractmethod
-    def events(self, meta: SequenceMeta) -> torch.Tensor:
+    def events(self, meta: SequenceMeta) -> torch.Tensor | None:
         """What the events of item-level metadata `[B, S]` add, float `[B, S, d_model]`."""
 
 

@@ -65,6 +65,7 @@ class SparseFeatures(nn.Module):
         hashed: list[bool] = []
         segment: list[int] = []
         rows = 1  # row 0 is padding
+        self.blocks: list[tuple[int, int]] = []  # first row and rows of each feature
         for place, name in enumerate(used):
             size, values = columns[name]
             big = size > max_rows
@@ -75,7 +76,8 @@ class SparseFeatures(nn.Module):
                 first += [turn] * values
                 hashed += [big] * values
                 segment += [place] * values
-            rows += max_rows if big else size
+            self.blocks.append((rows, max_rows if big else size))
+            rows += self.blocks[-1][1]
         for key, value, dtype in (
             ("index", index, torch.int64),
             ("offset", offset, torch.int64),
@@ -109,8 +111,7 @@ class SparseFeatures(nn.Module):
 class FeatureEncoder(ItemEncoder):
     """Sparse features and vectors of an item, side by side, projected to the model's width.
 
-    It is the item tower of the TencentGR baseline. An item that has no vector of a kind has a
-    learned one in its place.
+    It is the item tower of the TencentGR baseline.
 
     Args:
         tables: item tables with features.
@@ -121,6 +122,8 @@ class FeatureEncoder(ItemEncoder):
         width: of each feature's embedding and of each projected vector; `d_model` by default.
         max_rows: features of more values are hashed, see `SparseFeatures`.
         activation: `none` or `relu`, after the projection; the published baseline has `relu`.
+        missing: what stands for a vector that an item does not have: `learned`, a vector of its own
+            in place of the projected one, or `zero`, projected as any other, as published.
         dropout: on the output.
     """
 
@@ -134,6 +137,7 @@ class FeatureEncoder(ItemEncoder):
         width: int | None = None,
         max_rows: int = 200_000,
         activation: str = "none",
+        missing: str = "learned",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(tables=tables, d_model=d_model)
@@ -149,9 +153,10 @@ class FeatureEncoder(ItemEncoder):
             raise ConfigError(
                 "item encoder 'features': reads nothing; name columns or vectors of the items"
             )
-        if activation not in ("none", "relu"):
+        check_activation("features", activation)
+        if missing not in ("learned", "zero"):
             raise ConfigError(
-                f"item encoder 'features': activation={activation!r}; expected 'none' or 'relu'"
+                f"item encoder 'features': missing={missing!r}; expected 'learned' or 'zero'"
             )
         size = _positive("features", width=d_model if width is None else width, max_rows=max_rows)
         self.activation, self.width = activation, size
@@ -171,8 +176,9 @@ class FeatureEncoder(ItemEncoder):
         ]
         self.projections = nn.ModuleList(nn.Linear(high - low, size) for _, low, high in self.parts)
         # Without a vector it holds nothing, and there is nothing to learn.
+        learned = self.parts if missing == "learned" else []
         self.missing = nn.Parameter(
-            0.02 * torch.randn(len(self.parts), size), requires_grad=bool(self.parts)
+            0.02 * torch.randn(len(learned), size), requires_grad=bool(learned)
         )
         self.outer = nn.Linear(size * (len(names) + len(of_vectors)), d_model)
         self.dropout = nn.Dropout(dropout)
@@ -184,8 +190,10 @@ class FeatureEncoder(ItemEncoder):
         for place, projection in enumerate(self.projections):
             which, low, high = self.parts[place]
             vector = projection(self.tables.more_vectors[flat, low:high])
-            known = self.tables.known[flat, which].unsqueeze(1)
-            found.append(torch.where(known, vector, self.missing[place].to(vector.dtype)))
+            if len(self.missing):
+                known = self.tables.known[flat, which].unsqueeze(1)
+                vector = torch.where(known, vector, self.missing[place].to(vector.dtype))
+            found.append(vector)
         out = self.outer(torch.cat(found, dim=1))
         out = F.relu(out) if self.activation == "relu" else out
         return self.dropout(out).view(*items.shape, self.d_model)
@@ -199,9 +207,10 @@ class FeatureEncoder(ItemEncoder):
 
 
 class UserFeatures(EventFeature):
-    """What is known of the user, added to every event: sparse features projected to the width.
+    """What is known of the user: sparse features projected to the width.
 
-    A user that the model does not hold, and one of whom nothing is known, add the same vector.
+    It is added to every event, or is a token before them. A user that the model does not hold, and
+    one of whom nothing is known, have the same vector.
 
     Args:
         tables: with features of users.
@@ -209,6 +218,9 @@ class UserFeatures(EventFeature):
         columns: sparse features to read, as the users have them.
         width: of each feature's embedding; `d_model` by default.
         max_rows: features of more values are hashed, see `SparseFeatures`.
+        token: put the vector before the events as a token of its own, which predicts the first
+            event of the window (the published baseline), and do not add it to the events.
+        activation: `none` or `relu`, after the projection; the published baseline has `relu`.
         dropout: on the output.
     """
 
@@ -220,9 +232,13 @@ class UserFeatures(EventFeature):
         columns: Sequence[str | int] = (),
         width: int | None = None,
         max_rows: int = 200_000,
+        token: bool = False,
+        activation: str = "none",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(tables=tables, d_model=d_model)
+        check_activation("user", activation)
+        self.fronts, self.activation = token, activation
         names = [str(name) for name in columns]
         check_columns("user", names, tables.user_columns)
         if not names:
@@ -234,8 +250,17 @@ class UserFeatures(EventFeature):
         self.outer = nn.Linear(size * len(names), d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def events(self, meta: SequenceMeta) -> torch.Tensor:
+    def events(self, meta: SequenceMeta) -> torch.Tensor | None:
         """See `EventFeature.events`."""
+        if self.fronts:
+            return None
+        return self._vector(meta).unsqueeze(1).expand(*meta.mask.shape, self.d_model)
+
+    def front(self, meta: SequenceMeta) -> torch.Tensor | None:
+        """See `ItemEncoder.front`."""
+        return self._vector(meta) if self.fronts else None
+
+    def _vector(self, meta: SequenceMeta) -> torch.Tensor:
         table = self.tables.user_features
         rows = len(meta.mask)
         values = table.new_zeros(rows, table.shape[1])
@@ -243,8 +268,8 @@ class UserFeatures(EventFeature):
             user = meta.user[:, 0]
             inside = (user >= 0) & (user < len(table))
             values = torch.where(inside[:, None], table[user.masked_fill(~inside, 0)], values)
-        vector = self.dropout(self.outer(self.sparse(values)))
-        return vector.unsqueeze(1).expand(*meta.mask.shape, self.d_model)
+        out = self.outer(self.sparse(values))
+        return self.dropout(F.relu(out) if self.activation == "relu" else out)
 
 
 def check_columns(part: str, names: Sequence[str], there: Mapping[str, tuple[int, int]]) -> None:
@@ -256,6 +281,14 @@ def check_columns(part: str, names: Sequence[str], there: Mapping[str, tuple[int
             )
         if name in names[:place]:
             raise ConfigError(f"item encoder {part!r}: column {name!r} comes twice")
+
+
+def check_activation(part: str, activation: str) -> None:
+    """Raise ConfigError for an activation that a tower does not have."""
+    if activation not in ("none", "relu"):
+        raise ConfigError(
+            f"item encoder {part!r}: activation={activation!r}; expected 'none' or 'relu'"
+        )
 
 
 def _positive(part: str, *, width: int, max_rows: int) -> int:

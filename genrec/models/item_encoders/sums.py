@@ -62,6 +62,7 @@ class SumEncoder(ItemEncoder):
                 "added; keep those of one number"
             )
         self.tokens_per_item = max(sizes)
+        self.fronts = any(part.fronts for part in self._parts())
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         """Vectors `[..., d_model]` of items `[...]`, or of each of their tokens.
@@ -87,6 +88,12 @@ class SumEncoder(ItemEncoder):
     def events(self, meta: SequenceMeta) -> torch.Tensor | None:
         """The sum of what the parts make of events."""
         found = [part.events(meta) for part in self._parts()]
+        known = [one for one in found if one is not None]
+        return added(known) if known else None
+
+    def front(self, meta: SequenceMeta) -> torch.Tensor | None:
+        """The sum of what the parts put before the events."""
+        found = [part.front(meta) for part in self._parts()]
         known = [one for one in found if one is not None]
         return added(known) if known else None
 

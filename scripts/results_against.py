@@ -1,0 +1,123 @@
+"""The section of a page of results with paired differences of every method and one of them.
+
+`scripts/results.py FOLDERS --against RUN` writes it from the ranks that evaluations leave beside
+their `metrics.json`; nothing is evaluated again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genrec.artefacts import read_json
+from genrec.evaluation import Difference, Evaluation
+from genrec.evaluation.report import number, span
+from genrec.evaluation.results import difference_of_means
+
+MASKS = ("unmasked", "masked")
+METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One run with the ranks of its targets.
+
+    Attributes:
+        name: of its folder.
+        order: of the events of a day.
+        pool: how many items were ranked; None for the catalog.
+        found: where each user's target stood.
+    """
+
+    name: str
+    order: str
+    pool: Any
+    found: Evaluation
+
+    @property
+    def method(self) -> str:
+        """Its name without the seed."""
+        return self.name.rpartition("-seed")[0] or self.name
+
+    def comparable(self, other: Ranked) -> bool:
+        """Whether both ranked the same items for the same targets of the same users."""
+        same = self.order == other.order and self.pool == other.pool
+        return same and self.found.same_users(other.found)
+
+
+def read(run: Path) -> Ranked | None:
+    """The ranks of a run's folder; None where it keeps none of the test split."""
+    path = run / "ranks" / "test.parquet"
+    if not path.is_file():
+        return None
+    metrics = read_json(run / "metrics.json")
+    return Ranked(
+        run.name, str(metrics["tie_order"]), metrics.get("candidates"), Evaluation.load(path)
+    )
+
+
+def against(folders: list[Path], run: str) -> list[str]:
+    """Lines of the section: NDCG@10 of each method minus that of `run`, with intervals.
+
+    Runs that differ in their seed alone are one method: each user's value is the mean over them.
+
+    Args:
+        folders: of a recipe's output, one per order of events.
+        run: name of a run in them or of its method; or the folder of a run elsewhere.
+
+    Raises:
+        SystemExit: if there is no such run with ranks.
+    """
+    every = [
+        one
+        for folder in folders
+        for place in (*sorted((folder / "runs").glob("*")), folder / "report" / "popularity")
+        if (one := read(place)) is not None
+    ]
+    outside = read(Path(run))
+    chosen = [outside] if outside else [one for one in every if one.name == run]
+    chosen = chosen or [one for one in every if one.method == run]
+    if not chosen:
+        names = ", ".join(sorted({one.name for one in every}))
+        raise SystemExit(f"--against {run}: no such run with ranks/test.parquet; there are {names}")
+    methods: dict[tuple[str, str], list[Ranked]] = {}
+    for one in every:
+        methods.setdefault((one.order, one.method), []).append(one)
+    rows, left_out = [], []
+    for (order, method), seeds in methods.items():
+        base = [one for one in chosen if seeds[0].comparable(one)]
+        same = [one for one in seeds if one.comparable(seeds[0])]
+        if base == same:
+            continue
+        if not base or len(same) < len(seeds):
+            left_out.append(f"{method} ({order} order)")
+            continue
+        found = [
+            difference_of_means([o.found for o in same], [o.found for o in base], mask, METRIC)
+            for mask in MASKS
+        ]
+        cells = [cell for one in found for cell in (shown(one), span(one))]
+        row = f"| {method} | {order} | {len(same)} | {' | '.join(cells)} |"
+        rows.append((order, -found[0].value, row))
+    title = chosen[0].name if len(chosen) == 1 else chosen[0].method
+    lines = [
+        f"## Against {title}",
+        "",
+        f"NDCG@10 minus that of {title}, paired by user, with 95% intervals from a bootstrap over "
+        "users; bold where the interval leaves out 0. Where there are several seeds, a user's "
+        "value is their mean, and the interval says nothing of other seeds.",
+        "",
+        "| method | order | seeds | N@10 | 95% | masked N@10 | 95% |",
+        "|---|---|---:|---:|---:|---:|---:|",
+        *(row for *_, row in sorted(rows)),
+        "",
+    ]
+    if left_out:
+        lines += [f"Evaluated on other users or items: {', '.join(left_out)}.", ""]
+    return lines
+
+
+def shown(found: Difference) -> str:
+    """A difference in a cell."""
+    return f"**{number(found.value)}**" if found.significant else number(found.value)
