@@ -234,7 +234,7 @@ def _keys(
     # what scores above `ABSENT` exists; the others have to be asked
     gone = ~(candidates.exists(taken.cells, beam, child) if taken.everything else taken.real)
     if filter is not None:
-        gone |= ~filter.alive(given.level + 1, torch.from_numpy(child)).numpy()
+        gone |= ~filter.array_alive(given.level + 1, child)
     if dead is not None and dead.shape[1]:
         nodes = torch.from_numpy(child)
         place = torch.searchsorted(dead, nodes).clamp_max_(dead.shape[1] - 1)

@@ -169,8 +169,8 @@ class Filter:
         """
         assert self.trie is not None
         starts = self.trie.item_starts[depth]
-        one, asked = len(self) == 1, nodes[:1].numel()
-        if len(starts) > (max(_FEW_NODES, asked) if one else asked):
+        one = len(self) == 1
+        if self._on_demand(depth, nodes[:1].numel()):
             low, high = starts[nodes].to(torch.int64), starts[nodes + 1].to(torch.int64)
             return self.members.any_between(low, high)
         alive = self._alive.get(depth)
@@ -181,6 +181,21 @@ class Filter:
         if one:
             return alive[0].index_select(0, nodes.reshape(-1)).view(nodes.shape)
         return alive.gather(1, nodes.flatten(1)).view(nodes.shape)
+
+    def array_alive(self, depth: int, nodes: np.ndarray) -> np.ndarray:
+        """`alive` of numpy's arrays, on the CPU: calls of numpy are cheaper than torch's."""
+        assert self.trie is not None
+        if not self._on_demand(depth, nodes[:1].size):
+            return self.alive(depth, torch.from_numpy(nodes)).numpy()
+        starts = self.trie.item_starts[depth].numpy()
+        low, high = (starts.take(nodes + i).astype(np.int64) for i in (0, 1))
+        return self.members.array_any_between(low, high)
+
+    def _on_demand(self, depth: int, asked: int) -> bool:
+        """Whether nodes are looked up when they are asked for, ``asked`` of them for a row."""
+        assert self.trie is not None
+        few = max(_FEW_NODES, asked) if len(self) == 1 else asked
+        return self.trie.num_nodes[depth] >= few
 
     def checked(self, batch: int, trie: PrefixTrie | None = None) -> Filter:
         """Itself, on the trie's device, if it fits a search for ``batch`` users.

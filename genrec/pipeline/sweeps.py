@@ -21,6 +21,8 @@ from genrec.evaluation.report import number
 from genrec.evaluation.results import told_of
 
 UNTESTED = "not tested"
+# Sweeps choose by validation, which these define: numbers under different ones do not compare.
+UNSWEPT = ("training.eval_masked", "training.eval_users")
 HEADINGS = ("run", "seeds", "validation", "unmasked", "masked", "parameters", "minutes")
 
 
@@ -78,7 +80,8 @@ def variants(run: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         options: as in the recipe; `sweep` maps options (`training.learning_rate`) to lists.
 
     Raises:
-        ConfigError: naming the key that is no option with parts, or whose values are no list.
+        ConfigError: naming the key that is no option with parts, that defines the validation, or
+            whose values are no list; or if two combinations have one name.
     """
     plain = copy.deepcopy(dict(options))
     sweep = plain.pop("sweep", None)
@@ -90,12 +93,15 @@ def variants(run: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if not isinstance(sweep, Mapping) or not sweep:
         raise ConfigError(f"sweep={sweep!r}; expected options with a list of values each")
     for key, values in sweep.items():
-        scalars = isinstance(values, list) and all(
-            isinstance(value, (str, int, float)) for value in values
-        )
-        if not scalars or not values:
+        if not isinstance(values, list) or not values or not all(map(_sweepable, values)):
             raise ConfigError(
-                f"sweep: {key}: {values!r}; expected a list of numbers, words or truth values"
+                f"sweep: {key}: {values!r}; expected a list of numbers, words, truth values, null, "
+                "or lists of these"
+            )
+        if key in UNSWEPT:
+            raise ConfigError(
+                f"sweep: {key}: defines the validation that ranks a sweep, so its values do "
+                "not compare; set it for the run, or name a run for each value"
             )
     last = [str(key).rpartition(".")[2] for key in sweep]
     shown = [
@@ -107,7 +113,10 @@ def variants(run: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for key, value in zip(sweep, combination, strict=True):
             _put(chosen, str(key), value)
         values = zip(shown, combination, strict=True)
-        found["-".join([run, *(f"{key}{_text(value)}" for key, value in values)])] = chosen
+        name = "-".join([run, *(f"{key}{_text(value)}" for key, value in values)])
+        if name in found:
+            raise ConfigError(f"sweep: two combinations are called {name!r}; give each value once")
+        found[name] = chosen
     return found
 
 
@@ -160,6 +169,9 @@ def summary(
 ) -> list[tuple[str, ...]]:
     """One row per variant, best validation first: mean (standard deviation) over its seeds.
 
+    Validations of another kind (masked or not, on how many users) do not compare, and those of one
+    kind stand together.
+
     A variant that knew the time or the action of the target says so after its name.
 
     Args:
@@ -181,7 +193,8 @@ def summary(
         validation = [record["validation"]["ndcg@10"] for record in about]
         told = told_of(metrics[0]) if metrics else ""
         shown = f"{variant} (told the {told.replace(', ', ' and ')})" if told else variant
-        cells = [shown, str(len(members)), mean_and_spread(validation)]
+        kind = _validated(about[0])
+        cells = [shown, str(len(members)), f"{mean_and_spread(validation)} {kind}".rstrip()]
         for mask in ("unmasked", "masked"):
             found = _headlines(metrics[0], f"{split}/{mask}/") if metrics else []
             results = [
@@ -191,8 +204,8 @@ def summary(
             cells.append(", ".join(results) if metrics else UNTESTED)
         cells.append(f"{about[0]['parameters']:,}")
         cells.append(f"{statistics.mean(record['seconds'] for record in about) / 60:.1f}")
-        rows.append((statistics.mean(validation), tuple(cells)))
-    return [cells for _, cells in sorted(rows, key=lambda row: -row[0])]
+        rows.append((kind, -statistics.mean(validation), tuple(cells)))
+    return [cells for *_, cells in sorted(rows, key=lambda row: row[:2])]
 
 
 def write_summary(
@@ -203,8 +216,8 @@ def write_summary(
     """Write the rows of `summary` as a Markdown table, and below it the runs that failed."""
     some = any(UNTESTED in row for row in rows)
     lines = [
-        "Mean (standard deviation) over seeds, best validation NDCG@10 first."
-        + (" Of a sweep, only the best variant by validation was tested." if some else ""),
+        "Mean (standard deviation) over seeds, best validation NDCG@10 first among those of one "
+        "kind." + (" Of a sweep, only the best variant by validation was tested." if some else ""),
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"|---|{'---:|' * (len(HEADINGS) - 1)}",
@@ -233,6 +246,15 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{mean} ({number(statistics.stdev(values))})" if len(values) > 1 else mean
 
 
+def _validated(record: Mapping[str, Any]) -> str:
+    """How a run was validated: `masked`, or `unmasked, 500 users`; empty where it does not say."""
+    training = record.get("training", {})
+    if "eval_masked" not in training:
+        return ""
+    kind = "masked" if training["eval_masked"] else "unmasked"
+    return f"{kind}, {training['eval_users']:,} users" if training.get("eval_users") else kind
+
+
 def _headlines(record: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
     """Recall and NDCG at 10, or at the longest list there is below, else at the shortest."""
     lengths = [int(key.rpartition("@")[2]) for key in record if key.startswith(f"{prefix}ndcg@")]
@@ -252,7 +274,19 @@ def _put(options: dict[str, Any], key: str, value: Any) -> None:
     place[last] = value
 
 
+def _sweepable(value: Any) -> bool:
+    """Whether it is a plain value, or a list of such."""
+    plain = (str, int, float, type(None))
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, plain) for one in value)
+    return isinstance(value, plain)
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "_".join(map(_text, value))
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, float):

@@ -34,7 +34,11 @@ def test_rank_select_and_contains_equal_lists(mask):
     assert not bits.contains(everywhere)[:, size].any()
     pairs = [(low, high) for low in everywhere[0][::7].tolist() for high in range(low, size + 1, 5)]
     low, high = (torch.tensor(part).expand(len(mask), -1) for part in zip(*pairs, strict=True))
-    assert torch.equal(bits.any_between(low, high), bits.rank(high) > bits.rank(low))
+    expected = bits.rank(high) > bits.rank(low)
+    assert torch.equal(bits.any_between(low, high), expected)
+    assert (bits.array_any_between(low.numpy(), high.numpy()) == expected.numpy()).all()
+    shaped = bits.array_any_between(low[:, None].numpy(), high[:, None].numpy())
+    assert (shaped[:, 0] == expected.numpy()).all()
     for row, members in enumerate(mask):
         places = members.nonzero().flatten()
         one = bits.select_rows(torch.tensor([row]))

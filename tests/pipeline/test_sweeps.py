@@ -44,6 +44,47 @@ def test_names_of_large_and_near_values_are_names_of_folders() -> None:
     ]  # fmt: skip
 
 
+def test_null_and_lists_are_values() -> None:
+    found = variants("a", {"sweep": {"backbone.windows": [[2, 1], [4], None], "d_model": [8]}})
+    assert {name: one["backbone"]["windows"] for name, one in found.items()} == {
+        "a-windows2_1-d_model8": [2, 1], "a-windows4-d_model8": [4], "a-windowsnull-d_model8": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"d_model": 8}, "d_model: 8; expected a list"),
+        ({"d_model": []}, "expected a list"),
+        ({"backbone": [{"type": "hstu"}]}, "expected a list of numbers"),
+        ({"backbone.windows": [[[1]]]}, "expected a list of numbers"),
+        ({"backbone.windows": [[]]}, "expected a list of numbers"),
+        ({"d_model": ["8", 8]}, "two combinations are called 'a-d_model8'"),
+        ({"training.eval_masked": [True, False]}, "eval_masked: defines the validation"),
+        ({"training.eval_users": [100, None]}, "eval_users: defines the validation"),
+    ],
+)
+def test_sweeps_that_make_no_sense(sweep: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        variants("a", {"sweep": sweep})
+
+
+def test_validations_of_one_kind_stand_together(tmp_path: Path) -> None:
+    planned = planned_runs({"a": {}, "b": {}, "c": {}, "d": {}})
+    validated(tmp_path, {"a": 0.2, "b": 0.4, "c": 0.3, "d": 0.1})
+    kinds = {"a": (False, None), "b": (True, None), "c": (False, None), "d": (True, 1500)}
+    for name, (masked, users) in kinds.items():
+        path = tmp_path / "runs" / name / "run.json"
+        training = {"eval_masked": masked, "eval_users": users}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"training": training}))
+    assert [(row[0], row[2]) for row in summary(tmp_path, planned, evaluated=[])] == [
+        ("b", ".4000 masked"),
+        ("d", ".1000 masked, 1,500 users"),
+        ("c", ".3000 unmasked"),
+        ("a", ".2000 unmasked"),
+    ]
+
+
 def test_runs_of_one_variant_differ_in_the_seed_alone() -> None:
     runs = {"a": {"seeds": [3, 4], "sweep": {"d_model": [8, 16]}}, "b": {"d_model": 2}}
     planned = planned_runs(runs)
