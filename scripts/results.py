@@ -336,7 +336,7 @@ def draw_curves(folders: list[Path], path: Path) -> bool:
             axes.grid(color="#e5e7eb")
             axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside right upper", frameon=False)
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "genrec"}):
             figure.savefig(temporary, format="svg", metadata={"Date": None})
     finally:
         pyplot.close(figure)
