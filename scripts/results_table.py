@@ -4,7 +4,8 @@
 
 Reads the tables that `scripts/results.py` wrote into docs/results, so the pages stay the record.
 Runs that differ in their seed alone become one row: mean and standard deviation of the results,
-mean of the minutes, most of the memory. Best first within each data set and order of events.
+mean of the minutes and of the share certified, most of the memory; other columns are listed where
+they differ. Best first within each data set and order of events.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Method:
         minutes = [
             float(run["training"].removesuffix(" min")) for run in self.runs if run["training"]
         ]
+        certified = [float(run["certified"].removesuffix("%")) for run in self.runs]
         memory = [run["memory"] for run in self.runs if run.get("memory")]
         baseline = not first["seed"]
         return [
@@ -71,16 +73,20 @@ class Method:
             self.order,
             "" if baseline else str(len(self.runs)),
             *(self.spread(column) for column in RESULTS),
-            first.get("told", ""),
-            first["beam"],
-            first["certified"],
-            first["parameters"],
-            first.get("vectors", ""),
+            self.listed("told"),
+            self.listed("beam"),
+            f"{statistics.mean(certified):.1f}%",
+            self.listed("parameters"),
+            self.listed("vectors"),
             f"{statistics.mean(minutes):.0f}" if minutes else "",
             max(memory, key=mebibytes, default=""),
             first.get("published", ""),
             f"[{self.page}]({self.page}.md)",
         ]
+
+    def listed(self, column: str) -> str:
+        """A column that the seeds agree on, or each of its values once; older pages lack some."""
+        return "; ".join(dict.fromkeys(run[column] for run in self.runs if run.get(column)))
 
     def spread(self, column: str) -> str:
         """Mean of a result, with the standard deviation where there are several seeds."""

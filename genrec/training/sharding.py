@@ -102,7 +102,8 @@ class RowSharded(nn.Embedding):
     holds, and a reduce-scatter adds up the answers: the rows of one process and zeros of others, so
     the sum is exact. All processes must look up together; how many rows each asks for may differ.
 
-    The gradient of a row is the mean over the processes, as for parameters of FSDP.
+    The gradient of a row is the mean over the processes, as for parameters of FSDP. The backward
+    pass adds to `weight.grad` in place; `torch.autograd.grad` does not know of it.
 
     Args:
         table: the rows that this process holds, or a whole table, which is left alone.
@@ -122,7 +123,8 @@ class RowSharded(nn.Embedding):
         mesh = init_device_mesh(device.type, (processes().num_processes,))
         trains = True
         if isinstance(table, HeldRows):
-            held = table.held.to(device)
+            # The device may have a number ("cpu:0"), for which torch would copy.
+            held = table.held if device.type == "cpu" else table.held.to(device)
         else:
             trains = table.weight.requires_grad
             first, last = bounds(table.num_embeddings, mesh.get_rank(), mesh.size())
@@ -144,11 +146,7 @@ class RowSharded(nn.Embedding):
         held = weight.to_local()
         local = asked - mesh.get_rank() * share(self.num_embeddings, mesh.size())
         here = (local >= 0) & (local < len(held))
-        if len(held):
-            found = F.embedding(local.where(here, 0), held)
-        else:  # fewer rows than processes
-            found = held.sum().expand(len(local), self.embedding_dim)
-        found = found.masked_fill(~here.unsqueeze(1), 0)
+        found = _OwnRows.apply(held, local, here, weight)
         answers = DTensor.from_local(found, mesh, [Partial()], run_check=False)
         rows = answers.redistribute(placements=[Shard(0)]).to_local()[: len(numbers)]
         if self.padding_idx is not None:
@@ -156,6 +154,34 @@ class RowSharded(nn.Embedding):
         if rows.requires_grad:
             rows.register_hook(lambda gradient: gradient / mesh.size())
         return rows.view(*input.shape, self.embedding_dim)
+
+
+class _OwnRows(torch.autograd.Function):
+    """Rows of a table that are held here, and zeros for others; gradients are added up in place.
+
+    Autograd would make a gradient as large as the part for each look-up, and add them up.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, held: torch.Tensor, local: torch.Tensor, here: torch.Tensor, weight: Any
+    ) -> torch.Tensor:
+        ctx.save_for_backward(local, here)
+        ctx.weight = weight
+        found = held.new_zeros(len(local), held.shape[1])
+        found[here] = held[local[here]]
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None, None, None]:
+        local, here = ctx.saved_tensors
+        (gradient,) = gradients
+        with torch.no_grad():
+            if ctx.weight.grad is None:
+                ctx.weight.grad = torch.zeros_like(ctx.weight)
+            own = ctx.weight.grad.to_local()
+            own.index_add_(0, local[here], gradient[here].to(own.dtype))
+        return None, None, None, None
 
 
 def tables_to_split(model: Recommender, rows: int) -> dict[str, nn.Embedding]:
@@ -255,6 +281,18 @@ def _in_blocks(model: Recommender) -> Recommender:
 
 def _owner(model: nn.Module, name: str) -> nn.Module:
     return model.get_submodule(name.rpartition(".")[0])
+
+
+@torch.no_grad()
+def is_finite(value: torch.Tensor) -> bool:
+    """Whether all numbers are finite, in every process; all must ask if the tensor is split.
+
+    Memory: that of a block, 64 MB, not of the tensor.
+    """
+    held: Any = value.to_local() if isinstance(value, DTensor) else value
+    blocks = held.reshape(-1).split(_BLOCK)
+    bad = not all(bool(torch.isfinite(block).all()) for block in blocks)
+    return not (largest(int(bad)) if isinstance(value, DTensor) else bad)
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ from genrec.training.config import TrainingConfig
 from genrec.training.optimizers import build_optimizer
 from genrec.training.progress import METRIC, EpochLines, PlainLines
 from genrec.training.sharding import (
+    is_finite,
     is_sharded,
     launcher_settings,
     own_rows,
@@ -250,7 +251,7 @@ class RecommenderTrainer(Trainer):
     def _check_finite(self, model: Recommender) -> None:
         """Raise GenrecError if the training diverged: nothing could be ranked."""
         for name, value in model.named_parameters():
-            if not bool(torch.isfinite(value).all()):
+            if not is_finite(value):
                 run = Path(str(self.args.output_dir)).parent
                 raise GenrecError(
                     f"{run}: the training diverged before step {self.state.global_step}: {name} "

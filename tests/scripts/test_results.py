@@ -28,7 +28,8 @@ def load(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def results() -> ModuleType:
-    load("results_against")  # which the script finds beside itself
+    for beside in ("results_against", "results_curves"):  # which the script finds beside itself
+        load(beside)
     return load("results")
 
 
@@ -321,6 +322,23 @@ def test_pages_become_one_table(
     assert "published" in head and "Hou et al." in beauty[0]["published"]
     assert text.index("## Amazon 2014 Beauty") < text.index("## Steam-100K")
     assert "decoding" not in text
+
+
+def test_seeds_that_differ_are_all_told(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "amazon2014-beauty"
+    for seed, width in enumerate((50, 50, 100)):
+        more = {"exact": False, "beam_width": width, "parameters": 1000 + width}
+        write(folder / f"runs/sid-seed{seed}", 0.03, seed=seed, certificate_rate=seed / 2, **more)
+    page = tmp_path / "amazon2014-beauty.md"
+    page.write_text(results.page([folder], "")[1])
+    head, row = rows_of(results_table.table([page]))[:2]
+    shown = dict(zip(head, row, strict=True))
+    assert shown["certified"] == "50.0%"
+    assert sorted(shown["beam"].split("; ")) == ["100", "50"]
+    assert sorted(shown["parameters"].split("; ")) == ["1,050", "1,100"]
+    assert shown["vectors"] == "white"
 
 
 def test_what_a_method_was_told_has_a_column(

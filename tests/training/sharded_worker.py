@@ -18,7 +18,7 @@ from genrec.pipeline import evaluate, train
 from genrec.processes import processes
 from genrec.training import TrainingConfig, trainer
 from genrec.training.optimizers import JoinedOptimizer, RowWiseAdagrad, SparseAdam, _muon
-from genrec.training.sharding import RowSharded, row_sharded, shard_tables
+from genrec.training.sharding import RowSharded, is_finite, row_sharded, shard_tables
 from genrec.training.shards import load_shard, save_shard
 from genrec.training.trainer import RecommenderTrainer
 
@@ -62,6 +62,20 @@ def rows_are_those_of_a_whole_table() -> None:
         (whole(one) * factor).sum() / 2 for one, factor in zip(of_ranks, factors, strict=True)
     ).backward()
     assert torch.equal(weight.grad.full_tensor(), whole.weight.grad)
+    # Several look-ups of a step, and steps that accumulate, add up in the same memory.
+    place = weight.grad.to_local().data_ptr()
+    (split(of_ranks[rank]) * 2 + split(of_ranks[rank])).sum().backward()
+    sum((whole(one) * 3).sum() / 2 for one in of_ranks).backward()
+    assert torch.equal(weight.grad.full_tensor(), whole.weight.grad)
+    assert weight.grad.to_local().data_ptr() == place
+    assert is_finite(weight)
+    with torch.no_grad():
+        weight.to_local()[2:3, 1] = torch.nan if rank else 1.0
+    assert not is_finite(weight)  # in both processes
+    with torch.no_grad():
+        weight.to_local()[:] = distribute_tensor(
+            whole.weight, weight.device_mesh, [Shard(0)]
+        ).to_local()
     with torch.inference_mode():
         none = of_ranks[rank].flatten()[: 3 * rank]
         assert torch.equal(split(none), whole(none))
