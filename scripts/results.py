@@ -6,8 +6,8 @@ Every figure in docs/results comes from here: each row is one `metrics.json`. Fo
 (its orders of same-day events) go into one page; a page starts with the command that made it, and
 the machine is the one each run noted. Published figures stand beside methods of the same name
 (`scripts/published.json`); their texts, encoders and protocols differ. Beside the page it draws the
-validation of every run over its epochs (`scripts/results_curves.py`). With `--against RUN` it has the
-paired differences of every method and that run (`scripts/results_against.py`).
+validation of every run over its epochs (`scripts/results_curves.py`). With `--against RUN` it has
+the paired differences of every method and that run (`scripts/results_against.py`).
 `scripts/results_table.py` puts the pages into one table.
 """
 
