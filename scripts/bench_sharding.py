@@ -4,8 +4,13 @@
 
 Trains a small transformer with item ids on random histories, sampled softmax, in three ways: each
 process with the whole model (DDP), all parameters sharded (FSDP), and the table split by rows as
-well. Prints, for one process: bytes of weights, gradients and optimiser between steps, and
-histories per second of all processes after the first step.
+well. Prints, for one process: bytes of weights, gradients and optimiser between steps; the peaks
+of main memory (Linux, mapped files included) while the model is built, in the steps, and in
+validation, which searches the whole catalogue, and saving, each above what the process had before
+and the largest of any process; and histories per second of all processes after the first step.
+Peaks compare best where each way runs by itself:
+
+    accelerate launch --multi_gpu --num_processes 2 scripts/bench_sharding.py --rows 2000000 --way 3
 """
 
 from __future__ import annotations
@@ -126,7 +131,7 @@ def measure(
         train_model(
             lambda: Recommender(config),
             sequences,
-            lambda model: {"ndcg@10": 0.0},
+            lambda model: searched(model, histories),
             folder,
             training,
             resume=False,
@@ -147,6 +152,15 @@ def measure(
             flush=True,
         )
     team.wait_for_everyone()
+
+
+def searched(model: Recommender, histories: Histories) -> dict[str, float]:
+    """A validation that searches the whole catalogue for 8 users."""
+    items = torch.from_numpy(np.asarray(histories.items[: 8 * 20])).view(8, 20)
+    training = model.training
+    model.eval().search({"items": items, "mask": torch.ones_like(items).bool()}, k=10)
+    model.train(training)
+    return {"ndcg@10": 0.0}
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ Every figure in docs/results comes from here: each row is one `metrics.json`. Fo
 (its orders of same-day events) go into one page; a page starts with the command that made it, and
 the machine is the one each run noted. Published figures stand beside methods of the same name
 (`scripts/published.json`); their texts, encoders and protocols differ. Beside the page it draws the
-validation of every run over its epochs. With `--against RUN` it has the paired differences of every
-method and that run (`scripts/results_against.py`). `scripts/results_table.py` puts the pages into
-one table.
+validation of every run over its epochs (`scripts/results_curves.py`). With `--against RUN` it has
+the paired differences of every method and that run (`scripts/results_against.py`).
+`scripts/results_table.py` puts the pages into one table.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from results_against import against
+from results_curves import draw_curves, picture, reached
 
-from genrec.artefacts import read_json, replacing
+from genrec.artefacts import read_json
 from genrec.evaluation.report import number
 from genrec.evaluation.results import told_of
 
@@ -226,56 +226,6 @@ def choosers(runs: Mapping[tuple[str, str], dict[str, Any]]) -> str:
     return f" Epochs were chosen {' and '.join(parts)} (validation NDCG@10)." if found else ""
 
 
-def picture(curves: str | None) -> list[str]:
-    """The section of the learning curves."""
-    if curves is None:
-        return []
-    text = (
-        "Validation NDCG@10 by epoch and by minutes of training; the best epoch of each run was "
-        "kept."
-    )
-    return ["## Learning curves", "", text, "", f"![Validation by epoch]({curves})", ""]
-
-
-def validation(log: Path) -> list[dict[str, float]]:
-    """The evaluations of a run's log: `epoch`, `eval_ndcg@10` and `seconds` of training so far.
-
-    The seconds are without validations where the log knows them, as all but older ones do.
-    """
-    entries = [entry for entry in read_json(log) if "eval_ndcg@10" in entry]
-    return [
-        {**entry, "seconds": entry.get("training_seconds", entry["seconds"])} for entry in entries
-    ]
-
-
-def reached(folder: Path, run: str) -> list[str]:
-    """A table of how long each run trained until its validation was that of the best of `run`."""
-    logs = {
-        log.parent.name: validation(log) for log in sorted((folder / "runs").glob("*/log.json"))
-    }
-    if not logs.get(run):
-        raise SystemExit(f"--reach {run}: no such run with a log; there are {', '.join(logs)}")
-    best = max(logs[run], key=lambda entry: entry["eval_ndcg@10"])
-    aim, spent = best["eval_ndcg@10"], best["seconds"]
-    lines = [
-        f"### Training until validation NDCG@10 is {run}'s best, {number(aim)}",
-        "",
-        "Minutes of training, validations left out where the log tells them apart.",
-        "",
-        "| method | best validation | epoch | minutes | share of the time |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for name, entries in logs.items():
-        top = number(max(entry["eval_ndcg@10"] for entry in entries))
-        first = next((entry for entry in entries if entry["eval_ndcg@10"] >= aim), None)
-        when = ["never", "", ""]
-        if first is not None:
-            seconds = first["seconds"]
-            when = [f"{first['epoch']:.0f}", f"{seconds / 60:.1f}", f"{seconds / spent:.1%}"]
-        lines.append(f"| {name} | {top} | {' | '.join(when)} |")
-    return [*lines, ""]
-
-
 def beams(method: str, study: dict[str, Any]) -> list[str]:
     lines = [
         f"### Beam width against exact search: {method}",
@@ -300,47 +250,6 @@ def published_for(name: str) -> dict[str, Any]:
     """Published figures by method for a recipe, whose name starts with that of its dataset."""
     known: dict[str, dict[str, Any]] = read_json(PUBLISHED)
     return next((figures for data, figures in known.items() if name.startswith(data)), {})
-
-
-def draw_curves(folders: list[Path], path: Path) -> bool:
-    """Draw validation NDCG@10 by epoch and by minutes, a line per run, a style per order of events.
-
-    Returns:
-        Whether any run left a log to draw.
-    """
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
-    colours: dict[str, Any] = {}
-    try:
-        for folder, style in zip(folders, ("-", "--"), strict=False):
-            for log in sorted((folder / "runs").glob("*/log.json")):
-                entries, method = validation(log), log.parent.name
-                label = method if method not in colours else None
-                look = {
-                    "color": colours.setdefault(method, f"C{len(colours) % 10}"),
-                    "marker": "osv^"[len(colours) // 11 % 4],
-                    "ms": 4,
-                }
-                values = [entry["eval_ndcg@10"] for entry in entries]
-                epochs = [entry["epoch"] for entry in entries]
-                minutes = [entry["seconds"] / 60 for entry in entries]
-                panels[0].plot(epochs, values, style, label=label, **look)
-                panels[1].plot(minutes, values, style, **look)
-        if not colours:
-            return False
-        panels[0].set(xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
-        panels[1].set(xlabel="minutes of training")
-        for axes in panels:
-            axes.grid(color="#e5e7eb")
-            axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside right upper", frameon=False)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
-    finally:
-        pyplot.close(figure)
-    return True
 
 
 def page(

@@ -1,4 +1,8 @@
-"""Faiss indexes over a pool of item vectors, and how much of the exact top-k they find."""
+"""Faiss indexes over a pool of item vectors, and how much of the exact top-k they find.
+
+No stage of the package searches approximately. This is here for comparison: the contest's baseline
+does, and `pool_search` is what it is measured against, with the same arguments and results.
+"""
 
 from __future__ import annotations
 

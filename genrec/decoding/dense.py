@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genrec.decoding.exclusions import checked_exclude
 from genrec.decoding.filters import Filter
+from genrec.decoding.item_numbers import excluded_items, item_numbers, items_by_tie
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys, top_keys
 from genrec.decoding.result import SearchResult
 from genrec.errors import ConfigError, GenrecError
@@ -38,7 +38,8 @@ def dense_search(
 
     Raises:
         ConfigError: for a ``k`` or ``block`` below 1, malformed exclusions, a filter of another
-            batch or number of items, or scores of another shape than the tie order.
+            batch or number of items, a tie order that is no permutation, or scores of another
+            shape.
         GenrecError: for NaN scores.
     """
     ties = torch.as_tensor(tie_order).to(torch.int64)
@@ -53,7 +54,7 @@ def dense_search(
     if filter is not None and filter.num_items != num_items:
         raise ConfigError(f"filter of {filter.num_items} items for scores of {num_items} items")
     m = min(k, num_items)
-    best = torch.empty(0)
+    best = by_tie = torch.empty(0)
     banned: Tensor | None = None
     for start in range(0, num_items, block):
         stop = min(start + block, num_items)
@@ -66,23 +67,24 @@ def dense_search(
         part = part.to(torch.float32)
         if start == 0:
             batch, ties = part.shape[0], ties.to(part.device)
+            by_tie = items_by_tie(ties)
             best = torch.full((batch, m), DEAD, dtype=torch.int64, device=part.device)
-            if exclude is not None and exclude.numel():
-                banned = checked_exclude(exclude, batch, num_items).to(part.device)
+            if exclude is not None:
+                banned = excluded_items(exclude, batch, num_items, part.device)
             if filter is not None:
-                filter = filter.checked(batch).to(part.device)
+                filter = filter.checked(batch)
         if bool(part.isnan().any()):
             row = int(part.isnan().any(dim=1).nonzero()[0])
             raise GenrecError(f"the scores hold NaN for row {row} of the batch")
         keys = rank_keys(part, ties[start:stop])
         if filter is not None:
-            inside = torch.arange(start, stop, device=part.device)
-            keys.masked_fill_(~filter.contains(inside), DEAD)
-        if banned is not None:
+            inside = torch.arange(start, stop, device=filter.members.words.device)
+            keys.masked_fill_(~filter.contains(inside).to(part.device), DEAD)
+        if banned is not None and banned.numel():
             _kill(keys, banned - start)
         best = torch.cat([best, top_keys(keys, min(m, keys.shape[1]))[0]], dim=1)
         best = torch.topk(best, m, dim=1).values
-    return _result(best, torch.argsort(ties), k)
+    return _result(best, by_tie, k)
 
 
 def rank_candidates(
@@ -100,7 +102,8 @@ def rank_candidates(
         tie_order: int64 ``[N]`` permutation; of items with equal scores the smaller rank wins.
 
     Raises:
-        ConfigError: for a ``k`` below 1 or scores of another shape than the items.
+        ConfigError: for a ``k`` below 1, scores of another shape than the items, an unknown item,
+            or a tie order that is no permutation.
         GenrecError: for NaN scores.
     """
     if k < 1 or items.ndim != 2 or items.shape != scores.shape:
@@ -109,14 +112,16 @@ def rank_candidates(
             "expected k of at least 1 and one score per candidate, [B, n]"
         )
     ties = torch.as_tensor(tie_order).to(items.device, torch.int64)
+    by_tie = items_by_tie(ties)
+    items = item_numbers(items, "candidates", len(ties), items.device)
     real = items >= 0
     scores = scores.to(torch.float32).masked_fill(~real, 0.0)
     if bool(scores.isnan().any()):
         row = int(scores.isnan().any(dim=1).nonzero()[0])
         raise GenrecError(f"the scores hold NaN for row {row} of the batch")
     keys = rank_keys(scores, ties[items.clamp_min(0)]).masked_fill_(~real, DEAD)
-    best = top_keys(keys, min(k, keys.shape[1]))[0]
-    return _result(best, torch.argsort(ties), k)
+    m = min(k, keys.shape[1])
+    return _result(top_keys(keys, m)[0] if m else keys, by_tie, k)
 
 
 def _kill(keys: Tensor, columns: Tensor) -> None:

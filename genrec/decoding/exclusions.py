@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from genrec.decoding.bits import BitRank
 from genrec.decoding.filters import Filter
+from genrec.decoding.item_numbers import excluded_items
 from genrec.decoding.trie import PrefixTrie
-from genrec.errors import ConfigError
 
 _NEVER = torch.iinfo(torch.int64).max
 
@@ -51,23 +54,23 @@ class Exclusions:
     def from_items(
         cls,
         trie: PrefixTrie,
-        exclude: Tensor | None,
+        exclude: Tensor | np.ndarray | Sequence[Sequence[int]] | None,
         batch: int,
         filter: Filter | None = None,
     ) -> Exclusions:
-        """Read ``exclude``, int64 ``[B, E]`` item numbers padded with -1 (None: nothing).
+        """Read ``exclude``, integers ``[B, E]``, item numbers padded with -1 (None: nothing).
 
         Raises:
             ConfigError: for another shape or type, naming the row of an unknown item, or for a
                 filter of another trie or batch.
         """
         filter = None if filter is None else filter.checked(batch, trie)
-        if exclude is None or exclude.numel() == 0:
-            if exclude is not None:
-                checked_exclude(exclude, batch, trie.num_items)
-            nothing = torch.empty(batch, 0, dtype=torch.int64, device=trie.device)
-            return cls(trie, nothing, filter)
-        items = checked_exclude(exclude, batch, trie.num_items).to(trie.device)
+        if exclude is None:
+            items = torch.empty(batch, 0, dtype=torch.int64, device=trie.device)
+        else:
+            items = excluded_items(exclude, batch, trie.num_items, trie.device)
+        if items.numel() == 0:
+            return cls(trie, items, filter)
         end = trie.num_positions
         positions = trie.item_position[items.clamp_min(0)].to(torch.int64)
         positions = positions.masked_fill((items < 0) | (positions < 0), end)
@@ -151,22 +154,3 @@ def items_of_leaves(
     items = excluded.allowed_items(leaves.gather(1, column).clamp_min(0), rank)
     items = items.masked_fill(~found, -1)
     return items, scores.gather(1, column).masked_fill(~found, -torch.inf)
-
-
-def checked_exclude(exclude: Tensor, batch: int, num_items: int) -> Tensor:
-    """``exclude`` as int64 ``[batch, E]`` if it is well formed."""
-    if exclude.ndim != 2 or exclude.shape[0] != batch:
-        raise ConfigError(
-            f"exclude of shape {tuple(exclude.shape)}: expected [{batch}, E], a row of item "
-            "numbers per user, padded with -1"
-        )
-    if exclude.is_floating_point() or exclude.is_complex() or exclude.dtype == torch.bool:
-        raise ConfigError(f"exclude of type {exclude.dtype}: expected item numbers (integers)")
-    outside = (exclude < -1) | (exclude >= num_items)
-    if outside.any():
-        row, column = outside.nonzero()[0].tolist()
-        raise ConfigError(
-            f"exclude, row {row}: item {int(exclude[row, column])} is outside 0..{num_items - 1}; "
-            "leave unknown items out or pad with -1"
-        )
-    return exclude.to(torch.int64)

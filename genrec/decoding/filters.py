@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from genrec.decoding.bits import BitRank
+from genrec.decoding.item_numbers import item_numbers
 from genrec.decoding.optional import installed
 from genrec.decoding.trie import PrefixTrie
 from genrec.errors import ConfigError
@@ -142,6 +144,10 @@ class Filter:
     def to(self, device: torch.device | str) -> Filter:
         """The same filter on another device."""
         trie = None if self.trie is None else self.trie.to(device)
+        return self._moved(device, trie)
+
+    def _moved(self, device: torch.device | str, trie: PrefixTrie | None) -> Filter:
+        """Itself with its trie there, which is there already."""
         return Filter(self.members.to(device), self.num_items, trie)
 
     def select(self, rows: Tensor | slice) -> Filter:
@@ -154,12 +160,25 @@ class Filter:
             marks = [of[index] for of in marks]
         return Filter(self.members.select_rows(rows), self.num_items, self.trie, marks)
 
-    def contains(self, items: Tensor) -> Tensor:
-        """Whether items may be returned, bool; ``items`` int64 ``[R, n]``, or ``[n]`` for all."""
-        places = items if items.ndim > 1 else items.expand(len(self), -1)
-        if self.trie is not None:
-            places = self.trie.item_position[places].to(torch.int64)
-            places = places.masked_fill(places < 0, self.trie.num_positions)
+    def contains(self, items: Tensor | np.ndarray | list[int]) -> Tensor:
+        """Whether items may be returned, bool ``[R, n]``.
+
+        Args:
+            items: integers ``[R, n]``, or ``[n]`` for all rows; -1, with which results are padded,
+                is none of them.
+
+        Raises:
+            ConfigError: for another type or shape, or an unknown item.
+        """
+        numbers = item_numbers(items, "items", self.num_items, self.members.words.device)
+        if numbers.ndim not in (1, 2) or (numbers.ndim == 2 and len(self) not in (1, len(numbers))):
+            raise ConfigError(
+                f"items of shape {tuple(numbers.shape)} for a filter of {len(self)} users: "
+                "expected [n], or a row for each"
+            )
+        places = _places(self.trie, self.num_items, numbers)
+        if places.ndim == 1:
+            places = places.expand(len(self), -1)
         return self.members.contains(places)
 
     def alive(self, depth: int, nodes: Tensor) -> Tensor:
@@ -215,7 +234,7 @@ class Filter:
                 "the filter was made for another trie; make it again for the trie that is "
                 "searched, also after items were added or removed"
             )
-        return self if self.members.words.device == trie.device else self.to(trie.device)
+        return self if self.members.words.device == trie.device else self._moved(trie.device, trie)
 
 
 def _compiled(trie: PrefixTrie) -> bool:
@@ -230,34 +249,33 @@ def _identity(of: Filter) -> object | None:
 def _source(of: PrefixTrie | int) -> tuple[PrefixTrie | None, int]:
     if isinstance(of, PrefixTrie):
         return of, of.num_items
+    if not isinstance(of, (int, np.integer)) or isinstance(of, bool):
+        raise ConfigError(
+            f"filter for a {type(of).__name__}: expected a PrefixTrie (a MutableTrie's is its "
+            "`trie`), or the number of items"
+        )
     if of < 1:
         raise ConfigError(f"filter of {of} items: expected at least 1")
-    return None, of
+    return None, int(of)
 
 
-def _positions(
-    trie: PrefixTrie | None, num_items: int, items: Tensor | np.ndarray | list[int]
-) -> Tensor:
+def _positions(trie: PrefixTrie | None, num_items: int, items: Any) -> Tensor:
     """Positions of items, int64 ``[R, n]``; the number of positions as padding."""
-    numbers = torch.as_tensor(items)
-    if numbers.numel() == 0:
-        numbers = numbers.to(torch.int64)  # an empty list has no integers to tell
-    if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
-        raise ConfigError(f"filter items of type {numbers.dtype}: expected item numbers (integers)")
+    if trie is not None:
+        device = trie.device
+    else:
+        device = items.device if isinstance(items, Tensor) else torch.device("cpu")
+    numbers = item_numbers(items, "filter items", num_items, device)
     if numbers.ndim not in (1, 2):
         raise ConfigError(
             f"filter items of shape {tuple(numbers.shape)}: expected [n], or [B, n] per user"
         )
-    numbers = numbers[None] if numbers.ndim == 1 else numbers
-    outside = (numbers < -1) | (numbers >= num_items)
-    if bool(outside.any()):
-        row, column = outside.nonzero()[0].tolist()
-        raise ConfigError(
-            f"filter items, row {row}: item {int(numbers[row, column])} is outside "
-            f"0..{num_items - 1}; leave unknown items out or pad with -1"
-        )
+    return _places(trie, num_items, numbers[None] if numbers.ndim == 1 else numbers)
+
+
+def _places(trie: PrefixTrie | None, num_items: int, numbers: Tensor) -> Tensor:
+    """Where items, -1 among them, stand among the members; their number for those that do not."""
     if trie is None:
-        return numbers.to(torch.int64).masked_fill(numbers < 0, num_items)
-    numbers = numbers.to(trie.device)
-    places = trie.item_position[numbers.clamp_min(0).to(torch.int64)].to(torch.int64)
+        return numbers.masked_fill(numbers < 0, num_items)
+    places = trie.item_position[numbers.clamp_min(0)].to(torch.int64)
     return places.masked_fill((numbers < 0) | (places < 0), trie.num_positions)

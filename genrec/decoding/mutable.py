@@ -22,12 +22,14 @@ from genrec.decoding.codes import (
     item_hashes,
 )
 from genrec.decoding.roomy import RoomyArrays
-from genrec.decoding.trie import PrefixTrie, on_device
+from genrec.decoding.trie import ARRAYS, LISTS, PLAIN, PrefixTrie, on_device
 from genrec.decoding.updates import compacted
 from genrec.errors import DataError
 
 EMPTIED = 0.25  # share of nodes without items above which a trie is laid out anew
 MANY = 0.25  # share of the catalog added at once above which a trie is laid out anew
+_OF_TRIES = {of for of in dir(PrefixTrie) if not of.startswith("_")}
+_OF_TRIES |= {*ARRAYS, *LISTS, *PLAIN, "live", "num_positions", "num_nodes", "derived"}
 
 
 class TrieView(PrefixTrie):
@@ -101,6 +103,8 @@ class MutableTrie:
 
     def __init__(self, trie: PrefixTrie) -> None:
         self._view: TrieView | None = None
+        if isinstance(trie, TrieView):
+            trie = trie._owner.freeze()
         self._lay_out(trie)
         order = default_tie_order(trie.num_items)
         self._hashed = bool((trie.tie_order.cpu().numpy() == order).all())
@@ -222,6 +226,13 @@ class MutableTrie:
         if self._view is not None:
             self._view._retire()
             self._view = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_TRIES:
+            raise DataError(
+                f"a MutableTrie has no `{name}`; where a trie is expected, give its `trie`"
+            )
+        raise AttributeError(f"MutableTrie has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"MutableTrie(items={self.num_live}, codebook_sizes={self.codebook_sizes})"

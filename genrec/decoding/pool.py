@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.codes import default_tie_order
+from genrec.decoding.item_numbers import excluded_items, items_by_tie
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys
 from genrec.decoding.result import SearchResult
 from genrec.errors import ConfigError, GenrecError
@@ -53,7 +54,8 @@ def pool_search(
     Memory: about `6 * block_users * block_items` bytes whatever P is: about 12 MB by default.
 
     Raises:
-        ConfigError: if shapes do not fit.
+        ConfigError: if shapes do not fit, the tie order is no permutation, or `exclude` has another
+            number of rows or a row outside the pool.
         GenrecError: for NaN scores.
     """
     with warnings.catch_warnings():
@@ -72,12 +74,14 @@ def pool_search(
             f"pool search: tie order {tuple(ties.shape)}, blocks of {block_users} and "
             f"{block_items}: expected [{size}] and at least 1"
         )
-    by_tie = torch.argsort(ties)
+    by_tie = items_by_tie(ties)
+    if exclude is not None:
+        exclude = excluded_items(exclude, len(queries), size, device)
     items = torch.full((len(queries), k), -1, dtype=torch.int64, device=device)
     scores = torch.full((len(queries), k), -torch.inf, device=device)
     for low in range(0, len(queries), block_users):
         part = slice(low, low + block_users)
-        banned = None if exclude is None else exclude[part].to(device)
+        banned = None if exclude is None else exclude[part]
         best = _search(queries[part], table, k, ties, banned, block_items)
         alive = best != DEAD
         found = by_tie[key_ties(best).masked_fill(~alive, 0)]

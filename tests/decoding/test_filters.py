@@ -8,12 +8,15 @@ import torch
 
 from genrec.decoding import (
     Filter,
+    MutableTrie,
     PrefixTrie,
     beam_search,
     dense_search,
     exact_parallel_search,
+    rank_candidates,
 )
 from genrec.decoding import filters as module
+from genrec.decoding.pool import pool_search
 from genrec.errors import ConfigError
 
 
@@ -117,6 +120,101 @@ def test_a_filter_follows_its_trie_to_another_device():
     assert some.checked(5, trie) is some
 
 
+def test_a_search_elsewhere_moves_a_filter_and_not_its_trie(monkeypatch):
+    _, trie, _ = setting()
+    some, moved = Filter.deny(trie, [1, 2]), trie.to("meta")
+    monkeypatch.setattr(PrefixTrie, "to", lambda *_: pytest.fail("the trie was copied"))
+    assert some.checked(5, moved).trie is moved
+
+
+TYPES = (
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+)
+
+
+@pytest.mark.parametrize("of", ["trie", "number"])
+@pytest.mark.parametrize("kind", TYPES)
+def test_items_of_any_integer_type_are_the_same(kind, of):
+    levels, trie, _ = setting()
+    source = trie if of == "trie" else 600
+    items = torch.tensor([1, 7, 100])
+    expected = Filter.allow(source, items)
+    for given in (items.to(kind), items.to(kind).numpy()):
+        assert torch.equal(Filter.allow(source, given).members.words, expected.members.words)
+        assert torch.equal(Filter.deny(source, given).members.words, (~expected.members).words)
+        assert expected.contains(given).all()
+        rows = given[None].repeat(5, 0) if isinstance(given, np.ndarray) else given.expand(5, 3)
+        found = exact_parallel_search(levels, trie, k=600, exclude=rows)
+        assert (found.items >= 0).sum() == 5 * 597
+        assert not torch.isin(found.items, items).any()
+    same(found, exact_parallel_search(levels, trie, k=600, exclude=[[1, 7, 100, -1]] * 5))
+    with pytest.raises(ConfigError, match=r"row 0: item 18446744073709551615 is outside 0\.\.599"):
+        Filter.allow(source, np.array([2**64 - 1], np.uint64))
+
+
+@pytest.mark.parametrize("of", ["trie", "number"])
+def test_padding_and_unknown_items_are_no_members(of):
+    _, trie, _ = setting()
+    source = trie if of == "trie" else 600
+    assert Filter.deny(source, [0]).contains([599, -1, 0]).tolist() == [[True, False, False]]
+    two = Filter.allow(source, [[599], [3]])
+    assert two.contains([-1, 3, 599]).tolist() == [[False, False, True], [False, True, False]]
+    assert two.contains([[-1, 599], [3, 599]]).tolist() == [[False, True], [True, False]]
+    one = Filter.allow(source, [3])
+    assert one.contains([[3], [-1], [4]]).tolist() == [[True], [False], [False]]
+    for unknown in (600, -2):
+        with pytest.raises(ConfigError, match=f"items, row 1: item {unknown} is outside"):
+            two.contains([[1], [unknown]])
+    with pytest.raises(ConfigError, match="for a filter of 2 users: expected"):
+        two.contains([[1], [2], [3]])
+
+
+@pytest.mark.parametrize(
+    ("exclude", "message"),
+    [
+        ([[1], [2, 3]], "exclude: rows of different lengths"),
+        ([[0.5]] * 5, "exclude of type float64"),
+        ([[1]], r"exclude of shape \(1, 1\): expected \[5, E\]"),
+        ([], r"exclude of shape \(0,\): expected \[5, E\]"),
+        ([[1], [2], [600], [3], [4]], "exclude, row 2: item 600 is outside"),
+    ],
+)
+def test_malformed_exclusions_are_named_by_every_search(exclude, message):
+    levels, trie, _ = setting()
+    ties = torch.arange(600)
+    for search in (
+        lambda: exact_parallel_search(levels, trie, k=1, exclude=exclude),
+        lambda: beam_search(RandomDecoder(levels), trie, k=1, beam_width=2, exclude=exclude),
+        lambda: dense_search(torch.zeros(5, 600), k=1, tie_order=ties, exclude=exclude),
+        lambda: pool_search(torch.zeros(5, 2), torch.zeros(600, 2), k=1, exclude=exclude),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            search()
+
+
+def test_tie_orders_that_are_no_permutation_and_no_candidates():
+    doubled = torch.tensor([0, 1, 1, 3])
+    for search in (
+        lambda: dense_search(torch.zeros(2, 4), k=2, tie_order=doubled),
+        lambda: rank_candidates(torch.tensor([[0]]), torch.zeros(1, 1), k=1, tie_order=doubled),
+        lambda: pool_search(torch.zeros(2, 2), torch.zeros(4, 2), k=1, tie_order=doubled),
+    ):
+        with pytest.raises(ConfigError, match=r"no item has rank 2; expected each rank of 0 to 3"):
+            search()
+    nothing = torch.empty(3, 0, dtype=torch.int64)
+    result = rank_candidates(nothing, nothing.float(), k=2, tie_order=torch.arange(4))
+    assert result.items.tolist() == [[-1, -1]] * 3 and result.certified.all()
+    assert (result.scores == -torch.inf).all()
+    with pytest.raises(ConfigError, match="candidates, row 0: item 4 is outside"):
+        rank_candidates(torch.tensor([[4]]), torch.zeros(1, 1), k=1, tie_order=torch.arange(4))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -126,8 +224,16 @@ def test_a_filter_follows_its_trie_to_another_device():
         ),
         (lambda t: Filter.from_mask(t, np.ones(5, bool)), r"expected \[600\] or \[B, 600\]"),
         (lambda t: Filter.from_mask(t, np.ones((1, 1, 600), bool)), r"expected \[600\] or"),
-        (lambda t: Filter.allow(t, [0.5]), "items of type torch.float32: expected item numbers"),
-        (lambda t: Filter.allow(t, [True]), "items of type torch.bool: expected item numbers"),
+        (lambda t: Filter.allow(t, [0.5]), "items of type float64: expected integers"),
+        (lambda t: Filter.allow(t, [True]), "items of type bool: expected integers"),
+        (lambda t: Filter.allow(t, [[1], [2, 3]]), "rows of different lengths.*padded with -1"),
+        (lambda t: Filter.allow(t, {1, 2}), "items of type object: expected integers"),
+        (lambda t: Filter.deny(t, ["1"]), "items of type <U1: expected integers"),
+        (lambda t: Filter.allow("beauty", [1]), "filter for a str: expected a PrefixTrie"),
+        (
+            lambda t: Filter.allow(MutableTrie(t), [1]),
+            "filter for a MutableTrie.*a MutableTrie's is its `trie`",
+        ),
         (lambda t: Filter.allow(t, 3), r"expected \[n\], or \[B, n\] per user"),
         (lambda t: Filter.allow(t, [[1, 2], [3, 600]]), r"row 1: item 600 is outside 0\.\.599"),
         (lambda t: Filter.deny(600, [-2]), "row 0: item -2 is outside"),

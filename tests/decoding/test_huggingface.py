@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from genrec.decoding import Filter, PrefixTrie
 from genrec.decoding.huggingface import SidLogitsProcessor
@@ -226,7 +233,7 @@ def spells(prefix, token, below):
 
 def test_without_an_end_token_everything_is_let_through_after_the_sid():
     trie = PrefixTrie.from_codes([[0, 0, 0]], SIZES)
-    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=None)
+    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=None, prompt_length=1)
     ids, scores = torch.tensor([[2]]), torch.zeros(1, VOCABULARY)
     for level in range(3):
         assert (processor(ids, scores) > -torch.inf).sum() == 1
@@ -245,6 +252,7 @@ def test_without_an_end_token_everything_is_let_through_after_the_sid():
         ([TOKENS[0], [-1, 3, 4, 5, 6], TOKENS[2]], EOS, "level 1 hold -1"),
         ([TOKENS[0], [0.5, 3, 4, 5, 6], TOKENS[2]], EOS, "level 1 are torch.float32"),
         (TOKENS, -1, "eos_token_id=-1: expected a token"),
+        (TOKENS, TOKENS[1][2], "eos_token_id=18 is the token of a code of level 1"),
     ],
 )
 def test_malformed_tokens_are_named(tokens, eos, message):
@@ -265,3 +273,160 @@ def test_small_vocabularies_and_filters_of_other_batches_are_errors():
         processor(ids, torch.zeros(3, VOCABULARY))
     with pytest.raises(ConfigError, match="made for another trie"):
         SidLogitsProcessor(trie.add([[1, 1, 1]]), TOKENS, eos_token_id=EOS, filter=two)
+
+
+def test_drafts_of_an_assistant_are_constrained_as_well(llama):
+    torch.manual_seed(5)
+    draft = LlamaForCausalLM(llama.config).eval()
+    trie = PrefixTrie.from_codes(catalog("collisions"), SIZES)
+    for seed in range(4):
+        inputs = prompts((6,), seed)
+        fresh = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS)
+        plain = llama.generate(**inputs, logits_processor=[fresh], max_new_tokens=4)
+        for sample in (False, True):
+            processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS)
+            found = llama.generate(
+                **inputs,
+                logits_processor=[processor],
+                assistant_model=draft,
+                do_sample=sample,
+                max_new_tokens=4,
+            )
+            assert processor.leaves(found).item() >= 0
+            assert sample or torch.equal(found, plain)
+
+
+def test_prompts_that_grow_by_any_token_are_never_let_go_free():
+    trie = PrefixTrie.from_codes([[1], [4]], SIZES[:1])
+    scores = torch.zeros(2, VOCABULARY)
+    ids = torch.tensor([[2, 3], [2, 4]])
+    grown = torch.cat([ids, torch.tensor([[3], [3]])], dim=1)  # token 3 is no code
+    processor = SidLogitsProcessor(trie, TOKENS[:1], eos_token_id=EOS)
+    processor(ids, scores)
+    with pytest.raises(ConfigError, match=r"row 0: no token .* after 2 tokens.*or give prompt_"):
+        processor(grown, scores)
+    processor.reset()
+    allowed = (processor(grown, scores) > -torch.inf).nonzero()
+    assert allowed.tolist() == [[0, 11], [0, 14], [1, 11], [1, 14]]
+    processor = SidLogitsProcessor(trie, TOKENS[:1], eos_token_id=EOS, prompt_length=2)
+    processor(ids, scores)
+    processor.prompt_length = 3
+    assert torch.equal((processor(grown, scores) > -torch.inf).nonzero(), allowed)
+    with pytest.raises(ConfigError, match="rows of 2 tokens, but prompt_length=3"):
+        processor(ids, scores)
+
+
+def test_a_prompt_with_one_more_item_needs_a_word_without_an_end_token(llama):
+    trie = PrefixTrie.from_codes(catalog("full"), SIZES)
+    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=None)
+    inputs = prompts((5, 2))
+    options = {"logits_processor": [processor], "max_new_tokens": 3, "do_sample": True}
+    found = llama.generate(**inputs, **options)
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 3), value=1)
+    grown = {"input_ids": found, "attention_mask": mask}
+    with pytest.raises(ConfigError, match="8 tokens continue the last prompts of 5 by a sem"):
+        llama.generate(**grown, **options)
+    assert (processor.leaves(found) >= 0).all()
+    again = llama.generate(**grown, **options)
+    assert (processor.leaves(again) >= 0).all()
+    assert again.shape == (2, 11)
+
+
+def test_lengths_that_jump_and_other_rows_are_walked_from_their_tokens():
+    codes = catalog("collisions")
+    trie = PrefixTrie.from_codes(codes, SIZES)
+    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS)
+    scores = torch.zeros(2, VOCABULARY)
+    prompt = torch.tensor([[2, 3], [5, 6]])
+    processor(prompt, scores)
+    rng = np.random.default_rng(0)
+    for level in (2, 1, 3, 2, 0, 1):
+        rows, order = codes[rng.integers(0, 60, 2)], rng.permutation(2)
+        spelled = torch.tensor([[TOKENS[i][row[i]] for i in range(level)] for row in rows])
+        ids = torch.cat([prompt[order], spelled.long().view(2, level)], dim=1)
+        out = processor(ids, scores)
+        for row, codes_of in enumerate(rows.tolist()):
+            found = (out[row] > -torch.inf).nonzero().flatten().tolist()
+            below = (
+                {r[level] for r in codes.tolist() if r[:level] == codes_of[:level]}
+                if (level < 3)
+                else set()
+            )
+            assert found == (sorted(TOKENS[level][c] for c in below) if level < 3 else [EOS])
+
+
+def test_rows_of_a_filter_belong_to_equal_shares_of_the_batch():
+    trie = PrefixTrie.from_codes(catalog("full"), SIZES)
+    two = Filter.allow(trie, [[0], [1]])
+    ids, scores = torch.tensor([[2], [3], [4], [5]]), torch.zeros(4, VOCABULARY)
+    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS, filter=two)
+    with pytest.raises(ConfigError, match="4 rows for a filter of 2 prompts"):
+        processor(ids, scores)
+    out = processor(ids[[0, 0, 3, 3]], scores) > -torch.inf
+    first = torch.tensor(TOKENS[0])[torch.from_numpy(catalog("full")[:2, 0])]
+    assert out.nonzero()[:, 1].tolist() == first.repeat_interleave(2).tolist()
+    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS, filter=two, rows_per_prompt=1)
+    with pytest.raises(ConfigError, match=r"4 rows .* rows_per_prompt=1"):
+        processor(ids[[0, 0, 3, 3]], scores)
+    assert (processor(ids[:2], scores) > -torch.inf).sum() == 2
+    with pytest.raises(ConfigError, match="rows_per_prompt=0: expected at least 1"):
+        SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS, rows_per_prompt=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_prompt_without_an_allowed_item_ends_and_disturbs_no_other(llama, mode):
+    trie = PrefixTrie.from_codes(catalog("full"), SIZES)
+    some = Filter.allow(trie, [[3, 4, 5], [-1, -1, -1], [6, 7, 8]])
+    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS, filter=some)
+    inputs = prompts()
+    found, _ = run(llama, inputs, mode, logits_processor=[processor])
+    leaves = processor.leaves(found).view(3, -1)
+    assert (leaves[1] == -1).all()
+    assert (found.view(3, -1, found.shape[1])[1, 0, 7:8] == EOS).all()
+    for row, items in ((0, {3, 4, 5}), (2, {6, 7, 8})):
+        assert trie.bucket(int(leaves[row, 0]))[0].item() in items
+    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=None, filter=some)
+    with pytest.raises(ConfigError, match="no allowed item; leave it out, or give eos_token_id"):
+        run(llama, inputs, mode, logits_processor=[processor])
+
+
+def test_tokens_that_another_rule_forces_are_an_error():
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_position_embeddings=32,
+        pad_token_id=PAD,
+        bos_token_id=2,
+        eos_token_id=EOS,
+        decoder_start_token_id=EOS,
+        forced_bos_token_id=2,
+        forced_eos_token_id=EOS,
+    )
+    model, inputs = BartForConditionalGeneration(config).eval(), prompts((5, 3))
+    trie = PrefixTrie.from_codes(catalog("collisions"), SIZES)
+    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS)
+    options = {"logits_processor": [processor], "num_beams": 3}
+    with pytest.raises(ConfigError, match="forced_bos_token_id"):
+        model.generate(**inputs, **options, forced_bos_token_id=2, max_new_tokens=4)
+    with pytest.raises(ConfigError, match="max_new_tokens of at least 4"):
+        model.generate(
+            **inputs, **options, forced_bos_token_id=None, forced_eos_token_id=EOS, max_new_tokens=3
+        )
+    found = model.generate(
+        **inputs, **options, forced_bos_token_id=None, forced_eos_token_id=EOS, max_new_tokens=4
+    )
+    assert (processor.leaves(found) >= 0).all()
+
+
+def test_leaves_without_a_generate_are_an_error():
+    trie = PrefixTrie.from_codes([[0, 0, 0]], SIZES)
+    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS)
+    with pytest.raises(ConfigError, match="no generate"):
+        processor.leaves(torch.tensor([[2]]))

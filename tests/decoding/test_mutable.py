@@ -346,3 +346,36 @@ def test_a_change_that_cannot_be_is_named_and_changes_nothing(change, message):
     assert_same(trie.freeze(), before)
     trie.remove([])
     assert trie.trie is view
+
+
+def test_it_can_begin_with_the_state_of_another():
+    one = MutableTrie(PrefixTrie.from_codes([[0, 0], [1, 2], [1, 1], [0, 0]], [2, 3]))
+    one.add([[1, 0], [0, 0]])
+    one.remove([2])
+    other = MutableTrie(one.trie)
+    assert_same(other.freeze(), one.freeze())
+    other.add([[1, 1]])
+    other.remove([0])
+    assert (one.num_live, other.num_live) == (5, 5)
+    one.add([[1, 1]])
+    one.remove([0])
+    assert_same(other.freeze(), one.freeze())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda t, _: MutableTrie(t),
+        lambda t, _: exact_parallel_search([torch.zeros(1, 2), torch.zeros(1, 3)], t, k=1),
+        lambda t, _: beam_search(None, t, k=1, beam_width=1),
+        lambda t, folder: save_trie(t, folder / "trie"),
+        lambda t, _: transition_tables(t),
+        lambda t, _: SidLogitsProcessor(t, [range(2), range(3)], eos_token_id=9),
+    ],
+)
+def test_where_a_trie_is_expected_it_says_what_to_give(use, tmp_path):
+    catalog = MutableTrie(PrefixTrie.from_codes([[0, 0], [1, 2]], [2, 3]))
+    with pytest.raises(DataError, match="where a trie is expected, give its `trie`"):
+        use(catalog, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert not hasattr(catalog, "no_such_thing")

@@ -28,7 +28,8 @@ def load(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def results() -> ModuleType:
-    load("results_against")  # which the script finds beside itself
+    for beside in ("results_against", "results_curves"):  # which the script finds beside itself
+        load(beside)
     return load("results")
 
 
