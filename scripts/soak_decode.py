@@ -5,10 +5,10 @@
 Every round takes one of several catalogs, from a few items to levels of 65,536 codes, and changes
 it: items come and go, in place or in a copy, and now and then the trie is compacted, saved and
 mapped, or renumbered. It makes or keeps a filter, and decodes a batch by a search and a back end
-drawn at random: beams, exact beams, sums of look-ups, or dense scores. In a quarter of the rounds of
-beams the model rules codes out, by -inf or the lowest number of a type. Each list is compared, items
-and scores, with a ranking of all items computed without the trie. Memory and living tensors must
-not grow. The last line counts what was done; the exit code is 1 if anything was wrong.
+drawn at random: beams, exact beams, sums of look-ups, or dense scores. In a quarter of the rounds
+of beams the model rules codes out, by -inf or the lowest number of a type. Each list is compared,
+items and scores, with a ranking of all items computed without the trie. Memory and living tensors
+must not grow. The last line counts what was done; the exit code is 1 if anything was wrong.
 
 Not drawn: the Triton step, the logits processor for `generate()`, and the light head's own search.
 """
@@ -49,8 +49,8 @@ BACKENDS: tuple[Backend, ...] = ("torch", "torch-only")
 if chosen_backend("auto", CPU) == "compiled":
     BACKENDS = (*BACKENDS, "compiled", "compiled")  # as often as both others
 
-# What models write for codes they rule out. Added to multiples of 1/4 the last two stay as they are,
-# and two of them are -inf, in any order, so sums remain exact.
+# What models write for codes they rule out. Added to multiples of 1/4 the last two stay as they
+# are, and two of them are -inf, in any order, so sums remain exact.
 RULED_OUT = (-torch.inf, *(torch.finfo(t).min for t in (torch.half, torch.bfloat16, torch.float)))
 
 # Codes per level, items and requests per round. Many collisions; more children than a chunk of the

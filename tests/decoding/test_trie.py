@@ -208,7 +208,8 @@ def test_codebook_sizes_are_read_as_they_are(sizes, message):
 @pytest.mark.parametrize("dtype", ["u1", "<u2", ">i4", "u4", "i8", "<u8", ">u8"])
 def test_long_tuples_of_any_type_are_sorted_as_integers(dtype):
     """Seven bytes of codes to a sort key, more than a float holds."""
-    codes = np.random.default_rng(0).integers(0, 3, (500, 7)) + [200, 0, 0, 0, 0, 0, 0]
+    codes = np.random.default_rng(0).integers(0, 3, (500, 7))
+    codes[:, 0] += 200
     trie = PrefixTrie.from_codes(codes.astype(dtype), [256] * 7)
     expected = np.unique(codes, axis=0).tolist()
     assert trie.leaf_codes(torch.arange(trie.num_leaves)).tolist() == expected
