@@ -14,15 +14,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genrec.decoding.codes import checked_count
 from genrec.decoding.exclusions import Exclusions, items_of_leaves
 from genrec.decoding.filters import Filter
 from genrec.decoding.ranking import DEAD, key_scores
 from genrec.decoding.result import SearchResult
-from genrec.decoding.step import Backend, chosen_backend, expand_beams
+from genrec.decoding.step import Backend, chosen_backend, extended
 from genrec.decoding.trie import PrefixTrie
 from genrec.errors import ConfigError, GenrecError
 
@@ -109,12 +111,13 @@ def beam_search(
             digits.
 
     Raises:
-        ConfigError: for a ``k`` or width below 1, malformed exclusions, a filter of another trie
-            or batch, log-probabilities of another shape than the trie's levels, or a back end that
-            cannot run here.
+        ConfigError: for a ``k`` or width that is no integer of at least 1, malformed exclusions, a
+            filter of another trie or batch, log-probabilities of another shape than the trie's
+            levels, or a back end that cannot run here.
         GenrecError: if the decoder returns NaN or a log-probability above 0.
     """
     widths = checked_widths(trie, k, beam_width, max_width)
+    k = checked_count(k, "k")
     chosen_backend(backend, trie.device)
     first = decoder.first()
     batch = first[0].shape[0]
@@ -170,19 +173,20 @@ def checked_widths(
     """The width of each level but the last.
 
     Raises:
-        ConfigError: for numbers below 1, or widths of other levels.
+        ConfigError: for what is no integer of at least 1, or widths of other levels.
     """
+    checked_count(k, "k")
+    if max_width is not None:
+        checked_count(max_width, "max_width")
     inner = trie.num_levels - 1
-    widths = [beam_width] * inner if isinstance(beam_width, int) else list(beam_width)
-    given = [beam_width] if isinstance(beam_width, int) else widths
+    given: Any = beam_width
+    if np.ndim(given) == 0:
+        return [checked_count(given, "beam_width")] * inner
+    widths = [checked_count(width, "beam_width") for width in given]
     if len(widths) != inner:
         raise ConfigError(
             f"beam_width={widths}: expected one width for each of the {inner} levels before the "
             "last"
-        )
-    if min(k, 1 if max_width is None else max_width, *given) < 1:
-        raise ConfigError(
-            f"k={k}, beam_width={beam_width}, max_width={max_width}: expected at least 1"
         )
     return widths
 
@@ -238,7 +242,7 @@ def _search(
             log_probs, state = decoder.next(state, parent, code, level)
         evaluations += (nodes >= 0).sum(dim=1)
         last = level == trie.num_levels - 1
-        step = expand_beams(
+        step = extended(
             trie,
             level,
             log_probs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -10,13 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 
 MAX_LEVELS = 64
 MAX_CODES = 65_536
 _SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
 _INTEGERS = (*_SIGNED, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 _WORD = 2**62  # several codes are packed into one int64 sort key as long as they stay below
+
+
+def checked_count(value: Any, name: str, least: int = 1) -> int:
+    """``value`` as an int; integers of numpy and tensors of one count too.
+
+    Raises:
+        ConfigError: naming ``name``, for what is no integer, or less than ``least``.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError as error:
+        raise ConfigError(f"{name}={value!r}: expected an integer") from error
+    if count < least:
+        raise ConfigError(f"{name}={count}: expected at least {least}")
+    return count
 
 
 def default_tie_order(num_items: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genrec.decoding.codes import checked_count
 from genrec.decoding.exclusions import Exclusions, items_of_leaves
 from genrec.decoding.filters import Filter
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys, top_keys
@@ -49,8 +50,7 @@ def exact_parallel_search(
         GenrecError: for NaN or +inf in ``log_probs``.
     """
     table = _joined_table(log_probs, trie)
-    if k < 1 or block < 1:
-        raise ConfigError(f"k={k}, block={block}: expected at least 1")
+    k, block = checked_count(k, "k"), checked_count(block, "block")
     batch = table.shape[1]
     excluded = Exclusions.from_items(trie, exclude, batch, filter)
     ranked_leaves, bags = trie.leaf_bags()

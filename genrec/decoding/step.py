@@ -16,9 +16,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from genrec.decoding.codes import checked_count
 from genrec.decoding.cpu_step import cpu_step
 from genrec.decoding.exclusions import Exclusions
 from genrec.decoding.expansion import Expansion, Step
+from genrec.decoding.filters import Filter
 from genrec.decoding.optional import installed
 from genrec.decoding.torch_step import torch_step
 from genrec.decoding.trie import PrefixTrie
@@ -82,7 +84,8 @@ def expand_beams(
     scores: Tensor,
     *,
     keep: int,
-    excluded: Exclusions | None = None,
+    exclude: Tensor | None = None,
+    filter: Filter | None = None,
     floor: Tensor | None = None,
     renormalize: bool = False,
     logits: bool = False,
@@ -92,12 +95,13 @@ def expand_beams(
 
     Args:
         trie: the valid tuples.
-        level: level of the code.
+        level: level of the code, 0 to L - 1.
         log_probs: ``[B, W, K_level]``, of any floating type; no gradient flows back.
         nodes: int64 ``[B, W]``, nodes of depth ``level``, different in a row; -1 where dead.
         scores: float32 ``[B, W]``.
         keep: most beams kept per user; may exceed the children.
-        excluded: items and filters of the users.
+        exclude: int64 ``[B, E]`` items never shown, padded with -1; give the same at each level.
+        filter: the items that may be shown, for all users or per user; the same at each level.
         floor: float32 ``[B]``; children below it are dropped, and only as many beams come back as
             the user with the most children above it needs, one at least.
         renormalize: score by log-softmax over the existing children.
@@ -105,6 +109,77 @@ def expand_beams(
         backend: which implementation; the items are the same, scores agree up to rounding. Triton
             leaves steps with a ``floor``, whose number of beams the host must know, and those that
             keep more than 2,047 beams to torch.
+
+    Raises:
+        ConfigError: for a level that the trie has not, a ``keep`` below 1, tensors of other shapes,
+            types or devices, nodes that the level has not (on the CPU; elsewhere the host does not
+            wait for them), malformed exclusions, a filter of another trie or batch, or a back end
+            that cannot run here.
+    """
+    level = checked_count(level, "level", least=0)
+    if level >= trie.num_levels:
+        raise ConfigError(f"level={level}: the trie's levels are 0 to {trie.num_levels - 1}")
+    keep = checked_count(keep, "keep")
+    if nodes.ndim != 2 or nodes.shape[1] == 0:
+        raise ConfigError(
+            f"nodes of shape {tuple(nodes.shape)}: expected [B, W], one beam a user at least"
+        )
+    _check_tensor("nodes", nodes, nodes.shape, torch.int64, trie)
+    _check_tensor("scores", scores, nodes.shape, torch.float32, trie)
+    if floor is not None:
+        _check_tensor("floor", floor, nodes.shape[:1], torch.float32, trie)
+    if not log_probs.is_floating_point() or log_probs.device != trie.device:
+        raise ConfigError(
+            f"log-probabilities of type {log_probs.dtype} on {log_probs.device}: expected a "
+            f"floating type on the trie's device, {trie.device}"
+        )
+    if trie.device.type == "cpu" and nodes.numel():
+        low, high = (int(of) for of in nodes.aminmax())
+        if low < -1 or high >= trie.num_nodes[level]:
+            raise ConfigError(
+                f"nodes from {low} to {high}: level {level} extends the nodes 0 to "
+                f"{trie.num_nodes[level] - 1} of depth {level}, and -1 where a beam is dead"
+            )
+    return extended(
+        trie,
+        level,
+        log_probs,
+        nodes,
+        scores,
+        keep=keep,
+        excluded=Exclusions.from_items(trie, exclude, nodes.shape[0], filter),
+        floor=floor,
+        renormalize=renormalize,
+        logits=logits,
+        backend=backend,
+    )
+
+
+def _check_tensor(
+    name: str, found: Tensor, shape: torch.Size, dtype: torch.dtype, trie: PrefixTrie
+) -> None:
+    if (found.shape, found.dtype, found.device) != (shape, dtype, trie.device):
+        raise ConfigError(
+            f"{name} of shape {tuple(found.shape)} and type {found.dtype} on {found.device}: "
+            f"expected {tuple(shape)}, {dtype}, on {trie.device}, where the trie is"
+        )
+
+
+def extended(
+    trie: PrefixTrie,
+    level: int,
+    log_probs: Tensor,
+    nodes: Tensor,
+    scores: Tensor,
+    *,
+    keep: int,
+    excluded: Exclusions,
+    floor: Tensor | None = None,
+    renormalize: bool = False,
+    logits: bool = False,
+    backend: Backend = "auto",
+) -> Step:
+    """`expand_beams` for searches, whose beams come from steps: only log-probabilities are checked.
 
     Raises:
         ConfigError: for log-probabilities of another shape, or a back end that cannot run here.
@@ -115,9 +190,6 @@ def expand_beams(
             f"log-probabilities of shape {tuple(log_probs.shape)} at level {level}: "
             f"expected {expected}; was the model trained with another SID vocabulary?"
         )
-    if excluded is None:
-        nothing = torch.empty(nodes.shape[0], 0, dtype=torch.int64, device=nodes.device)
-        excluded = Exclusions(trie, nothing)
     children = nodes.shape[1] * trie.max_branch[level]
     keep = max(1, min(keep, trie.num_nodes[level + 1], children))
     plain = log_probs.detach()
@@ -136,4 +208,4 @@ def expand_beams(
     return torch_step(given)
 
 
-__all__ = ["Backend", "Step", "chosen_backend", "expand_beams"]
+__all__ = ["Backend", "Step", "chosen_backend", "expand_beams", "extended"]

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.decoding import Backend, Filter, PrefixTrie, expand_beams, transition_tables
+from genrec.decoding import Backend, Filter, PrefixTrie, transition_tables
 from genrec.decoding.exclusions import Exclusions
+from genrec.decoding.step import extended
 
 _ROWS = 2**17  # tuples that go into the dict trie at once
 _MATCHES = 2**27  # prefix comparisons that brute force makes at once
@@ -61,7 +62,7 @@ class Unconstrained:
 
 
 class Ours:
-    """`genrec.decoding.expand_beams` with one back end.
+    """One step of our searches, as `genrec.decoding.expand_beams`, with one back end.
 
     Args:
         trie: the valid tuples.
@@ -78,7 +79,7 @@ class Ours:
 
     def step(self, situation: Situation, excluded: Exclusions) -> Tensor:
         """Scores ``[B, keep]``."""
-        found = expand_beams(
+        found = extended(
             self.trie,
             situation.level,
             situation.logits,

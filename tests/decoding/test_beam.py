@@ -261,6 +261,38 @@ def test_another_vocabulary_is_an_error():
         beam_search(decoder, other, k=3, beam_width=8)
 
 
+@pytest.mark.parametrize("of", [np.int64, np.uint8, torch.tensor])
+def test_numbers_may_be_of_numpy_and_torch(of):
+    decoder, trie = setting(sizes=(16, 16, 16))
+    plain = beam_search(decoder, trie, k=10, beam_width=4, max_width=9, exact=True)
+    options = {"k": of(10), "max_width": of(9), "exact": True}
+    for width in (of(4), [of(4), 4], np.array([4, 4]), torch.tensor([4, 4])):
+        same(plain, beam_search(decoder, trie, beam_width=width, **options))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"k": 3.0},
+        {"k": None},
+        {"beam_width": 4.0},
+        {"beam_width": "4"},
+        {"beam_width": [4, 4.5]},
+        {"beam_width": None},
+        {"beam_width": torch.tensor(4.0)},
+        {"max_width": 2.0},
+    ],
+)
+def test_widths_that_are_no_integers_are_an_error(bad):
+    decoder, trie = setting(sizes=(16, 16, 16))
+    (name,) = bad
+    with pytest.raises(ConfigError, match=f"{name}=.*: expected an integer"):
+        beam_search(decoder, trie, **{"k": 3, "beam_width": 8} | bad)
+    if name == "k":
+        with pytest.raises(ConfigError, match=r"k=.*: expected an integer"):
+            exact_parallel_search([torch.zeros(1, 16)] * 3, trie, **bad)
+
+
 @pytest.mark.parametrize("bad", [{"k": 0}, {"beam_width": 0}, {"max_width": 0}])
 def test_widths_below_one_are_an_error(bad):
     decoder, trie = setting()
@@ -273,8 +305,8 @@ def test_widths_below_one_are_an_error(bad):
     [
         (torch.zeros(5, 2, dtype=torch.int64), r"expected \[6, E\]"),
         (torch.zeros(6, dtype=torch.int64), r"expected \[6, E\]"),
-        (torch.zeros(6, 2), "float32: expected item numbers"),
-        (torch.zeros(6, 2, dtype=torch.bool), "bool: expected item numbers"),
+        (torch.zeros(6, 2), "float32: expected integers; item numbers"),
+        (torch.zeros(6, 2, dtype=torch.bool), "bool: expected integers; item numbers"),
         (torch.tensor([[0]] * 4 + [[400]] * 2), r"row 4: item 400 is outside 0\.\.399"),
         (torch.tensor([[0]] * 5 + [[-2]]), r"row 5: item -2 is outside"),
     ],
