@@ -273,8 +273,8 @@ def test_widths_below_one_are_an_error(bad):
     [
         (torch.zeros(5, 2, dtype=torch.int64), r"expected \[6, E\]"),
         (torch.zeros(6, dtype=torch.int64), r"expected \[6, E\]"),
-        (torch.zeros(6, 2), "float32: expected item numbers"),
-        (torch.zeros(6, 2, dtype=torch.bool), "bool: expected item numbers"),
+        (torch.zeros(6, 2), "float32: expected integers; item numbers"),
+        (torch.zeros(6, 2, dtype=torch.bool), "bool: expected integers; item numbers"),
         (torch.tensor([[0]] * 4 + [[400]] * 2), r"row 4: item 400 is outside 0\.\.399"),
         (torch.tensor([[0]] * 5 + [[-2]]), r"row 5: item -2 is outside"),
     ],
