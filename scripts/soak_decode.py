@@ -5,9 +5,12 @@
 Every round takes one of several catalogs, from a few items to levels of 65,536 codes, and changes
 it: items come and go, in place or in a copy, and now and then the trie is compacted, saved and
 mapped, or renumbered. It makes or keeps a filter, and decodes a batch by a search and a back end
-drawn at random: beams, exact beams, sums of look-ups, or dense scores. Each list is compared, items
-and scores, with a ranking of all items computed without the trie. Memory and living tensors must
-not grow. The last line counts what was done; the exit code is 1 if anything was wrong.
+drawn at random: beams, exact beams, sums of look-ups, or dense scores. In a quarter of the rounds
+of beams the model rules codes out, by -inf or the lowest number of a type. Each list is compared,
+items and scores, with a ranking of all items computed without the trie. Memory and living tensors
+must not grow. The last line counts what was done; the exit code is 1 if anything was wrong.
+
+Not drawn: the Triton step, the logits processor for `generate()`, and the light head's own search.
 """
 
 from __future__ import annotations
@@ -45,6 +48,10 @@ CPU = torch.device("cpu")
 BACKENDS: tuple[Backend, ...] = ("torch", "torch-only")
 if chosen_backend("auto", CPU) == "compiled":
     BACKENDS = (*BACKENDS, "compiled", "compiled")  # as often as both others
+
+# What models write for codes they rule out. Added to multiples of 1/4 the last two stay as they
+# are, and two of them are -inf, in any order, so sums remain exact.
+RULED_OUT = (-torch.inf, *(torch.finfo(t).min for t in (torch.half, torch.bfloat16, torch.float)))
 
 # Codes per level, items and requests per round. Many collisions; more children than a chunk of the
 # compiled kernel (32) and all codes in use; codes of two bytes, few and up to the last; deep and
@@ -122,6 +129,11 @@ class Soak:
         """Multiples of 1/4: sums are exact, so scores can be compared bit by bit; ties abound."""
         return torch.from_numpy(-self.rng.integers(0, 24, shape) / 4).to(torch.float32)
 
+    def _ruled_out(self, log_probs: Tensor) -> Tensor:
+        """Some of the codes ruled out."""
+        gone = torch.from_numpy(self.rng.random(log_probs.shape) < self.rng.choice([0.1, 0.5, 0.9]))
+        return log_probs.masked_fill(gone, RULED_OUT[self.rng.integers(len(RULED_OUT))])
+
     def round(self) -> None:
         """Change something, then decode a batch and compare it."""
         self._change()
@@ -147,6 +159,11 @@ class Soak:
         elif kind == "parallel":
             result = exact_parallel_search(users, self.trie, block=512, **options)
         else:
+            if self.rng.random() < 0.25:
+                users = [self._ruled_out(level) for level in users]
+                pairs = zip(users, self.codes.T, strict=True)
+                scores = torch.stack([user[:, code] for user, code in pairs]).sum(0)
+                self.counts["ruled out"] += self.batch
             for level, above in enumerate(self.chain):
                 scores = scores + above[self.codes[:, level], self.codes[:, level + 1]]
             result = beam_search(
@@ -254,7 +271,8 @@ class Soak:
             first = ranks[number]
         by_tie = np.lexsort((self.order, first))
         values = scores.numpy()[:, by_tie]
-        column = np.argsort(np.where(allowed[:, by_tie], -values, np.inf), axis=1, kind="stable")
+        # NaN comes after the -inf of an item that is allowed
+        column = np.argsort(np.where(allowed[:, by_tie], -values, np.nan), axis=1, kind="stable")
         column = column[:, :k]
         items = by_tie[column]
         kept = np.take_along_axis(allowed, items, axis=1)

@@ -18,7 +18,7 @@ from genrec.decoding.trie import PrefixTrie
 
 _NEGLIGIBLE = -80.0  # exp of less is denormal, which is slow, and adds nothing to a sum near 1
 _FAR = 1e38  # taken off the scores of what does not exist
-ABSENT = -1e37  # what exists scores more, or -inf
+ABSENT = -1e37  # what exists scores more, but for what a model makes (nearly) impossible
 _TABLE = 2**24  # most entries of a table of children or their codes, a byte or two each
 _FILL = 0.25  # share of codes that exist above which all are scored
 
@@ -49,7 +49,7 @@ class Candidates(ABC):
     def scored(self, part: slice) -> tuple[Tensor, np.ndarray]:
         """Scores float32 ``[b, count]`` of some users, and the probability ``[b]`` that they lose.
 
-        Scores of what does not exist are below `ABSENT`.
+        Scores of what does not exist are below `ABSENT`, where real ones can be: see `impossible`.
         """
 
     @abstractmethod
@@ -69,11 +69,31 @@ class Candidates(ABC):
         """Whether candidates are children, bool; what `find` got and gave."""
 
     def impossible(self) -> bool:
-        """Whether any candidate may score -inf."""
+        """Whether any child may score `ABSENT` or less, as what does not exist."""
         if self.count == 0 or len(self.nodes) == 0:
             return False
-        beams = np.where(self.alive, self.given.scores.numpy(), 0.0)
-        return bool(self.given.log_probs.amin() == -math.inf) or bool(beams.min() == -math.inf)
+        lowest, highest = (float(of) for of in self.given.log_probs.aminmax())
+        if self.given.logits:
+            lowest -= highest + math.log(self.given.log_probs.shape[2])
+        lowest += float(np.where(self.alive, self.given.scores.numpy(), 0.0).min())
+        return not lowest > ABSENT  # NaN may
+
+    def total(self, gains: Tensor, gone: Tensor | None, part: slice) -> tuple[Tensor, Tensor]:
+        """What renormalising some users takes off: the log-sum-exp of each beam's children.
+
+        Args:
+            gains: float32 ``[b, W, branch]``, `_FAR` lower where there is no child.
+            gone: not 0 there, of the same shape; None if all children exist.
+            part: the users.
+
+        Returns:
+            The gains, -inf where there is no child if that matters, and float32 ``[b, W]``.
+        """
+        found = gains.logsumexp(dim=2)
+        if gone is not None and bool(((found.numpy() < ABSENT) & self.alive[part]).any()):
+            gains = gains.masked_fill(gone != 0, -math.inf)  # or they would be among the children
+            found = gains.logsumexp(dim=2)
+        return gains, found
 
     def lost(self, mass: Tensor, part: slice) -> np.ndarray:
         """The probability ``[b]`` that is missing to 1 in each beam, weighted by the beams'."""
@@ -108,7 +128,7 @@ class _AllCodes(Candidates):
         """See `Candidates`."""
         given = self.given
         gains = given.log_probs[part].float()
-        own = given.logits
+        own, gone = given.logits, None
         if given.logits:
             gains = gains.log_softmax(dim=2)
         if self.table is not None:
@@ -119,9 +139,9 @@ class _AllCodes(Candidates):
             gains = gains.add_(gone, alpha=-_FAR) if own else gains.add(gone, alpha=-_FAR)
             own = True
         if given.renormalize:
-            total = gains.logsumexp(dim=2)
+            gains, total = self.total(gains, gone, part)
             mass = total.exp()
-            gains = gains - total.masked_fill(total < ABSENT, 0.0)[:, :, None]
+            gains = gains - total.masked_fill(total == -math.inf, 0.0)[:, :, None]
             own = True
         elif given.logits and self.table is None:
             mass = 1.0 + 0.0 * gains[:, :, 0].clamp_min(_NEGLIGIBLE)  # NaN passes
@@ -192,9 +212,9 @@ class _Children(Candidates):
         gains = log_probs.gather(2, self.codes(part)).to(torch.float32)
         gains.add_(missing, alpha=_FAR)
         if given.renormalize:
-            total = gains.logsumexp(dim=2)
+            gains, total = self.total(gains, missing, part)
             mass = total.exp()
-            gains -= total.masked_fill(total < ABSENT, 0.0)[:, :, None]
+            gains -= total.masked_fill(total == -math.inf, 0.0)[:, :, None]
         else:
             mass = _exp(gains).sum(dim=2)
         return gains.add_(self.base[part]).flatten(1), self.lost(mass, part)

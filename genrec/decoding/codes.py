@@ -191,7 +191,8 @@ def checked_codes(codes: Any, sizes: tuple[int, ...]) -> np.ndarray:
             f"0..{sizes[level] - 1} ({int(outside.any(axis=1).sum())} such rows); "
             "check the codes or the codebook sizes"
         )
-    return table
+    wide = table.dtype.kind == "u" and table.dtype.itemsize == 8
+    return table.astype(np.int64) if wide else table  # numpy adds int64 and uint64 as floats
 
 
 def checked_ranks(ranks: Any, count: int, total: int, what: str) -> np.ndarray:

@@ -210,7 +210,7 @@ def _limit(scores: Tensor, wanted: int, floor: Tensor | None) -> np.ndarray:
 def _enough(candidates: Candidates, last: np.ndarray, least: np.ndarray) -> bool:
     """Whether nothing that was not taken can stand before the last one kept, of score ``last``."""
     if (last <= ABSENT).any() and candidates.impossible():
-        return False  # -inf may stand for a child, or for none
+        return False  # such a score may stand for a child, or for none
     return bool(((last >= least) | (least <= ABSENT)).all())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -64,7 +65,7 @@ def load_trie(
         folder: the artefact.
         device: where the trie goes.
         deep: compare the file's SHA-256 and check that the arrays make a trie, which reads all of
-            it; otherwise only names, types and sizes are checked.
+            it; otherwise only names, types, sizes, pointers and the range of codes are checked.
 
     Raises:
         ArtefactError: if the folder is missing, truncated, edited, or its arrays make no trie.
@@ -101,6 +102,8 @@ def _assembled(config: Any, tensors: dict[str, Tensor]) -> PrefixTrie:
         found = tensors[name]
         if found.dtype != dtype or found.ndim != (2 if name == _LIVE else 1):
             raise DataError(f"{name} of type {found.dtype} and shape {tuple(found.shape)}")
+    for level, size in enumerate(sizes):
+        _check_codes(f"tokens.{level}", tensors[f"tokens.{level}"], size)
     lists = {name: [tensors[f"{name}.{i}"] for i in range(levels)] for name in LISTS}
     lists["item_starts"].append(tensors[f"item_starts.{levels}"])
     arrays = {name: tensors[name] for name in ARRAYS}
@@ -135,6 +138,14 @@ def _assembled(config: Any, tensors: dict[str, Tensor]) -> PrefixTrie:
     )
 
 
+def _check_codes(name: str, tokens: Tensor, size: int) -> None:
+    """Codes inside their codebook; nothing is read where the type can hold no others."""
+    codes = tokens.numpy()
+    codes = codes if codes.dtype == np.uint8 else codes.view(np.uint16)
+    if size <= np.iinfo(codes.dtype).max and codes.max(initial=0) >= size:
+        raise DataError(f"{name} are not codes below {size}")
+
+
 def _check_starts(name: str, starts: Tensor, end: int) -> None:
     """Ranges that follow each other from 0 to ``end``, none of them empty."""
     sound = int(starts[0]) == 0 and int(starts[-1]) == end and bool((starts.diff() > 0).all())
@@ -144,12 +155,12 @@ def _check_starts(name: str, starts: Tensor, end: int) -> None:
 
 def _check_content(trie: PrefixTrie) -> None:
     """What a search relies on: sorted codes, ranges without gaps, arrays that are inverses."""
-    for level, size in enumerate(trie.codebook_sizes):
+    for level in range(trie.num_levels):
         codes = trie.node_codes(level, torch.arange(trie.num_nodes[level + 1]))
         rises = codes.diff() > 0
         rises[trie.pointers[level][1:-1].to(torch.int64) - 1] = True
-        if int(codes.max()) >= size or not bool(rises.all()):
-            raise DataError(f"tokens.{level} are not codes below {size}, sorted below each node")
+        if not bool(rises.all()):
+            raise DataError(f"tokens.{level} are not sorted below each node")
     for depth, starts in enumerate(trie.item_starts):
         _check_starts(f"item_starts.{depth}", starts, trie.num_positions)
     for level, pointer in enumerate(trie.pointers):

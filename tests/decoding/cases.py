@@ -19,6 +19,13 @@ FULL = 1000  # wider than any trie here
 CHUNK = 32  # children that the compiled kernel looks at together
 BYTE = 256  # codes that one byte can tell apart
 LIMIT = 2**16  # most codes of a level
+# what heads write for codes they rule out: the last three are finite, and sums of them may be -inf
+RULED_OUT = (
+    -math.inf,
+    torch.finfo(torch.float16).min,
+    torch.finfo(torch.bfloat16).min,
+    torch.finfo(torch.float32).min,
+)
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 BACKENDS = ["torch", "torch-only", "compiled"] + ["triton"] * _HAS_TRITON
@@ -50,7 +57,8 @@ class TableDecoder:
         """The score of a tuple, added in float32 in the order of the levels."""
         prefix, total = 0, np.float32(0)
         for table, code in zip(self.tables, codes, strict=True):
-            total = np.float32(total + np.float32(table[user, prefix, code]))
+            with np.errstate(over="ignore"):
+                total = np.float32(total + np.float32(table[user, prefix, code]))
             prefix = prefix * table.shape[2] + code
         return float(total)
 
@@ -64,8 +72,11 @@ class LogitDecoder(TableDecoder):
         return LogitDecoder([table[rows] for table in self.tables])
 
 
-def tables(rng, batch, sizes, *, grain=None, missing=0.0):
-    """Random log-probability tables; with ``grain`` multiples of it, so that ties are exact."""
+def tables(rng, batch, sizes, *, grain=None, missing=0.0, ruled_out=-math.inf):
+    """Random log-probability tables; with ``grain`` multiples of it, so that ties are exact.
+
+    A share ``missing`` of the codes score ``ruled_out``.
+    """
     out, prefixes = [], 1
     for size in sizes:
         logits = torch.from_numpy(rng.normal(size=(batch, prefixes, size)) * 2).float()
@@ -74,7 +85,7 @@ def tables(rng, batch, sizes, *, grain=None, missing=0.0):
             table = (table / grain).round() * grain
         if missing:
             gone = torch.from_numpy(rng.random(table.shape) < missing)
-            table = table.masked_fill(gone, -torch.inf)
+            table = table.masked_fill(gone, ruled_out)
         out.append(table)
         prefixes *= size
     return out
@@ -233,8 +244,10 @@ def cases(draw, max_levels=4, max_size=5, max_items=30, wide=True) -> Case:
             exclude = torch.cat([exclude, everything[:, : max(0, n - draw(st.integers(0, 2)))]], 1)
     grain = draw(st.sampled_from([None, 0.25]))
     missing = draw(st.sampled_from([0.0, 0.0, 0.3, 1.0]))
+    low = draw(st.sampled_from(RULED_OUT))
     k = draw(st.integers(1, n + 3))
-    decoder = TableDecoder(tables(rng, batch, sizes, grain=grain, missing=missing))
+    log_probs = tables(rng, batch, sizes, grain=grain, missing=missing, ruled_out=low)
+    decoder = TableDecoder(log_probs)
     allowed = None
     if draw(st.booleans()):  # from nothing to everything allowed, for all or per user
         share = draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))

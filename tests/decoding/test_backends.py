@@ -26,7 +26,7 @@ from genrec.decoding.expansion import Expansion
 from genrec.decoding.step import chosen_backend
 from genrec.decoding.torch_step import torch_step
 from genrec.errors import ConfigError
-from tests.decoding.cases import LogitDecoder, TableDecoder, cases, same_results
+from tests.decoding.cases import RULED_OUT, LogitDecoder, TableDecoder, cases, same_results
 
 PLAIN = ["torch-only", "torch", "compiled"]  # Triton's interpreter is slow: see test_triton
 
@@ -105,6 +105,45 @@ def test_the_cpu_ranks_a_few_as_other_devices_rank_all(options, share, keep):
                 other = getattr(slow, name)
                 torch.testing.assert_close(getattr(fast, name), other, atol=rounding, rtol=0)
             torch.testing.assert_close(fast.leaked, slow.leaked, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("low", [*RULED_OUT, -2e37])
+@pytest.mark.parametrize("logits", [False, True])
+@pytest.mark.parametrize("width", [20, 300])
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_items_whose_codes_are_ruled_out_still_exist(low, logits, width, renormalize):
+    """Half of the codes at the lowest number of a type: lists are filled, certificates hold.
+
+    Groups of candidates, of which a user has far more than wanted, and families of one.
+    """
+    rng = np.random.default_rng(0)
+    trie = PrefixTrie.from_codes(rng.integers(0, 64, (300, 3)), (64,) * 3)
+    tables = []
+    for _ in range(3):
+        table = torch.from_numpy(rng.normal(size=(2, 64))).float()
+        table[:, rng.permutation(64)[:32]] = low
+        tables.append(table if logits else table.log_softmax(1).clamp_min(low))
+
+    class Independent:
+        returns_logits = logits
+
+        def first(self):
+            return tables[0], None
+
+        def next(self, state, parent, code, level):
+            return tables[level][:, None].expand(-1, parent.shape[1], -1), None
+
+        def select(self, rows):
+            assert len(rows) == 2
+            return self
+
+    options = {"k": 60, "beam_width": width, "renormalize": renormalize}
+    slow, *others = every(Independent(), trie, **options)
+    assert (slow.items >= 0).all()
+    for fast in others:
+        for name in ("items", "certified"):
+            assert torch.equal(getattr(slow, name), getattr(fast, name)), name
+        torch.testing.assert_close(fast.scores, slow.scores, atol=1e-4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("logits", [False, True])

@@ -53,7 +53,7 @@ def run(requests: int, *, trace: bool, **options) -> soak_decode.Soak:
 def test_random_requests_over_a_changing_catalog(in_place):
     sizes = (6, 5, 5)
     soak = run(2400, trace=False, seed=0, items=300, batch=15, sizes=sizes, in_place=in_place)
-    for name in (*soak_decode.SEARCHES, "added", "removed", "filters", "renumberings"):
+    for name in (*soak_decode.SEARCHES, "added", "removed", "filters", "renumberings", "ruled out"):
         assert soak.counts[name] > 0, name
 
 

@@ -104,7 +104,7 @@ def put(index, value):
         (edit("item_starts.3", put(-1, 3)), "item_starts.3 do not rise from 0 to 60"),
         (edit("item_starts.1", put(1, 2)), "item_starts.1 do not follow from those below"),
         (edit("tokens.0", put(4, 9)), "tokens.0 are not codes below 5"),
-        (edit("tokens.2", put(0, 399)), "tokens.2 are not codes below 400, sorted"),
+        (edit("tokens.2", put(0, 399)), "tokens.2 are not sorted below each node"),
         (edit("leaf_items", put(0, 60)), "leaf_items are not items below 60"),
         (edit("item_leaf", put(0, 60)), "item_leaf does not follow from leaf_items"),
         (edit("item_position", put(59, -1)), "item_position does not follow from leaf_items"),
@@ -124,6 +124,19 @@ def test_arrays_that_make_no_trie_are_named(tmp_path, change, message):
         save_file(tensors, str(folder / "trie.safetensors"))
     with pytest.raises(ArtefactError, match=message):
         load_trie(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("deep", [True, False])
+@pytest.mark.parametrize(("level", "size"), [(0, 2), (1, 4), (2, 320)])
+def test_codebooks_smaller_than_the_codes_are_an_error(tmp_path, level, size, deep):
+    sizes = [5, 5, 400]
+    sizes[level] = size
+    save_trie(make(), tmp_path / "trie")
+    with atomic_folder(tmp_path / "bad", kind="trie") as folder:
+        write_json(folder / "trie.json", {"codebook_sizes": sizes})
+        shutil.copy(tmp_path / "trie/trie.safetensors", folder)
+    with pytest.raises(ArtefactError, match=f"tokens.{level} are not codes below {size}"):
+        load_trie(tmp_path / "bad", deep=deep)
 
 
 @pytest.mark.parametrize(

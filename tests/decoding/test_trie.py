@@ -205,6 +205,16 @@ def test_codebook_sizes_are_read_as_they_are(sizes, message):
         PrefixTrie.from_codes([[0, 1]], sizes)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">i4", "u4", "i8", "<u8", ">u8"])
+def test_long_tuples_of_any_type_are_sorted_as_integers(dtype):
+    """Seven bytes of codes to a sort key, more than a float holds."""
+    codes = np.random.default_rng(0).integers(0, 3, (500, 7))
+    codes[:, 0] += 200
+    trie = PrefixTrie.from_codes(codes.astype(dtype), [256] * 7)
+    expected = np.unique(codes, axis=0).tolist()
+    assert trie.leaf_codes(torch.arange(trie.num_leaves)).tolist() == expected
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", ">i2", "u4", "i4", ">i8", "u8"])
 def test_integers_of_any_type_and_order_make_the_same_trie(dtype):
     codes = np.random.default_rng(0).integers(0, 100, (30, 3))
