@@ -221,7 +221,9 @@ def test_other_floating_types_are_scored_in_float32(dtype):
     same_values = RandomDecoder([level.to(dtype).float() for level in decoder.levels])
     result = beam_search(other, trie, k=10, beam_width=20)
     assert result.scores.dtype == torch.float32
-    same(result, beam_search(same_values, trie, k=10, beam_width=20))
+    expected = beam_search(same_values, trie, k=10, beam_width=20)
+    same(result, expected, but=("leaked",))  # a sum, rounded as its memory is aligned
+    assert torch.allclose(result.leaked, expected.leaked, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -332,18 +332,19 @@ def test_a_prompt_with_one_more_item_needs_a_word_without_an_end_token(llama):
     assert again.shape == (2, 11)
 
 
-def test_lengths_that_jump_and_other_rows_are_walked_from_their_tokens():
+@pytest.mark.parametrize(("count", "levels"), [(1, (2, 1, 3, 2, 0, 1)), (2, (2, 3, 0, 1, 3))])
+def test_lengths_that_jump_and_other_rows_are_walked_from_their_tokens(count, levels):
     codes = catalog("collisions")
     trie = PrefixTrie.from_codes(codes, SIZES)
     processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS)
-    scores = torch.zeros(2, VOCABULARY)
-    prompt = torch.tensor([[2, 3], [5, 6]])
+    scores = torch.zeros(count, VOCABULARY)
+    prompt = torch.tensor([[2, 3], [5, 6]])[:count]
     processor(prompt, scores)
     rng = np.random.default_rng(0)
-    for level in (2, 1, 3, 2, 0, 1):
-        rows, order = codes[rng.integers(0, 60, 2)], rng.permutation(2)
+    for level in levels:
+        rows, order = codes[rng.integers(0, 60, count)], rng.permutation(count)
         spelled = torch.tensor([[TOKENS[i][row[i]] for i in range(level)] for row in rows])
-        ids = torch.cat([prompt[order], spelled.long().view(2, level)], dim=1)
+        ids = torch.cat([prompt[order], spelled.long().view(count, level)], dim=1)
         out = processor(ids, scores)
         for row, codes_of in enumerate(rows.tolist()):
             found = (out[row] > -torch.inf).nonzero().flatten().tolist()
@@ -430,3 +431,15 @@ def test_leaves_without_a_generate_are_an_error():
     processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS)
     with pytest.raises(ConfigError, match="no generate"):
         processor.leaves(torch.tensor([[2]]))
+
+
+def test_the_last_output_as_the_next_prompts_of_a_batch_is_an_error_and_not_an_end(llama):
+    trie = PrefixTrie.from_codes(catalog("full"), SIZES)
+    processor = SidLogitsProcessor(trie, TOKENS, eos_token_id=EOS)
+    options = {"logits_processor": [processor], "max_new_tokens": 4}
+    found = llama.generate(**prompts((5, 5)), **options)[:, :-1]
+    grown = {"input_ids": found, "attention_mask": torch.ones_like(found)}
+    with pytest.raises(ConfigError, match="2 rows of 8 tokens, which continue the last prompts"):
+        llama.generate(**grown, **options)
+    processor.reset()
+    assert (processor.leaves(llama.generate(**grown, **options)) >= 0).all()
