@@ -6,7 +6,8 @@ An `autoregressive` head over random tuples of 3 x 256 codes, whose logits have 
 deviation `--sigma`, searches with `exact=True` and renormalised scores, so that no probability goes
 to codes that do not exist. Beside it, the scores of as many item vectors of 128 dimensions and
 `topk`. Processor time, medians, one thread. Each list must carry its certificate, and the first
-user's is compared with a beam as wide as the trie, which scores every item.
+user's is compared with a `beam_search` of torch operations as wide as the trie, which scores every
+item.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from genrec.decoding import PrefixTrie
+from genrec.decoding import PrefixTrie, beam_search
 from genrec.models import HEADS, ItemTables, SidEmbedding
 
 SIZES = (256, 256, 256)
@@ -82,7 +83,14 @@ def main() -> None:
             for batch in given.batch:
                 hidden = torch.randn(batch, given.width)
                 found = head.search(hidden, **options)
-                every = head.search(hidden[:1], beam_width=trie.num_nodes[-2], **options)
+                every = beam_search(
+                    head.decoder(hidden[:1]),
+                    trie,
+                    k=given.k,
+                    beam_width=trie.num_nodes[-2],
+                    renormalize=True,
+                    backend="torch-only",
+                )
                 same = torch.equal(every.items[0], found.items[0])
                 wrong += not (same and bool(found.certified.all()))
                 spent = median_ms(partial(head.search, hidden, **options), given.repeats)

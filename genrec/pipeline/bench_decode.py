@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from rich.console import Console
+from torch.nn import functional as F
 
 from genrec.artefacts import check_folder_place, replacing, write_json
 from genrec.decoding import Filter, PrefixTrie, expand_beams
@@ -24,6 +25,7 @@ from genrec.decoding.step import chosen_backend
 from genrec.errors import ConfigError, GenrecError
 from genrec.pipeline.bench_methods import (
     BruteForce,
+    Found,
     HuggingFace,
     Ours,
     Situation,
@@ -59,9 +61,9 @@ def bench_decode(
     """Time constrained steps beside Hugging Face's, STATIC's, brute force and no constraint at all.
 
     A cell is all steps but the first, for random tuples of 256 codes a level and the same random
-    logits for every method, log-softmax included. Scores are compared before anything is timed,
-    with brute force where it is not too large; then the methods take turns. Medians in
-    milliseconds.
+    logits for every method, log-softmax included. Scores, and outside ties parents and codes, are
+    compared before anything is timed, with brute force where it is not too large; then the methods
+    take turns. Medians in milliseconds.
 
     Example:
         genrec bench decode --out runs/bench-decode
@@ -244,14 +246,34 @@ def _steps(way: Any, situations: list[Situation]) -> _Steps:
     return [(way, situation, way.prepare(situation)) for situation in situations]
 
 
-def _run(steps: _Steps) -> list[torch.Tensor]:
+def _run(steps: _Steps) -> list[Found]:
     return [way.step(situation, state) for way, situation, state in steps]
+
+
+def _compared(steps: _Steps, found: list[Found]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Scores and places of each step, as wide as was asked: -inf and -1 where there are fewer."""
+    wide = []
+    for (way, situation, state), one in zip(steps, found, strict=True):
+        missing = (0, situation.keep - one[0].shape[1])
+        cells = way.cells(situation, state, one)
+        wide.append((F.pad(one[0], missing, value=-math.inf), F.pad(cells, missing, value=-1)))
+    return wide
+
+
+def _clear(scores: torch.Tensor) -> torch.Tensor:
+    """Which of the ranked scores ``[B, n]`` are no near ties, of others or of what is left out."""
+    clear = scores.isfinite()
+    apart = scores[:, :-1] - scores[:, 1:] > 2 * _TOLERANCE
+    clear[:, 1:] &= apart
+    clear[:, :-1] &= apart
+    clear[:, -1] = False
+    return clear
 
 
 def _checked(
     runs: dict[str, _Steps], slow: dict[str, _Steps], clock: Callable[[], float]
 ) -> tuple[dict[str, float], str, float]:
-    """Run every method once and compare its scores with the reference's.
+    """Run every method once and compare what it found with what the reference found.
 
     Args:
         runs: the methods.
@@ -264,25 +286,31 @@ def _checked(
         difference of a score.
 
     Raises:
-        GenrecError: if one differs by more than rounding.
+        GenrecError: if a score differs by more than rounding, or elsewhere than in near ties a
+            parent or a code.
     """
     spent, found = {}, {}
     for name, steps in runs.items():
-        spent[name], found[name] = _timed(partial(_run, steps), clock)
+        spent[name], results = _timed(partial(_run, steps), clock)
+        found[name] = _compared(steps, results)
         if name.startswith("compiled"):  # the first run may have compiled it
             spent[name], _ = _timed(partial(_run, steps), clock)
-    references = {kind: ("brute", _run(steps)) for kind, steps in slow.items()}
+    references = {kind: ("brute", _compared(steps, _run(steps))) for kind, steps in slow.items()}
     largest = 0.0
-    for name, scores in found.items():
+    for name, steps_found in found.items():
         if name == "unconstrained":
             continue
-        reference, expected = references.setdefault(name.partition("+")[2], (name, scores))
-        for level, (mine, other) in enumerate(zip(scores, expected, strict=True), 1):
-            n = min(mine.shape[1], other.shape[1])
-            mine, other = mine[:, :n], other[:, :n]
+        reference, expected = references.setdefault(name.partition("+")[2], (name, steps_found))
+        for level, (one, another) in enumerate(zip(steps_found, expected, strict=True), 1):
+            (mine, cells), (other, other_cells) = one, another
+            what = ""
             if not torch.allclose(mine, other, atol=_TOLERANCE):
+                what = "scores"
+            elif ((cells != other_cells) & _clear(other)).any():
+                what = "parents and codes"
+            if what:
                 raise GenrecError(
-                    f"bench: {name} and {reference} disagree about the scores of level {level}"
+                    f"bench: {name} and {reference} disagree about the {what} of level {level}"
                 )
             apart = (mine - other).abs()[mine != other]  # -inf less -inf is NaN
             largest = max(largest, float(apart.max()) if apart.numel() else 0.0)

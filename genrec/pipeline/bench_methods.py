@@ -1,8 +1,9 @@
 """The ways to take one constrained step that `genrec bench decode` compares.
 
 Every method gets the same logits ``[B, W, K]`` and the same prefixes, takes the log-softmax itself,
-and returns the scores ``[B, keep]`` of its best continuations, best first. What a method keeps
-between steps (tokens, states) is made before it is timed.
+and returns its best continuations as its search goes on with them, the scores ``[B, keep]`` first,
+best first. What a method keeps between steps (tokens, states) is made before it is timed; where its
+continuations are, parent times K plus code, is asked when they are compared.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from genrec.decoding.step import extended
 
 _ROWS = 2**17  # tuples that go into the dict trie at once
 _MATCHES = 2**27  # prefix comparisons that brute force makes at once
+
+
+Found = tuple[Tensor, ...]  # scores, and what says which continuations they are of
 
 
 @dataclass
@@ -45,19 +49,28 @@ class Situation:
         """Scores ``[B, W, K]`` of all continuations, existing or not."""
         return self.logits.log_softmax(-1) + self.scores[:, :, None]
 
-    def best(self, candidates: Tensor) -> Tensor:
-        """The best of ``candidates`` ``[B, n]``."""
-        return candidates.topk(min(self.keep, candidates.shape[1]), dim=1).values
+    def best(self, candidates: Tensor) -> Found:
+        """The best of ``candidates`` ``[B, n]``, and where they are."""
+        values, indices = candidates.topk(min(self.keep, candidates.shape[1]), dim=1)
+        return values, indices
 
 
-class Unconstrained:
+class _OverAllCodes:
+    """A method that takes the best of all continuations, in order."""
+
+    def cells(self, situation: Situation, state: Any, found: Found) -> Tensor:
+        """Which continuations were found, parent times K plus code, int64 ``[B, keep]``."""
+        return found[1]
+
+
+class Unconstrained(_OverAllCodes):
     """log_softmax and topk over all codes: the yardstick, no constraint at all."""
 
     def prepare(self, situation: Situation) -> None:
         """Nothing to keep."""
 
-    def step(self, situation: Situation, _: None) -> Tensor:
-        """Scores ``[B, keep]``."""
+    def step(self, situation: Situation, _: None) -> Found:
+        """Scores ``[B, keep]`` and places."""
         return situation.best(situation.log_probs().flatten(1))
 
 
@@ -77,8 +90,8 @@ class Ours:
         """The filter as the search sees it."""
         return Exclusions.from_items(self.trie, None, len(situation.nodes), self.filter)
 
-    def step(self, situation: Situation, excluded: Exclusions) -> Tensor:
-        """Scores ``[B, keep]``."""
+    def step(self, situation: Situation, excluded: Exclusions) -> Found:
+        """Scores ``[B, keep]``, parents and codes."""
         found = extended(
             self.trie,
             situation.level,
@@ -90,7 +103,11 @@ class Ours:
             logits=True,
             backend=self.backend,
         )
-        return found.scores
+        return found.scores, found.parent, found.code
+
+    def cells(self, situation: Situation, state: Exclusions, found: Found) -> Tensor:
+        """See `_OverAllCodes`."""
+        return found[1] * situation.logits.shape[2] + found[2]
 
 
 class Static:
@@ -125,8 +142,8 @@ class Static:
             number = number * self.trie.codebook_sizes[level] + situation.prefixes[:, :, level]
         return number
 
-    def step(self, situation: Situation, states: Tensor) -> Tensor:
-        """Scores ``[B, keep]``."""
+    def step(self, situation: Situation, states: Tensor) -> Found:
+        """Scores ``[B, keep]``, places among the candidates, and the next states."""
         scores, level = situation.log_probs(), situation.level
         size = scores.shape[2]
         if level < self.dense:
@@ -136,21 +153,31 @@ class Static:
             chosen = states.gather(1, found.indices // size) * size + found.indices % size
             if level == self.dense - 1:
                 chosen = self.tables.dense.view(-1)[chosen]
-            return found.values
-        branch = self.tables.max_branch[level - self.dense]
-        start = self.tables.rows[states]
-        slots = torch.arange(branch)
-        edges = (start[:, :, None] + slots).clamp_max_(len(self.tables.edges) - 1)
-        burst = self.tables.edges[edges]
-        real = slots < (self.tables.rows[states + 1] - start)[:, :, None]
+            return found.values, found.indices, chosen
+        burst, real = self._burst(level, states)
         values = scores.gather(2, burst[..., 0].to(torch.int64)).masked_fill(~real, -torch.inf)
         keep = min(situation.keep, values[0].numel())
         found = values.flatten(1).topk(keep)
-        burst[..., 1].flatten(1).gather(1, found.indices)
-        return found.values
+        chosen = burst[..., 1].flatten(1).gather(1, found.indices)
+        return found.values, found.indices, chosen
+
+    def cells(self, situation: Situation, states: Tensor, found: Found) -> Tensor:
+        """See `_OverAllCodes`."""
+        if situation.level < self.dense:
+            return found[1]
+        burst, _ = self._burst(situation.level, states)
+        codes = burst[..., 0].flatten(1).gather(1, found[1]).to(torch.int64)
+        return found[1] // burst.shape[2] * situation.logits.shape[2] + codes
+
+    def _burst(self, level: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The edges of the states ``[B, W, branch, 2]``, and which of them there are."""
+        start = self.tables.rows[states]
+        slots = torch.arange(self.tables.max_branch[level - self.dense])
+        edges = (start[:, :, None] + slots).clamp_max_(len(self.tables.edges) - 1)
+        return self.tables.edges[edges], slots < (self.tables.rows[states + 1] - start)[:, :, None]
 
 
-class HuggingFace:
+class HuggingFace(_OverAllCodes):
     """`prefix_allowed_tokens_fn` over a dict trie, as `generate()` calls it between two steps.
 
     Args:
@@ -179,15 +206,15 @@ class HuggingFace:
         processor = PrefixConstrainedLogitsProcessor(allowed, situation.nodes.shape[1])
         return processor, situation.prefixes.flatten(0, 1)
 
-    def step(self, situation: Situation, state: tuple[Any, Tensor]) -> Tensor:
-        """Scores ``[B, keep]``."""
+    def step(self, situation: Situation, state: tuple[Any, Tensor]) -> Found:
+        """Scores ``[B, keep]`` and places."""
         processor, tokens = state
         log_probs = situation.logits.log_softmax(-1)
         masked = processor(tokens, log_probs.flatten(0, 1)).view(log_probs.shape)
         return situation.best((masked + situation.scores[:, :, None]).flatten(1))
 
 
-class BruteForce:
+class BruteForce(_OverAllCodes):
     """Compares every prefix with every tuple; no index at all.
 
     Args:
@@ -205,8 +232,8 @@ class BruteForce:
     def prepare(self, situation: Situation) -> None:
         """Nothing to keep."""
 
-    def step(self, situation: Situation, _: None) -> Tensor:
-        """Scores ``[B, keep]``."""
+    def step(self, situation: Situation, _: None) -> Found:
+        """Scores ``[B, keep]`` and places."""
         level, scores = situation.level, situation.log_probs()
         users, width, size = scores.shape
         prefixes = situation.prefixes.flatten(0, 1)

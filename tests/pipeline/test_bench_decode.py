@@ -33,16 +33,29 @@ def test_all_methods_agree_and_the_files_say_what_was_returned(tmp_path):
     assert (tmp_path / "bench/decode.svg").read_text().lstrip().startswith("<?xml")
 
 
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda scores, *rest: (scores + 0.01, *rest), "scores"),
+        (lambda *found: tuple(of[:, :1] for of in found), "scores"),
+        (lambda scores, *rest: (scores, *(of.flip(1) for of in rest)), "parents and codes"),
+    ],
+    ids=["other scores", "one beam", "other parents"],
+)
 @pytest.mark.parametrize("method", ["hf", "static", "brute", "compiled"])
-def test_other_scores_are_no_result(monkeypatch, method):
+def test_other_beams_are_no_result(monkeypatch, method, spoil, what):
     way = type(module._trie(400, 3, 0, [method], time.process_time)[2][method])
     step = way.step
-    monkeypatch.setattr(way, "step", lambda *given: step(*given) + 0.01 * (given[0] is not None))
-    if method == "compiled":  # the same class as the torch path: spoil one of the two only
-        monkeypatch.setattr(
-            way, "step", lambda self, *g: step(self, *g) + 0.01 * (self.backend == "compiled")
-        )
-    with pytest.raises(GenrecError, match=f"{method} and torch|torch and {method}"):
+
+    def spoilt(self, *given):
+        found = step(self, *given)
+        # the torch path is of the same class as the compiled one: spoil one of the two only
+        wrong = method != "compiled" or self.backend == "compiled"
+        return spoil(*found) if wrong else found
+
+    monkeypatch.setattr(way, "step", spoilt)
+    wrong = f"({method} and torch|torch and {method}) disagree about the {what} of level"
+    with pytest.raises(GenrecError, match=wrong):
         bench_decode(**SMALL, methods=["torch", method])
 
 
