@@ -40,7 +40,8 @@ from genrec.models.item_encoders import (
     TimeGapEmbedding,
 )
 from genrec.models.meta import SequenceMeta
-from genrec.models.recommender import Recommender, RecommenderConfig, RecommenderOutput
+from genrec.models.recommender import Recommender, RecommenderOutput
+from genrec.models.recommender_config import RecommenderConfig
 from genrec.models.tables import ItemTables
 
 __all__ = [

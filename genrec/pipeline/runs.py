@@ -26,8 +26,9 @@ from genrec.models import Recommender
 from genrec.pipeline.settings import SplitConfig
 from genrec.processes import processes
 from genrec.tokenizers import SidVocabulary
+from genrec.training.arguments import quiet_transformers
 from genrec.training.sharding import split_model
-from genrec.training.trainer import MODEL_KIND, quiet_transformers
+from genrec.training.trainer import MODEL_KIND
 
 RUN_FILE = "run.json"
 UNFINISHED_FILE = "unfinished.json"

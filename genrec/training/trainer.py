@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
 import sys
 import time
@@ -13,10 +12,9 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import transformers
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -26,6 +24,7 @@ from genrec.data import TrainingBatches, TrainingSequences
 from genrec.errors import ConfigError, GenrecError
 from genrec.models import Head, Recommender
 from genrec.processes import processes, summed
+from genrec.training.arguments import quiet_transformers, training_arguments
 from genrec.training.average import WeightAverage
 from genrec.training.checkpoints import SCHEDULE_FILE, last_checkpoint, log_of, writing
 from genrec.training.config import TrainingConfig
@@ -381,7 +380,7 @@ def train_model(
         average.load(checkpoint)
     trainer = RecommenderTrainer(
         model=model,
-        args=_arguments(config, checkpoints, len(batches), progress=progress),
+        args=training_arguments(config, checkpoints, len(batches), progress=progress),
         sequences=sequences,
         batches=batches,
         data_collator=_as_it_is,
@@ -409,61 +408,6 @@ def train_model(
     if trainer.is_world_process_zero():
         write_json(output / "log.json", log)
     return check_folder(checkpoints / "best", kind=MODEL_KIND)
-
-
-def quiet_transformers() -> None:
-    """Switch off the bars that saving and loading draw, and notes that no user can act on."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-
-
-def _arguments(
-    config: TrainingConfig, checkpoints: Path, batches: int, *, progress: bool
-) -> TrainingArguments:
-    steps = math.ceil(batches / config.gradient_accumulation)
-    total = steps * config.epochs
-    every = steps * config.eval_epochs
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=math.ceil(config.batch_size / processes().num_processes),
-        gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        adam_beta2=config.adam_beta2,
-        lr_scheduler_type=config.schedule
-        if config.schedule != "constant"
-        else ("constant_with_warmup" if config.warmup else "constant"),
-        warmup_steps=round(config.warmup * total),
-        max_grad_norm=config.max_grad_norm,
-        use_cpu=not torch.accelerator.is_available(),
-        bf16=config.precision == "bf16",
-        fp16=config.precision == "fp16",
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=1,
-        logging_strategy="steps",
-        logging_steps=every,
-        seed=config.seed,
-        data_seed=config.seed,
-        dataloader_num_workers=config.workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        fsdp_config=dict(config.fsdp_config),
-        fsdp=cast("Any", is_sharded(config)),
-        remove_unused_columns=False,
-        label_names=["labels"],
-        # Every parameter of every part has a gradient in every step; a test holds that.
-        ddp_find_unused_parameters=False,
-        report_to=config.report_to.split(","),
-        disable_tqdm=not progress or not sys.stderr.isatty(),
-    )
-    if arguments.n_gpu > 1:
-        # Several GPUs without a launcher: the first one alone, and not nn.DataParallel over all,
-        # which would cut batches and draws in another way than a process per GPU does.
-        arguments._n_gpu = 1
-    return arguments
 
 
 def _as_it_is(batch: Any) -> Any:

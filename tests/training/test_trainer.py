@@ -9,7 +9,8 @@ import torch
 from genrec.data import Histories, TrainingBatches, TrainingSequences, leave_one_out
 from genrec.errors import ArtefactError, ConfigError, GenrecError
 from genrec.models import Recommender
-from genrec.training import TrainingConfig, train_model, trainer
+from genrec.training import TrainingConfig, train_model
+from genrec.training.arguments import training_arguments
 
 
 def weights(model):
@@ -264,6 +265,6 @@ def _raise(error):
 def test_several_gpus_without_a_launcher_are_one_device(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    arguments = trainer._arguments(TrainingConfig(batch_size=64), tmp_path, 5, progress=False)
+    arguments = training_arguments(TrainingConfig(batch_size=64), tmp_path, 5, progress=False)
     assert arguments.n_gpu == 1
     assert arguments.train_batch_size == 64
