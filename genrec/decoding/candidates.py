@@ -72,9 +72,10 @@ class Candidates(ABC):
         """Whether any child may score `ABSENT` or less, as what does not exist."""
         if self.count == 0 or len(self.nodes) == 0:
             return False
-        lowest, highest = (float(of) for of in self.given.log_probs.aminmax())
+        log_probs = self.given.log_probs
+        lowest = float(log_probs.amin())
         if self.given.logits:
-            lowest -= highest + math.log(self.given.log_probs.shape[2])
+            lowest -= float(log_probs.amax()) + math.log(log_probs.shape[2])
         lowest += float(np.where(self.alive, self.given.scores.numpy(), 0.0).min())
         return not lowest > ABSENT  # NaN may
 

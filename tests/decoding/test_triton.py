@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from genrec.decoding import Filter, MutableTrie, PrefixTrie, beam_search, expand_beams, step
 from genrec.decoding.exclusions import Exclusions
+from genrec.decoding.step import extended
 from tests.decoding.cases import Case, LogitDecoder, TableDecoder, cases, same_results, tables
 
 if importlib.util.find_spec("triton") is None:
@@ -222,13 +223,13 @@ def test_a_step_is_two_launches_and_the_host_waits_for_nothing(monkeypatch, leve
     filter = Filter.deny(trie, [[7, 8], [5, -1]] if per_user else [7])
     excluded = Exclusions.from_items(trie, exclude, 2, filter)
     options = {"keep": 4, "logits": True, "excluded": excluded, "backend": "triton"}
-    first = expand_beams(trie, level, values, nodes, scores, **options)
+    first = extended(trie, level, values, nodes, scores, **options)
     assert (first.nodes >= 0).any()  # and what is kept with the trie is made
     launched = []
     for name in ("_best_of_parts", "_merged"):
         monkeypatch.setattr(triton_step, name, Launches(name, launched))
     with Operations() as others:
-        expand_beams(trie, level, values, nodes, scores, **options)
+        extended(trie, level, values, nodes, scores, **options)
     assert launched == ["_best_of_parts", "_merged"]
     views = {"aten.view.dtype", "aten.detach.default"}
     assert set(others.names) <= views | {"aten.empty.memory_format"}
