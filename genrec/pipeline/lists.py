@@ -150,6 +150,8 @@ def _table(path: str, columns: list[str]) -> pa.Table:
     if place.suffix.lower() == ".txt" and len(columns) == 1:
         try:
             lines = place.read_text(encoding="utf-8-sig").splitlines()
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such file") from error
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read as text ({error})") from error
         ids = [line.strip() for line in lines if line.strip()]

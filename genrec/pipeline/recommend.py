@@ -270,7 +270,7 @@ def _check_known(items: list[str], catalog: Catalog) -> None:
     """Raise DataError if the catalog knows none of the items; some are reported by others."""
     if items and (catalog.index(items) < 0).all():
         some = str(catalog.item_ids[0].as_py())
-        raise DataError(f"--items: unknown item {items[0]!r}; ids look like {some!r}")
+        raise DataError(f"recommend: unknown item {items[0]!r}; ids look like {some!r}")
 
 
 def known_histories(table: pa.Table, place: str, data: Dataset) -> Histories:

@@ -375,6 +375,10 @@ def test_lists_that_cannot_be_meant_end_with_code_2(shop, tmp_path, refused):
         ["recommend", shop / "ids", "--users=U00001", f"--allow={tmp_path / 'list.txt'}"],
         "list.txt: cannot be read as text",
     )
+    refused(
+        ["recommend", shop / "ids", "--users=U00001", f"--allow={tmp_path / 'nowhere.txt'}"],
+        "nowhere.txt: no such file",
+    )
     (tmp_path / "own.csv").write_text("user_id,item_id\nyou,G00001\n")
     refused(
         ["recommend", shop / "ids", "--items=G00001", f"--deny_per_user={tmp_path / 'own.csv'}"],
