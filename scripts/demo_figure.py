@@ -60,7 +60,9 @@ def draw(rankers: dict[str, dict[str, Any]], path: Path) -> None:
             found = [row["list_recall"] for row in rows]
             proven = [row["certificate_rate"] for row in rows]
             right.plot(widths, found, "o-", ms=4, color="#0072b2", label="exact top 10 found")
-            right.plot(widths, proven, "s--", ms=4, color="#009e73", label="users whose top 10 is proven")
+            right.plot(
+                widths, proven, "s--", ms=4, color="#009e73", label="users whose top 10 is proven"
+            )
             right.set_xscale("log")
             right.set_xticks(widths, [str(width) for width in widths])
             right.minorticks_off()
