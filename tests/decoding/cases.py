@@ -201,6 +201,7 @@ def _wide(draw, rng, max_levels):
                 (CHUNK, 3 * CHUNK + 1, False),
                 (BYTE, 600, False),
                 (LIMIT - 30, LIMIT, False),
+                (LIMIT - 30, LIMIT, False),
             ]
         )
     )

@@ -30,14 +30,14 @@ def test_the_random_cases_have_what_the_properties_are_about():
     """Every trait occurs often enough for each property, and together with filters and ties."""
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=400, deadline=None, derandomize=True, database=None)
     @given(cases())
     def look(case):
         seen["all"] += 1
         seen.update(traits(case))
 
     look()
-    assert seen["all"] >= 200
+    assert seen["all"] >= 400
     assert {name: seen[name] for name in TRAITS if seen[name] < seen["all"] // 40} == {}
 
 
