@@ -56,3 +56,8 @@ def files(tmp_path: Path, small: dict[str, Path]) -> Path:
 def contest(tmp_path: Path, small: dict[str, Path]) -> Path:
     """A copy in the contest's layout, to be damaged."""
     return Path(shutil.copytree(small["competition"], tmp_path / "contest"))
+
+
+@pytest.fixture
+def copy(tmp_path: Path, huggingface: Path) -> Path:
+    return Path(shutil.copytree(huggingface, tmp_path / "files"))
