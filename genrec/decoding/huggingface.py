@@ -176,9 +176,8 @@ class SidLogitsProcessor(LogitsProcessor):
         if before is not None and start is not None and length > start:
             near = length <= max(start + self.trie.num_levels, self._length + 1)
             if near and _all_among(input_ids[:, :start], before):
-                if (
-                    len(input_ids) > 1 and length <= self._length
-                ):  # only one row goes back to drafts
+                # Only a single row goes back, to replace drafts.
+                if len(input_ids) > 1 and length <= self._length:
                     raise ConfigError(
                         f"{len(input_ids)} rows of {length} tokens, which continue the last "
                         f"prompts of {start}, after rows of {self._length}: if this is another "

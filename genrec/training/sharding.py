@@ -303,12 +303,11 @@ def row_blocks(table: RowSharded) -> Iterator[torch.Tensor]:
     """
     weight: Any = table.weight
     local, mesh = weight.to_local(), weight.device_mesh
-    size = share(table.num_embeddings, mesh.size())
     rows = max(1, _BLOCK // table.embedding_dim)
     for rank in range(mesh.size()):
-        held = max(0, min(size, table.num_embeddings - rank * size))
-        for start in range(0, held, rows):
-            count = min(rows, held - start)
+        first, last = bounds(table.num_embeddings, rank, mesh.size())
+        for start in range(0, last - first, rows):
+            count = min(rows, last - first - start)
             if rank == mesh.get_rank():
                 block = local[start : start + count].contiguous()
             else:
