@@ -34,7 +34,7 @@ def test_what_a_dataset_has(ads: Path, capsys: pytest.CaptureFixture[str]):
     )
     assert found["counts"]["test questions"] == len(split.test)
     assert found["counts"]["held_out"] == 30 and found["counts"]["candidates"] == 41
-    assert found["published"] == {} and len(found["rules"]) == 12
+    assert found["published"] == {} and len(found["rules"]) == 14
     said = capsys.readouterr().out
     assert "held out without click" in said and "holds: test: the answer is a candidate" in said
     assert "no counts of this dataset were published" in said
