@@ -38,6 +38,7 @@ def test_what_a_dataset_has(ads: Path, capsys: pytest.CaptureFixture[str]):
     said = capsys.readouterr().out
     assert "held out without click" in said and "holds: test: the answer is a candidate" in said
     assert "no counts of this dataset were published" in said
+    assert "cut=position, draw=2025" in said and "train_on=others" in said
     found = check(str(ads))
     assert found["counts"]["validation questions"] == found["counts"]["test questions"] > 200
 
