@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genrec.data.tencentgr.content import num_values
+from genrec.data.tencentgr.hashes import unit
 from genrec.data.tencentgr.indexer import write_indexer
 from genrec.data.tencentgr.schema import (
     CREATIVE,
@@ -16,7 +18,7 @@ from genrec.data.tencentgr.schema import (
     ITEMS_1M,
     USER_FEATURES,
 )
-from genrec.data.tencentgr.world import BLOCK_USERS, Block, World, num_values, unit
+from genrec.data.tencentgr.world import BLOCK_USERS, Block, World
 
 TARGETS = 0.4  # share of the candidates that are somebody's target
 _BLOCK_ITEMS = 100_000

@@ -12,12 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from genrec.data.tencentgr import generate_tencentgr
+from genrec.data.tencentgr.content import item_feature, item_vectors
 from genrec.data.tencentgr.schema import ITEM_FEATURES, USER_FEATURES
 from genrec.data.tencentgr.world import (
     build_world,
     following,
-    item_feature,
-    item_vectors,
     simulate,
 )
 from genrec.errors import ConfigError, DataError
