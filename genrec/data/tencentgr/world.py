@@ -34,12 +34,12 @@ from genrec.errors import ConfigError
 DAYS = 30
 END = 1_748_620_800  # 2025-05-31 00:00 UTC, where TencentGR's clicks end
 DAY = 86_400
-AGES = (0.65, 0.25, 0.10)  # chance that an event shows an item 0, 1, 2 days after its birth
+AGES = (0.76, 0.16, 0.08)  # chance that an event shows an item 0, 1, 2 days after its birth
 FAVOURITES = (0.50, 0.25, 0.15, 0.10)  # how often a user's taste takes each of four topics
 SESSION, PAUSE = 8, 60  # events of a session and seconds between them, on average
 BLOCK_USERS = 10_000
 #: Popularity falls with its quantile by power laws: until each quantile, with this exponent.
-POPULARITY = ((0.004, 0.6), (0.1, 2.3), (0.3, 1.3), (1.0, 0.2))
+POPULARITY = ((0.004, 0.6), (0.1, 2.3), (0.3, 1.35), (1.0, 0.2))
 SIZES = 0.3  # exponent of the topics' sizes in rank
 RECENT = 24  # of a user's last events, which are not shown again where there is a choice
 #: Chance of each reason for the next item after an exposure and after a click: the item that
