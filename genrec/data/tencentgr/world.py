@@ -39,7 +39,7 @@ FAVOURITES = (0.50, 0.25, 0.15, 0.10)  # how often a user's taste takes each of 
 SESSION, PAUSE = 8, 60  # events of a session and seconds between them, on average
 BLOCK_USERS = 10_000
 #: Popularity falls with its quantile by power laws: until each quantile, with this exponent.
-POPULARITY = ((0.004, 0.6), (0.1, 2.3), (0.3, 1.35), (1.0, 0.2))
+POPULARITY = ((0.004, 0.6), (0.1, 2.4), (0.3, 1.4), (1.0, 0.2))
 SIZES = 0.3  # exponent of the topics' sizes in rank
 RECENT = 24  # of a user's last events, which are not shown again where there is a choice
 #: Chance of each reason for the next item after an exposure and after a click: the item that
