@@ -24,7 +24,8 @@ def table(found: Mapping[str, float]) -> list[str]:
     """A line for each statistic: measured, published, and whether it is in the range aimed at."""
     actions = "10M" if found["conversions, share of known actions"] else "1M"
     published = {one.what: one for one in PUBLISHED[actions]}
-    lines = [f"{'':50} {'measured':>10}  published of TencentGR-{actions}, and the range aimed at"]
+    head = f"published of TencentGR-{actions}, how items are spread of -1M, and the range aimed at"
+    lines = [f"{'':50} {'measured':>10}  {head}"]
     for what, value in found.items():
         line = f"{what:50} {value:10,.4g}" if value < 1_000 else f"{what:50} {value:10,.0f}"
         if what in published:

@@ -41,7 +41,7 @@ BLOCK_USERS = 10_000
 #: Popularity falls with its quantile by power laws: until each quantile, with this exponent.
 POPULARITY = ((0.004, 0.6), (0.1, 2.4), (0.3, 1.4), (1.0, 0.2))
 SIZES = 0.3  # exponent of the topics' sizes in rank
-RECENT = 24  # of a user's last events, which are not shown again where there is a choice
+RECENT = 24  # of a user's last events: an item of these is drawn again, twice at most
 #: Chance of each reason for the next item after an exposure and after a click: the item that
 #: follows the last one, its topic again, the topic that follows, taste, popularity.
 REASONS = ((0.20, 0.05, 0.25, 0.40, 0.10), (0.40, 0.35, 0.05, 0.15, 0.05))
