@@ -41,6 +41,7 @@ BLOCK_USERS = 10_000
 #: Popularity falls with its quantile by power laws: until each quantile, with this exponent.
 POPULARITY = ((0.004, 0.6), (0.1, 2.4), (0.3, 1.4), (1.0, 0.2))
 SIZES = 0.3  # exponent of the topics' sizes in rank
+CELL = 16  # items of a topic and day, on average, at every size: popularity depends on it
 RECENT = 24  # of a user's last events: an item of these is drawn again, twice at most
 #: Chance of each reason for the next item after an exposure and after a click: the item that
 #: follows the last one, its topic again, the topic that follows, taste, popularity.
@@ -134,7 +135,7 @@ def build_world(
     if actions not in ACTION_SHARES:
         raise ConfigError(f"actions={actions!r}; expected one of {', '.join(ACTION_SHARES)}")
     rng = np.random.default_rng([seed, 0])
-    topics = int(np.clip(items // (DAYS * 16), 8, 512))
+    topics = max(8, items // (DAYS * CELL))
     share = rng.permutation(np.arange(1, topics + 1) ** -SIZES)
     share /= share.sum()
     # One item for each cell, so that none is empty; the others where their topic is large.
