@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import inspect
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
@@ -218,6 +220,37 @@ class _Parser(ArgumentParser):
         """As the base class, and below the options the example and the parts with theirs."""
         self.epilog = "\n\n".join(filter(None, (_example(function), _parts(function))))
         return super().add_function_arguments(function, *args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """One line, with the name that was probably meant, in place of a page of options."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        prog = parser.prog.replace(" [options]", "")
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(Text.assemble(("error: ", "red"), message, _meant(parser, message)))
+        console.print(Text(f"see {prog} --help"))
+        self.exit(2)
+
+
+def _meant(parser: argparse.ArgumentParser, message: str) -> str:
+    """The option or verb nearest to the one in a message that says there is none such."""
+    if wrong := re.match(r"unrecognized arguments: (--[^ =]+)", message):
+        options = [
+            name
+            for action in parser._actions
+            for name in action.option_strings
+            if name.startswith("--")
+        ]
+        # `--epochs` means `--training.epochs`: the last part of a name counts as a name.
+        names = {"--" + name.rpartition(".")[2]: name for name in options}
+        names.update(zip(options, options, strict=True))
+    elif wrong := re.search(r"invalid choice: '([^']*)'", message):
+        names = {name: name for name in re.findall(r"'([^']*)'", message[wrong.end() :])}
+    else:
+        return ""
+    near = difflib.get_close_matches(wrong[1], names, n=1, cutoff=0.7)
+    return f"; did you mean {names[near[0]]}?" if near else ""
 
 
 def _example(function: Callable[..., Any]) -> str:

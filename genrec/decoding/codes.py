@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec.decoding.optional import installed
 from genrec.errors import ConfigError, DataError
 
 MAX_LEVELS = 64
@@ -18,6 +19,9 @@ MAX_CODES = 65_536
 _SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
 _INTEGERS = (*_SIGNED, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 _WORD = 2**62  # several codes are packed into one int64 sort key as long as they stay below
+_MANY = 2**21  # numbers that are worth a compiled sort
+_DIGIT = 10  # most bits of its digits
+_BLOCK = 2**16  # rows of a pass over a catalog
 
 
 def checked_count(value: Any, name: str, least: int = 1) -> int:
@@ -43,20 +47,51 @@ def default_tie_order(num_items: int) -> np.ndarray:
 
 
 def default_items_by_tie(num_items: int) -> np.ndarray:
-    """The items in the order of `default_tie_order`, int64 ``[num_items]``."""
-    mixed = _mixed(0, num_items)
-    # sorted with the index in the low bits, which numpy does much faster than an argsort
-    low = np.uint64((1 << max(1, num_items - 1).bit_length()) - 1)
-    packed = mixed & ~low
-    packed |= np.arange(num_items, dtype=np.uint64)
-    packed.sort()
-    order = (packed & low).astype(np.int64)
-    packed &= ~low
-    same = packed[1:] == packed[:-1]
-    if same.any():  # those few whose order lies in the low bits
-        some = np.flatnonzero(np.append(same, False) | np.append(False, same))
-        order[some] = order[some][np.argsort(mixed[order[some]])]
+    """The items in the order of `default_tie_order`, int32 ``[num_items]``."""
+    # sorted with the index in the low bits, which is much faster than an argsort
+    index = max(1, num_items - 1).bit_length()
+    low = np.uint64((1 << index) - 1)
+    packed = np.empty(num_items, dtype=np.uint64)
+    for part in blocks(num_items):
+        items = np.arange(part.start, part.stop)
+        packed[part] = (item_hashes(items) & ~low) | items.astype(np.uint64)
+    packed = sort_numbers(packed, index, 64)
+    order = np.empty(num_items, dtype=np.int32)
+    same = [np.empty(0, dtype=np.int64)]
+    for part in blocks(num_items):
+        order[part] = packed[part] & low
+        near = packed[part.start : part.stop + 1]
+        equal = np.flatnonzero((near[1:] ^ near[:-1]) <= low) + part.start
+        same += [equal, equal + 1]
+    some = np.unique(np.concatenate(same))  # those few whose order lies in the low bits
+    if len(some):
+        order[some] = order[some][np.argsort(item_hashes(order[some]))]
     return order
+
+
+def sort_numbers(values: np.ndarray, low: int, high: int) -> np.ndarray:
+    """uint64 in ascending order; where numba is installed, many of them are sorted by it.
+
+    Args:
+        values: overwritten. Those that are equal from bit ``low`` on ascend already.
+        low: first bit that counts.
+        high: end of the bits that are used.
+    """
+    if len(values) < _MANY or not installed("numba"):
+        values.sort()
+        return values
+    from genrec.decoding.radix import sorted_by_digits
+
+    passes = -(-(high - low) // _DIGIT)
+    width = -(-(high - low) // passes)
+    found: np.ndarray = sorted_by_digits(values, np.empty_like(values), low, high, width)
+    return found
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """``0 .. count - 1`` in parts, so small that what is made of one stays in the cache."""
+    for start in range(0, count, _BLOCK):
+        yield slice(start, min(count, start + _BLOCK))
 
 
 def default_tie_ranks(num_items: int, added: int) -> np.ndarray:

@@ -8,6 +8,7 @@ more than work, and calls of numpy less than those of torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +24,7 @@ _CACHED = 2**20  # candidates scored at once
 _MOST = 2**22  # candidates that get keys at once
 _GROUPS = 4  # groups per candidate wanted: then a sixth too many are taken
 _LANES = 32  # torch takes maxima over so many columns side by side, others one by one
-_MARGIN = 1.3  # how many more candidates than needed are taken beside a filter
+_DEVIATIONS = 3.5  # by which a filter may refuse more of those taken than on average
 _MIX = np.int64(0x9E3779B1)  # of `genrec.decoding.ranking.node_ties`
 
 
@@ -142,8 +143,11 @@ def _wanted(given: Expansion) -> int:
         return wanted
     items = trie.num_positions / trie.num_nodes[given.level + 1]  # of a node
     share = float(filter.num_allowed.min()) / trie.num_positions
-    alive = 1.0 - (1.0 - share) ** items
-    return int(_MARGIN * wanted / max(alive, 1e-6)) + 8
+    alive = max(1.0 - (1.0 - share) ** items, 1e-6)
+    # of n candidates n * alive are left on average, with a deviation of sqrt(n * alive * gone)
+    spread = _DEVIATIONS * math.sqrt(1.0 - alive)
+    root = (spread + math.sqrt(spread**2 + 4.0 * wanted)) / 2.0
+    return math.ceil(root**2 / alive)
 
 
 def _taken(candidates: Candidates, given: Expansion, wanted: int) -> _Taken:

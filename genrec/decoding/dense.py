@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genrec.decoding.codes import checked_count
 from genrec.decoding.filters import Filter
 from genrec.decoding.item_numbers import excluded_items, item_numbers, items_by_tie
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys, top_keys
@@ -37,17 +38,15 @@ def dense_search(
         block: items looked at at once.
 
     Raises:
-        ConfigError: for a ``k`` or ``block`` below 1, malformed exclusions, a filter of another
-            batch or number of items, a tie order that is no permutation, or scores of another
-            shape.
+        ConfigError: for a ``k`` or ``block`` that is no integer of at least 1, malformed
+            exclusions, a filter of another batch or number of items, a tie order that is no
+            permutation, or scores of another shape.
         GenrecError: for NaN scores.
     """
     ties = torch.as_tensor(tie_order).to(torch.int64)
-    if k < 1 or block < 1 or ties.ndim != 1 or len(ties) == 0:
-        raise ConfigError(
-            f"k={k}, block={block}, tie_order of shape {tuple(ties.shape)}: expected k and block "
-            "of at least 1 and one rank per item"
-        )
+    k, block = checked_count(k, "k"), checked_count(block, "block")
+    if ties.ndim != 1 or len(ties) == 0:
+        raise ConfigError(f"tie_order of shape {tuple(ties.shape)}: expected one rank per item")
     num_items = len(ties)
     if isinstance(scores, Tensor) and (scores.ndim != 2 or scores.shape[1] != num_items):
         raise ConfigError(f"scores of shape {tuple(scores.shape)}: expected [B, {num_items}]")
@@ -102,14 +101,15 @@ def rank_candidates(
         tie_order: int64 ``[N]`` permutation; of items with equal scores the smaller rank wins.
 
     Raises:
-        ConfigError: for a ``k`` below 1, scores of another shape than the items, an unknown item,
-            or a tie order that is no permutation.
+        ConfigError: for a ``k`` that is no integer of at least 1, scores of another shape than the
+            items, an unknown item, or a tie order that is no permutation.
         GenrecError: for NaN scores.
     """
-    if k < 1 or items.ndim != 2 or items.shape != scores.shape:
+    k = checked_count(k, "k")
+    if items.ndim != 2 or items.shape != scores.shape:
         raise ConfigError(
-            f"k={k}, items of shape {tuple(items.shape)}, scores of shape {tuple(scores.shape)}: "
-            "expected k of at least 1 and one score per candidate, [B, n]"
+            f"items of shape {tuple(items.shape)}, scores of shape {tuple(scores.shape)}: "
+            "expected one score per candidate, [B, n]"
         )
     ties = torch.as_tensor(tie_order).to(items.device, torch.int64)
     by_tie = items_by_tie(ties)

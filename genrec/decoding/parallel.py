@@ -21,7 +21,7 @@ from genrec.decoding.result import SearchResult
 from genrec.decoding.trie import PrefixTrie
 from genrec.errors import ConfigError, GenrecError
 
-_BELOW = torch.finfo(torch.float32).min  # -inf of an allowed leaf; -inf itself means excluded
+_LOWEST = -1e36  # look-ups that are not below it add up to more than -inf
 _NEGLIGIBLE = -80.0  # exp of less is denormal, which is slow, and adds nothing to a sum near 1
 
 
@@ -45,8 +45,9 @@ def exact_parallel_search(
         block: leaves scored at once; memory is ``block * B`` floats.
 
     Raises:
-        ConfigError: for a ``k`` or ``block`` below 1, malformed exclusions, a filter of another
-            trie or batch, or ``log_probs`` that do not fit the trie.
+        ConfigError: for a ``k`` or ``block`` that is no integer of at least 1, malformed
+            exclusions, a filter of another trie or batch, or ``log_probs`` that do not fit the
+            trie.
         GenrecError: for NaN or +inf in ``log_probs``.
     """
     table = _joined_table(log_probs, trie)
@@ -62,26 +63,38 @@ def exact_parallel_search(
     if num_leaves == 0:  # all items were removed
         ranked_leaves = torch.full((1,), -1, device=trie.device)
     m = min(k, num_leaves)
-    best = torch.full((batch, m), DEAD, dtype=torch.int64, device=trie.device)
     mass = torch.zeros(batch, device=trie.device)
-    for start in range(0, num_leaves, block):
-        scores = F.embedding_bag(bags[start : start + block], table, mode="sum")
-        mass += scores.clamp_min(_NEGLIGIBLE).exp_().sum(dim=0)
-        scores.clamp_min_(_BELOW)
-        if excluded.filter is not None:
-            leaves = ranked_leaves[start : start + block].expand(len(excluded.filter), -1)
-            allowed = excluded.filter.alive(trie.num_levels, leaves)
-            scores.masked_fill_(~allowed.T, -torch.inf)
-        if dead is not None:
-            _mask(scores, dead - start)
-        best = torch.cat([best, _top_of_block(scores, m, start)], dim=1)
-        best = torch.topk(best, m, dim=1).values
+
+    def search(ruled_out: bool) -> Tensor:
+        """Rank keys ``[B, m]`` of the best leaves that score more than -inf, or of the others."""
+        best = torch.full((batch, m), DEAD, dtype=torch.int64, device=trie.device)
+        for start in range(0, num_leaves, block):
+            scores = F.embedding_bag(bags[start : start + block], table, mode="sum")
+            if ruled_out:
+                scores = torch.where(scores == -torch.inf, 0.0, -torch.inf)
+            else:
+                mass.add_(scores.clamp_min(_NEGLIGIBLE).exp_().sum(dim=0))
+            if excluded.filter is not None:
+                leaves = ranked_leaves[start : start + block].expand(len(excluded.filter), -1)
+                allowed = excluded.filter.alive(trie.num_levels, leaves)
+                scores.masked_fill_(~allowed.T, -torch.inf)
+            if dead is not None:
+                _mask(scores, dead - start)
+            best = torch.cat([best, _top_of_block(scores, m, start)], dim=1)
+            best = torch.topk(best, m, dim=1).values
+        return best
+
+    best = search(ruled_out=False)
+    if bool((best == DEAD).any()) and float(table.amin()) < _LOWEST:
+        others = search(ruled_out=True)
+        last = rank_keys(torch.full(others.shape, -torch.inf, device=trie.device), key_ties(others))
+        last.masked_fill_(others == DEAD, DEAD)
+        best = torch.topk(torch.cat([best, last], dim=1), m, dim=1).values
     best = F.pad(best, (0, k - m), value=DEAD)
     alive = best != DEAD
     ranks = key_ties(best).masked_fill(~alive, 0)
     leaves = ranked_leaves[ranks].masked_fill(~alive, -1)
     found = key_scores(best)
-    found = found.masked_fill(found == _BELOW, -torch.inf)
     sizes = excluded.allowed_sizes(leaves)
     items, item_scores = items_of_leaves(excluded, leaves, found, sizes, k)
     return SearchResult(
@@ -122,7 +135,7 @@ def _mask(scores: Tensor, rows: Tensor) -> None:
 
 
 def _top_of_block(scores: Tensor, k: int, start: int) -> Tensor:
-    """Rank keys ``[B, k']`` of the best leaves of a block, ``k' = min(k, n)``.
+    """Rank keys ``[B, k']`` of the best leaves of a block, ``k' = min(k, n)``; dead at -inf.
 
     The rows of ``scores`` ``[n, B]`` are leaves in tie order, so groups of neighbours are in tie
     order too: the k best leaves lie in the k best groups by (best score, group number). Only those

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.decoding.codes import default_tie_order
+from genrec.decoding.codes import checked_count, default_tie_order
 from genrec.decoding.item_numbers import excluded_items, items_by_tie
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys
 from genrec.decoding.result import SearchResult
@@ -54,26 +54,26 @@ def pool_search(
     Memory: about `6 * block_users * block_items` bytes whatever P is: about 12 MB by default.
 
     Raises:
-        ConfigError: if shapes do not fit, the tie order is no permutation, or `exclude` has another
-            number of rows or a row outside the pool.
+        ConfigError: if `k` or a block is no integer of at least 1, shapes do not fit, the tie order
+            is no permutation, or `exclude` has another number of rows or a row outside the pool.
         GenrecError: for NaN scores.
     """
+    k = checked_count(k, "pool search: k")
+    block_users = checked_count(block_users, "pool search: block_users")
+    block_items = checked_count(block_items, "pool search: block_items")
     with warnings.catch_warnings():
         # A memory-mapped array cannot be written to; nothing here does.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         table = torch.as_tensor(vectors)
-    if queries.ndim != 2 or table.ndim != 2 or queries.shape[1] != table.shape[1] or k < 1:
+    if queries.ndim != 2 or table.ndim != 2 or queries.shape[1] != table.shape[1]:
         raise ConfigError(
-            f"pool search: queries {tuple(queries.shape)}, vectors {tuple(table.shape)}, k={k}: "
-            "expected [B, D], [P, D] and k of at least 1"
+            f"pool search: queries {tuple(queries.shape)}, vectors {tuple(table.shape)}: expected "
+            "[B, D] and [P, D]"
         )
     size, device = len(table), queries.device
     ties = torch.as_tensor(default_tie_order(size) if tie_order is None else tie_order).to(device)
-    if ties.shape != (size,) or block_users < 1 or block_items < 1:
-        raise ConfigError(
-            f"pool search: tie order {tuple(ties.shape)}, blocks of {block_users} and "
-            f"{block_items}: expected [{size}] and at least 1"
-        )
+    if ties.shape != (size,):
+        raise ConfigError(f"pool search: tie order {tuple(ties.shape)}: expected [{size}]")
     by_tie = items_by_tie(ties)
     if exclude is not None:
         exclude = excluded_items(exclude, len(queries), size, device)

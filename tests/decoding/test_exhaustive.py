@@ -94,6 +94,33 @@ def test_scores_of_parallel_search_may_be_any_numbers():
     )
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_sums_at_the_end_of_float32_are_ranked_and_come_back(data):
+    """The lowest number is a score above -inf, which a sum below it becomes."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    lowest = torch.finfo(torch.float32).min
+    values = torch.tensor([0.0, -1.0, lowest / 2, lowest, -torch.inf])
+    count, sizes = data.draw(st.integers(1, 40)), (4, 5)
+    codes = np.stack([rng.integers(0, size, count) for size in sizes], axis=1)
+    levels = [values[torch.from_numpy(rng.integers(0, len(values), (3, size)))] for size in sizes]
+    trie = PrefixTrie.from_codes(codes, sizes, rng.permutation(count))
+    exclude = torch.from_numpy(rng.integers(-1, count, (3, data.draw(st.integers(0, count)))))
+    k, block = data.draw(st.integers(1, count + 1)), data.draw(st.integers(1, 50))
+    found = exact_parallel_search(levels, trie, k=k, exclude=exclude, block=block)
+    leaves = trie.item_leaf.tolist()
+    for user in range(3):
+        scores = (levels[0][user, codes[:, 0]] + levels[1][user, codes[:, 1]]).tolist()
+        left = set(range(count)) - set(exclude[user].tolist())
+        order = sorted(
+            left, key=lambda i: (-scores[i], trie.leaf_tie[leaves[i]], trie.tie_order[i])
+        )[:k]
+        padding = k - len(order)
+        assert found.items[user].tolist() == order + [-1] * padding
+        expected = [scores[i] for i in order] + [-math.inf] * padding
+        assert found.scores[user].tolist() == expected
+
+
 @pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf])
 def test_nan_and_infinity_are_errors(value):
     levels, trie = parallel_setting(items=50)
@@ -144,8 +171,16 @@ def test_dense_search_errors():
         dense_search(lambda a, b: scores[:, : 2 if a == 0 else 1], k=1, tie_order=tie, block=2)
     with pytest.raises(ConfigError, match="one rank per item"):
         dense_search(scores, k=1, tie_order=tie[:0])
-    with pytest.raises(ConfigError, match="at least 1"):
-        dense_search(scores, k=0, tie_order=tie)
+    for bad, message in (
+        ({"k": 0}, "k=0: expected at least 1"),
+        ({"k": 1.0}, "k=1.0: expected an integer"),
+        ({"k": 1, "block": 0}, "block=0: expected at least 1"),
+        ({"k": 1, "block": "all"}, "block='all': expected an integer"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            dense_search(scores, tie_order=tie, **bad)
+    few = dense_search(scores, k=np.int64(2), tie_order=tie, block=np.int32(3))
+    assert few.items.shape == (2, 2)
     with pytest.raises(ConfigError, match="row 1: item 4"):
         dense_search(scores, k=1, tie_order=tie, exclude=torch.tensor([[0], [4]]))
     scores[1, 2] = torch.nan

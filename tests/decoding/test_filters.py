@@ -11,8 +11,10 @@ from genrec.decoding import (
     MutableTrie,
     PrefixTrie,
     beam_search,
+    cpu_step,
     dense_search,
     exact_parallel_search,
+    expand_beams,
     rank_candidates,
 )
 from genrec.decoding import filters as module
@@ -47,6 +49,33 @@ def setting(items=600, sizes=(8, 8, 8), batch=5, seed=0):
 def same(a, b):
     for name, value in vars(a).items():
         assert torch.equal(value, getattr(b, name)), name
+
+
+@pytest.mark.parametrize(("beams", "share"), [(10, 0.5), (10, 0.1), (50, 0.1)])
+def test_a_filter_seldom_leaves_a_level_to_be_scored_again(monkeypatch, beams, share):
+    _, trie, rng = setting(items=16_000, sizes=(100, 256))
+    filter = Filter.from_mask(trie, torch.from_numpy(rng.random((1, 16_000)) < share))
+    taken: list[int] = []
+    take = cpu_step._taken
+
+    def counted(candidates, given, wanted):
+        taken.append(wanted)
+        return take(candidates, given, wanted)
+
+    monkeypatch.setattr(cpu_step, "_taken", counted)
+    for _ in range(6):
+        expand_beams(
+            trie,
+            1,
+            torch.from_numpy(rng.normal(size=(256, beams, 256))).float().log_softmax(dim=2),
+            torch.from_numpy(rng.random((256, 100)).argsort(axis=1)[:, :beams].copy()),
+            torch.zeros(256, beams),
+            keep=beams,
+            filter=filter,
+            backend="torch",
+        )
+    assert len(taken) <= 7
+    assert max(taken) < beams * trie.max_branch[1] / 2  # or there would be little left to choose
 
 
 @pytest.mark.parametrize("rows", [1, 5])
@@ -211,6 +240,9 @@ def test_tie_orders_that_are_no_permutation_and_no_candidates():
     result = rank_candidates(nothing, nothing.float(), k=2, tie_order=torch.arange(4))
     assert result.items.tolist() == [[-1, -1]] * 3 and result.certified.all()
     assert (result.scores == -torch.inf).all()
+    for k, message in ((0, "k=0: expected at least 1"), (1.0, "k=1.0: expected an integer")):
+        with pytest.raises(ConfigError, match=message):
+            rank_candidates(nothing, nothing.float(), k=k, tie_order=torch.arange(4))
     with pytest.raises(ConfigError, match="candidates, row 0: item 4 is outside"):
         rank_candidates(torch.tensor([[4]]), torch.zeros(1, 1), k=1, tie_order=torch.arange(4))
 

@@ -84,11 +84,14 @@ def test_inputs_that_make_no_sense():
         {"queries": torch.zeros(2, 4)},
         {"k": 0},
         {"tie_order": torch.arange(4)},
+        {"k": 1.5},
         {"block_items": 0},
+        {"block_users": 2.0},
     ):
         given = {"queries": queries, "vectors": vectors, "k": 1, **wrong}
         with pytest.raises(ConfigError, match="pool search"):
             pool_search(given.pop("queries"), given.pop("vectors"), **given)
+    assert pool_search(queries, vectors, k=np.int64(2))[0].shape == (2, 2)
     queries[1, 0] = torch.nan
     with pytest.raises(GenrecError, match="NaN for row 1"):
         pool_search(queries, vectors, k=1)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from genrec.decoding import PrefixTrie, build, default_tie_order
 from genrec.decoding import codes as codes_module
+from genrec.decoding.trie import ARRAYS, LISTS
 from genrec.errors import ConfigError, DataError
 
 
@@ -276,14 +277,55 @@ def test_a_trie_of_two_to_sixty_four_levels_of_any_sizes_equals_a_set_of_tuples(
         assert kept.leaf_codes(torch.arange(kept.num_leaves)).tolist() == [list(r) for r in rows]
 
 
-def test_the_default_tie_order_sorts_the_whole_hash(monkeypatch):
-    for count in (1, 2, 3, 1000):
-        hashes = codes_module._mixed(0, count)
+@pytest.fixture(params=["numpy", "compiled"])
+def sort(request, monkeypatch):
+    """Blocks and sorts of large catalogs, for small ones."""
+    monkeypatch.setattr(codes_module, "_BLOCK", 37)
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+        monkeypatch.setattr(codes_module, "_MANY", 0)
+
+
+def test_the_default_tie_order_sorts_the_whole_hash(monkeypatch, sort):
+    for count in (1, 2, 100, 4096):
+        hashes = codes_module.item_hashes(np.arange(count))
         assert default_tie_order(count)[np.argsort(hashes)].tolist() == list(range(count))
     # hashes that differ only where the item number is packed
     hashes = np.random.default_rng(0).permutation(1000).astype(np.uint64) + np.uint64(7 << 40)
-    monkeypatch.setattr(codes_module, "_mixed", lambda start, stop: hashes[start:stop])
+    monkeypatch.setattr(codes_module, "item_hashes", lambda items: hashes[items])
     assert default_tie_order(1000)[np.argsort(hashes)].tolist() == list(range(1000))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 64), st.integers(0, 2**32 - 1), st.sampled_from([1, 7, 300, 5000]))
+def test_the_compiled_sort_is_numpys(bits, seed, count):
+    radix = pytest.importorskip("genrec.decoding.radix")
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 2**64, count, dtype=np.uint64) >> np.uint64(64 - bits)
+    expected = np.sort(values)
+    width = int(rng.integers(1, 12))
+    found = radix.sorted_by_digits(values.copy(), np.empty_like(values), 0, bits, width)
+    assert found.tolist() == expected.tolist()
+    low = int(rng.integers(0, bits))  # what is below stays in the order it came
+    order = np.argsort(values >> np.uint64(low), kind="stable")
+    found = radix.sorted_by_digits(values.copy(), np.empty_like(values), low, bits, width)
+    assert found.tolist() == values[order].tolist()
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (3, 1, 4, 1), (65_536,) * 3, (256,) * 9])
+def test_large_catalogs_are_built_as_small_ones(sizes, sort):
+    rng = np.random.default_rng(1)
+    codes = np.stack([rng.choice([0, min(1, size - 1), size - 1], 300) for size in sizes], axis=1)
+    for tie in (None, rng.permutation(300)):
+        trie = PrefixTrie.from_codes(codes, sizes, tie)
+        with pytest.MonkeyPatch.context() as plain:
+            plain.setattr(codes_module, "_BLOCK", 1000)
+            plain.setattr(codes_module, "_MANY", 1000)
+            expected = PrefixTrie.from_codes(codes, sizes, tie)
+        for name in (*ARRAYS, *LISTS):
+            found, wanted = (getattr(of, name) for of in (trie, expected))
+            for a, b in zip(found, wanted, strict=True) if name in LISTS else [(found, wanted)]:
+                assert a.dtype == b.dtype and torch.equal(a, b), name
 
 
 @pytest.mark.parametrize(
@@ -293,13 +335,15 @@ def test_items_are_sorted_by_codes_then_ties(sizes):
     rng = np.random.default_rng(0)
     codes = np.stack([rng.choice([0, min(1, size - 1), size - 1], 200) for size in sizes], axis=1)
     tie = rng.permutation(200)
-    order, ranks, new, code_at = build._sorted(codes, sizes, tie, np.argsort(tie))
+    order, ranks, read = build._sorted(codes, sizes, tie, np.argsort(tie).astype(np.int32))
     expected = sorted(range(200), key=lambda i: (*codes[i].tolist(), tie[i]))
     assert order.tolist() == expected
     assert ranks.tolist() == tie[expected].tolist()
-    everywhere = np.arange(200)
-    for level in range(len(sizes)):
-        assert code_at(level, everywhere).tolist() == codes[expected, level].tolist()
-        prefixes = [tuple(row) for row in codes[expected, : level + 1].tolist()]
-        begins = [i == 0 or prefixes[i] != prefixes[i - 1] for i in range(200)]
-        assert new[level].tolist() == begins
+    for part in (slice(0, 200), slice(0, 1), slice(60, 113), slice(199, 200)):
+        new, code_at = read(part)
+        for level in range(len(sizes)):
+            here = codes[expected, level][part]
+            assert code_at(level, np.arange(len(here))).tolist() == here.tolist()
+            prefixes = [tuple(row) for row in codes[expected, : level + 1].tolist()]
+            begins = [i == 0 or prefixes[i] != prefixes[i - 1] for i in range(200)]
+            assert new[level].tolist() == begins[part]
