@@ -6,6 +6,8 @@ made in any order and number of processes.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from genrec.data.tencentgr.hashes import mixed, unit
@@ -67,8 +69,7 @@ def user_feature(
 def item_vectors(world: World, items: np.ndarray, *, name: str, width: int) -> np.ndarray:
     """Vectors float32 `[n, width]` of one set: topic, group, pair and noise."""
     number = int(name)
-    centre = np.random.default_rng([world.seed, 2, number]).standard_normal((world.topics, width))
-    vectors = centre[world.topic[items]]
+    vectors = _centres(world.seed, world.topics, number, width)[world.topic[items]]
     group = (mixed(world.seed, 9, items // 2) % np.uint64(8)).astype(np.int64)
     groups = np.random.default_rng([world.seed, 3, number]).standard_normal((8, width))
     vectors += 0.5 * groups[group]
@@ -77,3 +78,9 @@ def item_vectors(world: World, items: np.ndarray, *, name: str, width: int) -> n
         noise = unit(world.seed, number, salt, of[:, None], column[None, :])
         vectors += scale * 3.46 * (noise - 0.5)
     return (vectors / np.sqrt(width)).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def _centres(seed: int, topics: int, number: int, width: int) -> np.ndarray:
+    """Of a set's topics, float64 `[topics, width]`; a large world asks for them again and again."""
+    return np.random.default_rng([seed, 2, number]).standard_normal((topics, width))

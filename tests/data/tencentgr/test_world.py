@@ -63,6 +63,18 @@ def test_events_are_spread_over_items_as_published(users: int, seed: int):
     assert 0.2 < (counts == 0).mean() < 0.4
 
 
+def test_a_large_world_is_made_of_more_cells_and_not_of_larger_ones():
+    """Popularity depends on the size of cells and not on their number, so it holds at any size."""
+    small, large = (build_world(items=items, cold=0, seed=0) for items in (14_400, 480_000))
+    assert large.topics == 1_000 and small.topics == 30
+    for one in (small, large):
+        share = np.diff(one.cumulative) / one.cumulative[-1]
+        assert np.diff(one.cells).mean() == pytest.approx(16, abs=0.1)
+        assert np.diff(one.cells).std() == pytest.approx(6, abs=2)
+        top = np.sort(share)[::-1][: one.items // 100].sum()
+        assert top == pytest.approx(0.62, abs=0.03)
+
+
 def test_items_live_three_days_and_the_first_most(learnable: tuple[World, Block]):
     world, made = learnable
     day = (made.times - 1_748_620_800) // 86_400 + 30
