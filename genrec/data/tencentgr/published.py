@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
 
 from genrec.data.dataset import Dataset
-from genrec.data.tencentgr.protocol import SEED, SHARE
+from genrec.data.tencentgr.protocol import CUTS, SEED, SHARE
 from genrec.data.tencentgr.schema import CLICK
 
 #: Numbers of the files, which must be equal.
@@ -40,16 +39,17 @@ STATISTICS = {
         "conversions, share of known actions": (0.0252, 0.0001),
     },
 }
-#: The reference hold-out of TencentGR-1M. The first follows from the number of users. Which users
-#: are drawn depends on a random generator, so the others come out near.
+#: The reference hold-out of TencentGR-1M, which must be equal: the same users are drawn.
 HOLD_OUT = {
     "held_out": 100_184,
     "held_out_without_click": 1_745,
     "held_out_target_outside_pool": 19_518,
     "held_out_evaluated": 78_921,
+    "held_out_of_0_to_20_events": 1_125,
+    "held_out_of_21_to_50_events": 4_366,
+    "held_out_of_51_to_80_events": 23_339,
     "held_out_of_81_events": 50_091,
 }
-_DEVIATIONS = 5  # standard deviations of a draw of users that count as near
 
 
 @dataclass(frozen=True)
@@ -126,26 +126,21 @@ def compare_split(
         users: of the dataset that they are of.
 
     Returns:
-        Nothing for another dataset, or another draw than the reference's.
+        Nothing for another dataset, or another draw, cut or target than the reference's.
     """
-    reference = {"users": users, "seed": SEED, "share": SHARE, "actions": [CLICK]}
+    reference = {
+        "users": users,
+        "seed": SEED,
+        "share": SHARE,
+        "cut": CUTS[0],
+        "actions": [CLICK],
+    }
     if any(info.get(key) != value for key, value in reference.items()):
         return []
-    total = published["held_out"]
     return [
-        Comparison(
-            what.replace("_", " "),
-            int(info[what]),
-            count,
-            0 if what == "held_out" else _DEVIATIONS * _deviation(count, total),
-        )
+        Comparison(what.replace("_", " "), int(info[what]), count)
         for what, count in published.items()
     ]
-
-
-def _deviation(count: int, total: int) -> float:
-    """Of a count of users, if they were drawn again."""
-    return sqrt(count * (1 - count / total))
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:
