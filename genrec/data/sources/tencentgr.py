@@ -133,7 +133,6 @@ def prepare_tencentgr(
             "tencentgr": {
                 "histories": histories,
                 "vectors": {f"mm_{one.number}": one.width for one in sets},
-                "feature_sizes": indexer.feature_sizes,
             },
             "counts": {**items.counts, **found.counts},
         }
