@@ -27,7 +27,7 @@ from genrec.errors import ConfigError, DataError
 
 NAME = "last-click"
 SEED, SHARE, VALIDATION_SHARE = 2025, 0.1, 0.02
-#: A handful of users chooses nothing; of small sets so many validate, up to a quarter of what is left.
+#: A handful of users chooses nothing: so many validate at least, or a quarter of the others.
 VALIDATION_LEAST = 50
 Cut = Literal["position", "time"]
 TrainOn = Literal["others", "prefixes"]
