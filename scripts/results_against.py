@@ -98,7 +98,8 @@ def against(folders: list[Path], run: str) -> list[str]:
             for mask in MASKS
         ]
         cells = [cell for one in found for cell in (shown(one), span(one))]
-        row = f"| {method} | {order} | {len(same)} | {' | '.join(cells)} |"
+        count = "" if method == "popularity" else len(same)
+        row = f"| {method} | {order} | {count} | {' | '.join(cells)} |"
         rows.append((order, -found[0].value, row))
     title = chosen[0].name if len(chosen) == 1 else chosen[0].method
     lines = [

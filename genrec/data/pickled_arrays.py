@@ -19,6 +19,7 @@ import numpy as np
 
 _UINT32 = struct.Struct("<I")
 _UINT64 = struct.Struct("<Q")
+_AXES = 64  # the most that numpy's arrays have
 
 
 class NotNumbers(ValueError):
@@ -75,7 +76,9 @@ def named(module: Any, name: Any) -> Name:
         found = _NAMES.get(f"{module}.{name}".replace("numpy._core.", "numpy.core."))
         if found is not None:
             return found
-    raise NotNumbers(f"the name of a class or function ({str(module)[:40]}.{str(name)[:40]})")
+    # A container could be written out for ever.
+    shown = ".".join(str(one)[:40] if type(one) in (str, int) else "?" for one in (module, name))
+    raise NotNumbers(f"the name of a class or function ({shown})")
 
 
 def called(name: Any, arguments: Any) -> Any:
@@ -134,7 +137,8 @@ def _array(shape: Any, dtype: Any, fortran: bool, data: Any) -> np.ndarray:
     """The array of `data`, which is not copied."""
     if not isinstance(dtype, Dtype) or dtype.numbers is None or type(data) is not bytes:
         raise NotNumbers("an array without its type or its bytes")
-    if type(shape) is not tuple or any(type(n) is not int or n < 0 for n in shape):
+    whole = type(shape) is tuple and len(shape) <= _AXES
+    if not whole or any(type(n) is not int or not 0 <= n < 2**63 for n in shape):
         raise NotNumbers("an array of no shape")
     # Compared in Python's integers: a shape that lies takes no memory.
     if prod(shape) * dtype.numbers.itemsize != len(data):

@@ -8,7 +8,8 @@ and text, and no others: what a file could run is not refused by a filter but do
     read_plain_pickle("indexer.pkl", mapping=PairColumns) # dicts as columns, 16 bytes a pair
     read_plain_pickle("emb_81_32.pkl", arrays=True)       # arrays of numbers too
 
-Arrays are read from their bytes by `genrec.data.pickled_arrays`.
+Arrays are read from their bytes by `genrec.data.pickled_arrays`. Keys are numbers and text, and
+containers nested a hundred deep at most: what a file could make Python hash or walk is bounded.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from genrec.data.pickle_nesting import Nesting
 from genrec.data.pickled_arrays import NotNumbers, built, called, named, places_read
 from genrec.errors import DataError
 
@@ -34,6 +36,8 @@ _UINT64 = struct.Struct("<Q")
 _DOUBLE = struct.Struct(">d")
 _MARK = object()
 _BUFFERED = 1 << 16
+_KEYS = frozenset({int, str})
+_ARRAY_KEYS = _KEYS | {float, bytes, bool, type(None)}
 
 
 class Mapping(Protocol):
@@ -66,11 +70,16 @@ class PairColumns:
         self._keys: list[pa.Array] = []
         self._values: list[np.ndarray] = []
         self._waiting: tuple[list[Any], list[int]] = [], []
+        self._pairs = 0
+        self._wrong: TypeError | ValueError | OverflowError | None = None
 
     def put(self, keys: list[Any], values: list[Any]) -> None:
         """See `Mapping`."""
         if set(map(type, values)) - {int}:
             self.parts.update(zip(keys, values, strict=True))
+            return
+        self._pairs += len(keys)
+        if self._wrong is not None:
             return
         self._waiting[0].extend(keys)
         self._waiting[1].extend(values)
@@ -79,16 +88,22 @@ class PairColumns:
 
     def __len__(self) -> int:
         """Number of pairs of integers, and of parts."""
-        return len(self.parts) + len(self._waiting[0]) + sum(map(len, self._keys))
+        return len(self.parts) + self._pairs
 
     def columns(self) -> tuple[pa.Array, np.ndarray]:
         """Keys (int64 or large_string) and values (int64), in the order of the file.
 
+        A key that the file gives twice is there twice. Pairs that make no columns are an error
+        here and not before: of a dict that nobody asks for, any key will do.
+
         Raises:
             TypeError: if keys are neither all integers nor all text.
             OverflowError: if one does not fit 64 bits.
+            ValueError: if text is not Unicode.
         """
         self._flush()
+        if self._wrong is not None:
+            raise self._wrong
         if not self._keys:
             return pa.array([], pa.int64()), np.zeros(0, np.int64)
         if len({chunk.type for chunk in self._keys}) > 1:
@@ -97,14 +112,22 @@ class PairColumns:
 
     def _flush(self) -> None:
         keys, values = self._waiting
+        self._waiting = [], []
         if not keys:
             return
         kinds = set(map(type, keys))
-        if len(kinds) > 1 or kinds - {int, str}:
-            raise TypeError("keys are neither all integers nor all text")
-        self._keys.append(pa.array(keys, pa.int64() if kinds == {int} else pa.large_string()))
-        self._values.append(np.array(values, dtype=np.int64))
-        self._waiting = [], []
+        try:
+            if len(kinds) > 1 or kinds - {int, str}:
+                raise TypeError("keys are neither all integers nor all text")
+            columns = (
+                pa.array(keys, pa.int64() if kinds == {int} else pa.large_string()),
+                np.array(values, dtype=np.int64),
+            )
+        except (TypeError, ValueError, OverflowError) as error:
+            self._wrong, self._keys, self._values = error, [], []
+            return
+        self._keys.append(columns[0])
+        self._values.append(columns[1])
 
 
 def read_plain_pickle(
@@ -127,7 +150,8 @@ def read_plain_pickle(
 
     Raises:
         DataError: if the file is missing, truncated or no pickle, or holds anything else than
-            dicts, lists, tuples, sets, integers, text and those; says at which byte.
+            dicts, lists, tuples, sets, integers, text and those, a key or a set's member that is a
+            container, or containers nested too deep; says at which byte.
     """
     path = Path(path)
     try:
@@ -146,6 +170,8 @@ def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], arrays: bo
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     wanted = places_read(data) if arrays else None
+    nesting = Nesting(type(mapping()))
+    hashed = _ARRAY_KEYS if arrays else _KEYS
     at = start = memoized = 0
 
     def to_mark() -> list[Any]:
@@ -160,6 +186,18 @@ def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], arrays: bo
         if low + length > len(data):
             raise IndexError
         return data[low : low + length]
+
+    def put(container: Any, pairs: list[Any]) -> None:
+        keys, values = pairs[::2], pairs[1::2]
+        scalars(keys, "a dict has", "key")
+        container.put(keys, values)
+        nesting.put(container, values)
+
+    def scalars(members: list[Any], what: str, role: str) -> None:
+        # Python hashes a nested tuple by recursion in C, and a shared one once for each mention.
+        if strange := set(map(type, members)) - hashed:
+            kind = min(one.__name__ for one in strange)
+            raise TypeError(f"{what} a {role} of type {kind}; expected whole numbers or text")
 
     def line() -> bytes:
         end = data.find(b"\n", at)
@@ -199,11 +237,12 @@ def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], arrays: bo
                 pairs = to_mark() if op == 0x75 else [stack.pop(-2), stack.pop()]
                 if len(pairs) % 2 or not hasattr(stack[-1], "put"):
                     raise IndexError
-                stack[-1].put(pairs[::2], pairs[1::2])
+                put(stack[-1], pairs)
             elif op == 0x65 or op == 0x61:  # APPENDS, APPEND
                 items = to_mark() if op == 0x65 else [stack.pop()]
                 if type(stack[-1]) is not list:
                     raise IndexError
+                nesting.put(stack[-1], items)
                 stack[-1].extend(items)
             elif op == 0x71:  # BINPUT
                 if wanted is None or data[at] in wanted:
@@ -231,34 +270,41 @@ def _run(data: mmap.mmap, path: Path, mapping: Callable[[], Mapping], arrays: bo
                 stack.append(_DOUBLE.unpack_from(data, at)[0])
                 at += 8
             elif op == 0x7D:  # EMPTY_DICT
-                stack.append(mapping())
+                stack.append(nesting.made(mapping()))
             elif op == 0x5D:  # EMPTY_LIST
-                stack.append([])
+                stack.append(nesting.made([]))
             elif op == 0x29:  # EMPTY_TUPLE
-                stack.append(())
+                stack.append(nesting.made(()))
             elif op == 0x8F:  # EMPTY_SET
                 stack.append(set())
             elif op == 0x90:  # ADDITEMS
                 items = to_mark()
                 if type(stack[-1]) is not set:
                     raise IndexError
+                scalars(items, "a set has", "member")
                 stack[-1].update(items)
             elif op in (0x85, 0x86, 0x87):  # TUPLE1 to TUPLE3
                 count = op - 0x84
                 if len(stack) < count:
                     raise IndexError
-                stack[-count:] = [tuple(stack[-count:])]
+                items = stack[-count:]
+                stack[-count:] = [nesting.made(tuple(items), items)]
             elif op == 0x74:  # TUPLE
-                stack.append(tuple(to_mark()))
+                items = to_mark()
+                stack.append(nesting.made(tuple(items), items))
             elif op == 0x6C:  # LIST
-                stack.append(to_mark())
+                items = to_mark()
+                stack.append(nesting.made(items, items))
             elif op == 0x91:  # FROZENSET
-                stack.append(frozenset(to_mark()))
+                items = to_mark()
+                scalars(items, "a set has", "member")
+                stack.append(frozenset(items))
             elif op == 0x64:  # DICT
                 pairs = to_mark()
-                made = mapping()
-                made.put(pairs[::2], pairs[1::2])
-                stack.append(made)
+                if len(pairs) % 2:
+                    raise IndexError
+                stack.append(nesting.made(mapping()))
+                put(stack[-1], pairs)
             elif op == 0x8B:  # LONG4
                 length = _INT32.unpack_from(data, at)[0]
                 if length < 0:

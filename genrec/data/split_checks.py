@@ -43,7 +43,10 @@ def _rules(dataset: Dataset, split: Split, asked: EvalSet) -> dict[str, np.ndarr
     """Rule to whether it holds for each question, bool `[n]`."""
     of = dataset.histories
     first, last = of.offsets[asked.users], of.offsets[asked.users + 1]
-    inside = (first <= asked.start) & (asked.start < asked.end) & (asked.end < last)
+    # A user may be asked before anything is known of them, where the protocol says so.
+    some = asked.end > asked.start
+    whole = asked.end >= asked.start if "cut" in split.info else some
+    inside = (first <= asked.start) & whole & (asked.end < last)
     end = np.where(inside, asked.end, first)
     rules = {
         "an input is a part of its user's history, and events follow it": inside,
@@ -54,12 +57,13 @@ def _rules(dataset: Dataset, split: Split, asked: EvalSet) -> dict[str, np.ndarr
     rules["a user is asked once"] = once == 1
     if asked.times is not None and of.timestamps is not None:
         latest = of.timestamps[np.maximum(end - 1, 0)]
-        strict = (
-            split.name == "last-click"
-        )  # an event of the same second may be the same impression
+        strict = split.info.get("cut") == "time"
         rules["the input is older than the answer" if strict else "no input is younger than it"] = (
-            latest < asked.times if strict else latest <= asked.times
+            ~some | (latest < asked.times if strict else latest <= asked.times)
         )
+    if split.info.get("train_on") == "others":
+        trains = split.train_end[asked.users] > split.train_start[asked.users]
+        rules["nothing of the user trains"] = ~trains
     if split.candidates is not None:
         rules["the answer is a candidate"] = np.isin(asked.targets, split.candidates)
     return rules

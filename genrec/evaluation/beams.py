@@ -101,7 +101,7 @@ def beam_study(
     shared: bool = False,
     progress: bool = False,
 ) -> BeamStudy:
-    """Search the same users at every width and exactly.
+    """Search the same users at every width and exactly; those with a history, which a model reads.
 
     Args:
         ranker: a model with a trie; its own width is not used.
@@ -121,6 +121,7 @@ def beam_study(
     Raises:
         ConfigError: if a width is not at least 1 or there is no user.
     """
+    eval_set = eval_set.take(eval_set.end > eval_set.start)
     ordered = sorted(set(widths))
     if not ordered or ordered[0] < 1 or k < 1:
         raise ConfigError(f"beam widths {list(widths)} and k={k} must be at least 1")

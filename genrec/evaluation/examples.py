@@ -51,7 +51,7 @@ def collect_examples(
     seed: int = 0,
     candidates: IntArray | None = None,
 ) -> list[Example]:
-    """Recommend to a seeded sample of users, the items of their history left out.
+    """Recommend to a seeded sample of users with a history, whose items are left out.
 
     Args:
         rankers: each gives one list per user.
@@ -64,7 +64,8 @@ def collect_examples(
         seed: seed of the sample.
         candidates: item indices `int64 [n]`: recommend only these; by default any item.
     """
-    if count == 0:
+    eval_set = eval_set.take(eval_set.end > eval_set.start)
+    if count == 0 or len(eval_set) == 0:
         return []
     sample = eval_set.sample(min(count, len(eval_set)), seed)
     history = history_matrix(dataset.histories.items, sample.start, sample.end)

@@ -38,6 +38,11 @@ def protocol_section(first: Evaluation, facts: Mapping[str, Any]) -> str:
     }
     if first.facts.get("targets_in_history") is not None:
         shown["targets in the history"] = f"{first.facts['targets_in_history']:.2%}"
+    if "users_without_history" in first.facts:
+        answered = first.facts["without_history"]
+        shown["users without a history"] = (
+            f"{first.facts['users_without_history']:,}, answered by {answered}"
+        )
     if "targets_outside_candidates" in first.facts:
         outside = first.facts["targets_outside_candidates"]
         shown["targets outside the pool"] = f"{outside:.2%}, counted as misses"

@@ -5,6 +5,7 @@ model reads its last `max_length` events). `unmasked` leaves every item in the l
 out the items of the whole input history inside the search, so that the list still has k items. A
 target that is itself in the history (a repeat) cannot be hit when masked: it counts as a miss, and
 its share is reported. So does a target outside the pool, where only a pool of candidates is ranked.
+Users without a history, whom no model reads, are answered by a fallback such as popularity.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from genrec.decoding import Filter, SearchResult
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.effective_rank import EffectiveRank
 from genrec.evaluation.memory import PeakMemory
-from genrec.evaluation.metrics import IntArray
+from genrec.evaluation.metrics import NOT_FOUND, IntArray
 from genrec.evaluation.rankers import PopularityRanker, Ranker
 from genrec.evaluation.ranks import Ranks, is_excluded, ranks_from_search
 from genrec.evaluation.results import Evaluation, SearchRecord
@@ -47,6 +48,7 @@ def evaluate(
     request_time: bool = True,
     request_action: bool = False,
     candidates: IntArray | None = None,
+    fallback: Ranker | None = None,
     shared: bool = False,
     progress: bool = False,
 ) -> Evaluation:
@@ -72,6 +74,7 @@ def evaluate(
             asks "which item will they click"; otherwise they are told nothing. Report both.
         candidates: item indices `int64 [n]`: rank only this pool, for all users. By default the
             whole catalogue. Numbers of one pool are not comparable with those of another.
+        fallback: answers users whose history is empty; without one their targets are misses.
         shared: share the batches out to the processes of `accelerate launch`. All of them must
             call this, and all get the whole result, which is that of one process to the bit.
         progress: show a progress bar, on a terminal.
@@ -79,7 +82,8 @@ def evaluate(
     Returns:
         What was found; among its facts, whether this ranker knew the time and the action of the
         target: `knows_request_time` and `knows_request_action`. One that reads neither knows
-        neither, whatever it was told.
+        neither, whatever it was told. Where histories are empty, `users_without_history` counts
+        them and `without_history` says who answered.
 
     Raises:
         ConfigError: if a list length, mask, batch size or seed makes no sense.
@@ -112,9 +116,11 @@ def evaluate(
         actions=eval_set.actions if request_action else None,
     )
     team = processes()
+    empty = eval_set.end == eval_set.start
+    asked = np.flatnonzero(~empty)
     batches = evaluation_batches(
         dataset.histories,
-        told,
+        told.take(asked),
         max_length=max_length,
         batch_size=batch_size,
         part=(team.process_index, team.num_processes) if shared else (0, 1),
@@ -127,7 +133,8 @@ def evaluate(
     )
     clock = time.perf_counter()
     with bar:
-        for rows, inputs in batches:
+        for places, inputs in batches:
+            rows = asked[places]
             order.append(rows)
             part = eval_set.take(rows)
             targets = inputs["targets"]
@@ -151,6 +158,14 @@ def evaluate(
             bar.update(len(rows))
             clock = time.perf_counter()
 
+    if empty.any() and (not shared or team.is_main_process):
+        rows = np.flatnonzero(empty)
+        order.append(rows)
+        targets = torch.from_numpy(eval_set.targets[rows].astype(np.int64))
+        answers = _without_history(fallback, targets, candidates, k=ks[-1])
+        outside += int(answers[-1].sum())
+        for mask in masks:
+            records[mask].append(answers)
     counted = np.array([repeated, outside])
     if shared:
         spread.share()
@@ -185,6 +200,7 @@ def evaluate(
         **({"processes": team.num_processes} if shared and team.num_processes > 1 else {}),
         **({} if effective is None else {"effective_rank": round(effective, 3)}),
         **({} if pool is None else _about_pool(pool, outside / len(eval_set))),
+        **(_about_empty(int(empty.sum()), fallback) if empty.any() else {}),
         # Of popularity it would be that of whatever ran before: itself it needs next to none.
         **({} if isinstance(ranker, PopularityRanker) else memory.read()),
     )
@@ -228,6 +244,30 @@ _Batch = tuple[Ranks, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 def _about_pool(pool: Filter, outside: float) -> dict[str, float]:
     return {"candidates": int(pool.num_allowed[0]), "targets_outside_candidates": outside}
+
+
+def _about_empty(users: int, fallback: Ranker | None) -> dict[str, int | str]:
+    answered = "nobody" if fallback is None else fallback.name
+    return {"users_without_history": users, "without_history": answered}
+
+
+def _without_history(
+    fallback: Ranker | None, targets: Tensor, candidates: IntArray | None, *, k: int
+) -> _Batch:
+    """What is found for users of whom no event is known, in one search."""
+    if fallback is None:
+        count = len(targets)
+        missed = np.full(count, NOT_FOUND, dtype=np.int64)
+        none = np.zeros(count, dtype=np.int64)
+        known = np.zeros(count, dtype=bool)
+        return Ranks(missed, none, missed), known, none.astype(np.float32), none, known
+    pool = candidate_filter(fallback, candidates)
+    nothing = {
+        "items": torch.zeros(len(targets), 1, dtype=torch.int64),
+        "mask": torch.zeros(len(targets), 1, dtype=torch.bool),
+    }
+    result = fallback.search(fallback.prepare(nothing), k=k, filter=pool)
+    return _read(fallback, result, targets, outside_pool(pool, targets))
 
 
 def _read(ranker: Ranker, result: SearchResult, targets: Tensor, excluded: Tensor) -> _Batch:

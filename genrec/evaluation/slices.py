@@ -100,7 +100,8 @@ def by_history_length(
     metrics: Sequence[str] = ("recall@10", "ndcg@10"),
 ) -> list[Slice]:
     """Slices by the events before the target; `edges` are the first length of each later bin."""
-    labels, names = bin_integers(evaluation.history_lengths, edges, lowest=1)
+    lowest = int(evaluation.history_lengths.min(initial=1) > 0)
+    labels, names = bin_integers(evaluation.history_lengths, edges, lowest=lowest)
     return slice_users(evaluation, labels, names, metrics=metrics)
 
 

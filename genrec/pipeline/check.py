@@ -11,7 +11,7 @@ from genrec.data import Dataset, Split
 from genrec.data.split_checks import check_split
 from genrec.data.tencentgr.published import Comparison, compare_dataset, compare_split
 from genrec.pipeline.notes import note
-from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig, naming
+from genrec.pipeline.settings import SPLIT_DEFAULT, SplitConfig, naming, plain_settings
 
 
 def check(dataset: str, *, split: SplitConfig = SPLIT_DEFAULT) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def check(dataset: str, *, split: SplitConfig = SPLIT_DEFAULT) -> dict[str, Any]
         **loaded.info.get("counts", {}),
         **{key: value for key, value in parts.info.items() if type(value) is int},
     }
-    _print(dataset, parts, counts, rules, name, compared)
+    _print(dataset, split, parts, counts, rules, name, compared)
     return {
         "counts": counts,
         "rules": rules,
@@ -79,6 +79,7 @@ def check_before_training(dataset: Dataset, split: Split) -> None:
 
 def _print(
     dataset: str,
+    settings: SplitConfig,
     split: Split,
     counts: dict[str, Any],
     rules: list[str],
@@ -94,6 +95,7 @@ def _print(
             what.replace("_", " "), f"{count:,}" if isinstance(count, int) else str(count)
         )
     console.print(table)
+    console.print(f"split: {plain_settings(settings.describe())}", highlight=False, soft_wrap=True)
     for rule in rules:
         console.print(f"holds: {rule}", highlight=False, soft_wrap=True)
     for one in compared:

@@ -84,7 +84,8 @@ def evaluate(
 ) -> dict[str, Evaluation]:
     """Evaluate trained runs and baselines under one protocol and write the report.
 
-    Of runs on the split `last-click` it also prints the score of the Tencent challenge, and keeps
+    Users of whom no event is known are answered by popularity, whatever the run, and counted. Of
+    runs on the split `last-click` it also prints the score of the Tencent challenge, and keeps
     it in `metrics.json` as `contest_score`.
 
     Example:
@@ -187,9 +188,13 @@ def evaluate(
         )
         for name, run in opened.items()
     }
-    if popularity:
-        tie_order = first.model.tables.tie_order.cpu().numpy()
-        rankers["popularity"] = PopularityRanker(counts, tie_order, name="popularity")
+    tie_order = first.model.tables.tie_order.cpu().numpy()
+    strangers = bool((questions.end == questions.start).any())
+    popular = (
+        PopularityRanker(counts, tie_order, name="popularity") if popularity or strangers else None
+    )
+    if popularity and popular is not None:
+        rankers["popularity"] = popular
 
     reads = {name: run.model.config.max_history for name, run in opened.items()}
     evaluations: dict[str, Evaluation] = {}
@@ -213,6 +218,7 @@ def evaluate(
             seed=seed,
             candidates=pool,
             request_action=request_action,
+            fallback=popular,
             shared=shared,
             progress=progress,
         )

@@ -23,7 +23,7 @@ from genrec.artefacts import MANIFEST, check_folder, file_sha256, fingerprint, r
 from genrec.data import Dataset, Split
 from genrec.errors import ArtefactError, ConfigError, GenrecError
 from genrec.models import Recommender
-from genrec.pipeline.settings import SplitConfig
+from genrec.pipeline.settings import REFERENCE, SplitConfig
 from genrec.processes import processes
 from genrec.tokenizers import SidVocabulary
 from genrec.training.arguments import quiet_transformers
@@ -100,12 +100,18 @@ class Run:
                 "was trained; undo that, or train again"
             )
         try:
-            SplitConfig(**config["split"])
+            split_config = SplitConfig(**config["split"])
         except (TypeError, GenrecError) as error:
             raise ArtefactError(
                 f"{folder / RUN_FILE}: 'split' is {config['split']!r} ({error}); it was edited, or "
                 "is of another version of genrec: train again"
             ) from error
+        left_out = [key for key in REFERENCE if key not in config["split"]]
+        if split_config.type == "last-click" and left_out:
+            raise ArtefactError(
+                f"{folder / RUN_FILE}: 'split' does not say {', '.join(left_out)}; it is of a "
+                "version of genrec whose hold-out was another: train again"
+            )
         if not (folder / "model").is_dir():
             raise ArtefactError(f"{folder / 'model'}: is missing; train again")
         identity = model_fingerprint(folder / "model")

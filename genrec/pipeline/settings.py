@@ -11,7 +11,16 @@ import torch
 
 from genrec.data import Dataset, Split, leave_one_out, temporal_split
 from genrec.data.splits import parse_moment
-from genrec.data.tencentgr.protocol import SEED, SHARE, last_click_split
+from genrec.data.tencentgr.protocol import (
+    CUTS,
+    SEED,
+    SHARE,
+    TRAIN_ON,
+    VALIDATION_SHARE,
+    Cut,
+    TrainOn,
+    last_click_split,
+)
 from genrec.data.tencentgr.schema import CLICK
 from genrec.data.tencentgr.sequences import ACTIONS
 from genrec.errors import ArtefactError, ConfigError, DataError
@@ -19,6 +28,16 @@ from genrec.quantization.base import check_device
 
 ORDERS = ("file", "shuffled-day")
 TYPES = ("leave-one-out", "temporal", "last-click")
+# Of last-click where nothing else is said. They are written out in full wherever a split is stored,
+# so that a run of an earlier version, whose hold-out was another, is not taken for one of this.
+REFERENCE: dict[str, Any] = {
+    "draw": SEED,
+    "share": SHARE,
+    "validation_share": VALIDATION_SHARE,
+    "cut": CUTS[0],
+    "train_on": TRAIN_ON[0],
+    "targets": [CLICK],
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,12 @@ class SplitConfig:
         draw: last-click only, seed of the draw of users; 2025 by default.
         share: last-click only, share of users that test, .1 by default. Small sets need more users
             for narrow intervals; figures of another share are not those of the reference.
+        validation_share: last-click only, share of users that validate, .02 by default; of small
+            sets at least 50 users.
+        cut: last-click only, what an input is: `position`, by default, the events that stand before
+            the target, as the reference; `time`, of these only the ones of an earlier second.
+        train_on: last-click only: `others`, by default, users that neither test nor validate, as
+            the reference; `prefixes`, the inputs of those users too.
         targets: last-click only, action types of which the last one is the target, `[1]` (clicks)
             by default; `[1, 2]` where there are conversions, as in the contest's second round.
     """
@@ -46,6 +71,9 @@ class SplitConfig:
     test_from: str | int | None = None
     draw: int | None = None
     share: float | None = None
+    validation_share: float | None = None
+    cut: Cut | None = None
+    train_on: TrainOn | None = None
     targets: list[int] | None = None
 
     def __post_init__(self) -> None:
@@ -64,6 +92,13 @@ class SplitConfig:
         for name, expected, right in (
             ("draw", "0 or more", self.draw is None or self.draw >= 0),
             ("share", "above 0 and below 1", self.share is None or 0 < self.share < 1),
+            (
+                "validation_share",
+                "above 0 and below 1",
+                self.validation_share is None or 0 < self.validation_share < 1,
+            ),
+            ("cut", " or ".join(CUTS), self.cut is None or self.cut in CUTS),
+            ("train_on", " or ".join(TRAIN_ON), self.train_on in (None, *TRAIN_ON)),
             ("targets", "one or more of 0, 1 and 2", self.targets is None or self._are_types()),
         ):
             given = getattr(self, name)
@@ -102,11 +137,15 @@ class SplitConfig:
             if self.order == "shuffled-day":
                 dataset = dataset.shuffled_within_day(self.seed)
             if self.type == "last-click":
+                settings = self.describe()
                 return dataset, last_click_split(
                     dataset,
-                    seed=SEED if self.draw is None else self.draw,
-                    share=SHARE if self.share is None else self.share,
-                    actions=(CLICK,) if self.targets is None else tuple(self.targets),
+                    seed=settings["draw"],
+                    share=settings["share"],
+                    validation_share=settings["validation_share"],
+                    cut=settings["cut"],
+                    train_on=settings["train_on"],
+                    actions=tuple(settings["targets"]),
                 )
             if self.validation_from is None or self.test_from is None:
                 return dataset, leave_one_out(dataset.histories)
@@ -115,7 +154,8 @@ class SplitConfig:
 
     def describe(self) -> dict[str, Any]:
         """The settings that matter, JSON-able."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        return given if self.type != "last-click" else REFERENCE | given
 
 
 SPLIT_DEFAULT = SplitConfig()

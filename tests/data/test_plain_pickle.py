@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +176,109 @@ def test_missing_and_empty_files(tmp_path: Path):
         read_plain_pickle(tmp_path / "file.pkl")
 
 
-@pytest.mark.parametrize("value", [{1: 1, "a": 2}, {(1, 2): 3}, {2**70: 1}, {1: 2**70}])
+@pytest.mark.parametrize("value", [{1: 1, "a": 2}, {2**70: 1}, {1: 2**70}, {"\ud800": 1}])
 def test_columns_of_other_keys_are_refused(tmp_path: Path, value: Any):
-    with pytest.raises((TypeError, OverflowError)):
-        read_plain_pickle(written(tmp_path, value, 4), mapping=PairColumns).columns()
+    found = read_plain_pickle(written(tmp_path, value, 4), mapping=PairColumns)
+    assert len(found) == len(value)
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError, OverflowError)):
+            found.columns()
+
+
+def test_one_strange_key_among_many_is_not_lost(tmp_path: Path):
+    value = {n: n for n in range(70_000)} | {2**63 + 5: 1} | {n: n for n in range(70_000, 10**5)}
+    found = read_plain_pickle(written(tmp_path, value, 4), mapping=PairColumns)
+    assert len(found) == len(value)
+    with pytest.raises(OverflowError):
+        found.columns()
+
+
+ONE = b"K\x01"
+INSIDE = {  # what puts a container into a new one: `%s` is the inner one
+    "tuple": b"%s\x85",
+    "list": b"(%sl",
+    "appended": b"]%sa",
+    "dict": b"}K\x01%ss",
+    "dict of marks": b"(K\x01%sd",
+}
+
+
+def nested(inside: str, times: int) -> bytes:
+    before, after = INSIDE[inside].split(b"%s")
+    return before * times + ONE + after * times
+
+
+def test_a_key_nested_deep_ends_with_an_error(tmp_path: Path):
+    # Hashing this tuple would end the interpreter, so another one is asked.
+    path = tmp_path / "file.pkl"
+    path.write_bytes(b"\x80\x04}" + nested("tuple", 3 << 20) + b"K\x02s.")
+    code = (
+        "import sys; from genrec.data.plain_pickle import read_plain_pickle\n"
+        "from genrec.errors import DataError\n"
+        "try: read_plain_pickle(sys.argv[1])\n"
+        "except DataError as error: print(error)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "file.pkl: byte 105: containers are nested more than 100 deep" in ended.stdout
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"}" + b"K\x01K\x02\x86" + b"K\x03s",
+        b"}(" + b"K\x01\x85" + b"K\x03" + b"K\x04K\x05u",
+        b"(" + b"K\x01\x85" + b"K\x03d",
+        b"\x8f(K\x07" + b"K\x01\x85" + b"\x90",
+        b"(K\x07" + b"K\x01\x85" + b"\x91",
+        b"\x8f((K\x01\x91\x90",
+    ],
+)
+def test_containers_are_no_keys(tmp_path: Path, program: bytes, arrays: bool):
+    path = tmp_path / "file.pkl"
+    path.write_bytes(b"\x80\x04" + program + b".")
+    assert pickle.loads(path.read_bytes())  # Python takes it
+    kinds = r"a (key|member) of type (tuple|frozenset); expected whole numbers or text"
+    with pytest.raises(DataError, match=rf"file\.pkl: byte \d+: a (dict|set) has {kinds}"):
+        read_plain_pickle(path, arrays=arrays)
+
+
+def test_a_doubled_tuple_is_neither_hashed_nor_written_out(tmp_path: Path):
+    doubled = b"K\x01\x85" + b"".join(b"\x94h%c\x86" % n for n in range(60))
+    for program, message in (
+        (b"}" + doubled + b"K\x02s.", "a key of type tuple"),
+        (b"\x8f(" + doubled + b"\x90.", "a member of type tuple"),
+        (doubled + doubled.replace(b"\x94", b"") + b"\x93.", r"\(\?\.\?\)"),
+    ):
+        (tmp_path / "file.pkl").write_bytes(b"\x80\x04" + program)
+        with pytest.raises(DataError, match=message):
+            read_plain_pickle(tmp_path / "file.pkl", arrays=True)
+
+
+@pytest.mark.parametrize("inside", INSIDE)
+def test_containers_are_nested_a_hundred_deep(tmp_path: Path, inside: str):
+    path = tmp_path / "file.pkl"
+    path.write_bytes(b"\x80\x04" + nested(inside, 100) + b".")
+    assert read_plain_pickle(path) == pickle.loads(path.read_bytes())
+    path.write_bytes(b"\x80\x04" + nested(inside, 101) + b".")
+    with pytest.raises(DataError, match=r"byte \d+: containers are nested more than 100 deep"):
+        read_plain_pickle(path)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"]\x94h\x00a.",  # a list in itself
+        b"}\x94K\x01h\x00s.",
+        b"]\x94]h\x00ah\x00K\x01a.",  # a list that grows inside another
+        b"}\x94\x85h\x00K\x01K\x02s.",
+        b"]\x94]\x94h\x00ah\x00h\x01a.",  # two lists in each other
+    ],
+)
+def test_containers_do_not_grow_inside_others(tmp_path: Path, program: bytes):
+    (tmp_path / "file.pkl").write_bytes(b"\x80\x04" + program)
+    with pytest.raises(DataError, match="is added to that is inside another already, or in itself"):
+        read_plain_pickle(tmp_path / "file.pkl")

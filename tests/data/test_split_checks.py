@@ -78,17 +78,29 @@ def test_what_breaks_a_rule_is_named():
             assert f"user {user!r}" in str(raised.value)
 
 
-def test_an_input_of_the_same_second_is_no_input_of_a_last_click():
+def test_what_a_split_says_of_itself_is_checked():
     data = dataset()
     split = splits(data)[0]
     asked = split.test
     assert asked.times is not None and data.histories.timestamps is not None
     same = asked.times.copy()
     same[0] = data.histories.timestamps[asked.end[0] - 1]
-    for name, fails in (("leave-one-out", False), ("last-click", True)):
-        other = replace(split, name=name, test=replace(asked, times=same))
-        if fails:
-            with pytest.raises(DataError, match="the input is older than the answer"):
+    nothing = asked.start.copy()
+    early = replace(split, test=replace(asked, times=same))
+    empty = replace(split, test=replace(asked, end=nothing), train_end=split.train_start)
+    cases: list[tuple[Split, dict[str, str], str]] = [
+        (early, {}, ""),
+        (early, {"cut": "position"}, ""),
+        (early, {"cut": "time"}, "the input is older than the answer"),
+        (empty, {}, "an input is a part of its user's history"),
+        (empty, {"cut": "position"}, ""),
+        (empty, {"cut": "time", "train_on": "others"}, ""),
+        (early, {"cut": "position", "train_on": "others"}, "nothing of the user trains"),
+    ]
+    for changed, info, broken in cases:
+        other = replace(changed, info=info)
+        if broken:
+            with pytest.raises(DataError, match=broken):
                 check_split(data, other)
         else:
             check_split(data, other)

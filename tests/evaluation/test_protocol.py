@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ import torch
 from genrec.data import Dataset, Split
 from genrec.decoding import PrefixTrie
 from genrec.errors import ArtefactError, ConfigError, DataError
-from genrec.evaluation import Evaluation, ModelRanker, PopularityRanker, evaluate, history_matrix
+from genrec.evaluation import (
+    Evaluation,
+    ModelRanker,
+    PopularityRanker,
+    beam_study,
+    by_history_length,
+    collect_examples,
+    evaluate,
+    history_matrix,
+)
 from genrec.evaluation.metrics import ndcg_at, recall_at
 from genrec.evaluation.ranks import ranks_from_scores
 from genrec.models import Recommender
@@ -84,6 +94,56 @@ def test_a_pool_of_candidates_is_ranked_alone(
             ranks = ranks_from_scores(scores, torch.tensor([int(history[-1])]), exclude=exclude)
             expected = ndcg_at(ranks.before, ranks.ties, 20)
             assert found.per_user(mask, "ndcg@20")[row] == pytest.approx(expected[0])
+
+
+@pytest.mark.parametrize("pool", [None, np.arange(0, 60, 3)])
+@pytest.mark.parametrize("name", ["item", "sid"])
+def test_users_without_a_history_are_answered_by_the_fallback(
+    name: str,
+    pool: np.ndarray | None,
+    item_model: Recommender,
+    sid_model: Recommender,
+    trie: PrefixTrie,
+    dataset: Dataset,
+    split: Split,
+    train_counts: np.ndarray,
+) -> None:
+    ranker = ModelRanker(item_model) if name == "item" else ModelRanker(sid_model, trie)
+    popular = PopularityRanker(train_counts, np.arange(60))
+    strange = np.arange(len(split.test)) % 3 == 0
+    end = np.where(strange, split.test.start, split.test.end)
+    asked = replace(split.test, end=end)
+    options: dict[str, Any] = {"split": "test", "max_length": 8, "bootstrap": 0, "candidates": pool}
+    found = evaluate(ranker, dataset, asked, fallback=popular, batch_size=7, **options)
+    known = evaluate(ranker, dataset, split.test.take(~strange), **options)
+    simple = evaluate(popular, dataset, split.test.take(strange), masks=["unmasked"], **options)
+    missed = evaluate(ranker, dataset, asked, **options)
+    for mask in ("unmasked", "masked"):
+        for metric in ("recall@10", "ndcg@20"):
+            values = found.per_user(mask, metric)
+            np.testing.assert_allclose(values[~strange], known.per_user(mask, metric), atol=1e-6)
+            # Nothing was seen, so nothing is left out.
+            np.testing.assert_array_equal(values[strange], simple.per_user("unmasked", metric))
+            assert not missed.per_user(mask, metric)[strange].any()
+    assert simple.per_user("unmasked", "recall@20").any()
+    assert found.facts["users_without_history"] == strange.sum()
+    assert found.facts["without_history"] == "popularity"
+    assert missed.facts["without_history"] == "nobody"
+    assert "without_history" not in known.facts
+    np.testing.assert_array_equal(found.history_lengths == 0, strange)
+    lengths = {cut.name: cut.users for cut in by_history_length(found)}
+    assert next(iter(lengths)) == "0-2" and sum(lengths.values()) == len(asked)
+    if pool is not None:
+        outside = ~np.isin(asked.targets, pool)
+        assert found.facts["targets_outside_candidates"] == pytest.approx(outside.mean())
+    # Who has no history is in no study of beams and no example.
+    names = dataset.histories.user_ids.take(asked.users[strange]).to_pylist()
+    shown = collect_examples([ranker], dataset, asked, count=len(asked), max_lengths={})
+    assert len(shown) == (~strange).sum()
+    assert not {one.user for one in shown} & set(map(str, names))
+    if name == "sid":
+        study = beam_study(ranker, dataset, asked, widths=[5], max_length=8)
+        assert study.users == (~strange).sum()
 
 
 def test_flat_keys(popular: Evaluation) -> None:

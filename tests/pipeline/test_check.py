@@ -34,10 +34,11 @@ def test_what_a_dataset_has(ads: Path, capsys: pytest.CaptureFixture[str]):
     )
     assert found["counts"]["test questions"] == len(split.test)
     assert found["counts"]["held_out"] == 30 and found["counts"]["candidates"] == 41
-    assert found["published"] == {} and len(found["rules"]) == 12
+    assert found["published"] == {} and len(found["rules"]) == 14
     said = capsys.readouterr().out
     assert "held out without click" in said and "holds: test: the answer is a candidate" in said
     assert "no counts of this dataset were published" in said
+    assert "cut=position, draw=2025" in said and "train_on=others" in said
     found = check(str(ads))
     assert found["counts"]["validation questions"] == found["counts"]["test questions"] > 200
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import yaml
 from genrec.artefacts import read_json
 from genrec.data import Catalog, Dataset, Histories
 from genrec.data.sources import prepare
+from genrec.data.split_checks import check_split
 from genrec.data.tencentgr import generate_tencentgr
 from genrec.data.tencentgr.protocol import candidates
-from genrec.errors import ConfigError, DataError
+from genrec.errors import ArtefactError, ConfigError, DataError
 from genrec.evaluation.tencentgr import evaluation_scores
 from genrec.pipeline import evaluate, recommend, train
 from genrec.pipeline.features import feature_tables, sparse_matrix
@@ -174,6 +176,37 @@ def test_a_recipe_is_checked_without_the_data(tmp_path: Path):
 def test_the_pool_of_the_split_is_what_is_ranked(ads: Path):
     data, split = SplitConfig(type="last-click").apply(Dataset.load(ads / "dataset"))
     np.testing.assert_array_equal(split.candidates, np.sort(candidates(data)))
+
+
+def test_a_split_is_stored_in_full(ads: Path, tmp_path: Path):
+    reference = SplitConfig(type="last-click")
+    assert reference.describe() == {
+        "type": "last-click",
+        "order": "file",
+        "seed": 0,
+        "draw": 2025,
+        "share": 0.1,
+        "validation_share": 0.02,
+        "cut": "position",
+        "train_on": "others",
+        "targets": [1],
+    }
+    assert SplitConfig(**reference.describe()).describe() == reference.describe()
+    data, other = SplitConfig(type="last-click", cut="time", train_on="prefixes").apply(
+        Dataset.load(ads / "dataset")
+    )
+    assert other.info["cut"] == "time" and other.info["train_on"] == "prefixes"
+    assert len(check_split(data, other)) == 12
+    run = tmp_path / "run"
+    model = {"item_encoder": {"type": "id"}, "head": {"type": "dense"}, "d_model": 8}
+    train(str(ads / "dataset"), str(run), split=reference, progress=False, **model)
+    record = read_json(run / "run.json")
+    assert record["split"] == reference.describe()
+    # As versions wrote it whose hold-out was another.
+    old = {**record, "split": {"type": "last-click", "order": "file", "seed": 0}, "fingerprint": ""}
+    (run / "run.json").write_text(json.dumps(old))
+    with pytest.raises(ArtefactError, match=r"does not say draw, share, .*: train again"):
+        evaluate(str(run), str(tmp_path / "report"), progress=False)
 
 
 def test_more_users_can_be_asked_and_other_actions_be_the_target(ads: Path):

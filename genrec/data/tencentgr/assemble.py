@@ -19,6 +19,7 @@ from genrec.data.tencentgr import vectors as vector_files
 from genrec.data.tencentgr.indexer import Indexer
 from genrec.data.tencentgr.sequences import ACTIONS
 from genrec.data.tencentgr.stage import Stage, Unit, load
+from genrec.data.tencentgr.submission import SILENT
 from genrec.errors import DataError
 
 
@@ -174,6 +175,7 @@ class Sequences:
         histories: the events, memory-mapped.
         counts: for `dataset.json`.
         kept: per unit, which of its users have events, bool.
+        silent: large_string `[S]`, raw ids of the users without an event.
     """
 
     numbers: np.ndarray
@@ -181,6 +183,7 @@ class Sequences:
     histories: Histories
     counts: dict[str, int]
     kept: list[np.ndarray]
+    silent: pa.Array
 
 
 def build_sequences(
@@ -188,13 +191,15 @@ def build_sequences(
 ) -> Sequences:
     """Join the units into flat arrays on disk.
 
-    Events of item 0 (padding, unknown) are left out, and users without an event; both are counted.
+    Events of item 0 (padding, unknown) are left out and counted, and users without an event too,
+    whose names are kept.
 
     Raises:
         DataError: naming file, row and id, if an item or user is not known, or a user has two
             histories.
     """
     lengths, numbers, names, kept = [], [], [], []
+    silent = [pa.array([], pa.large_string())]
     unknown = empty = 0
     for unit in units:
         with np.load(stage.path(unit)) as part:
@@ -214,14 +219,16 @@ def build_sequences(
         left = np.bincount(np.repeat(np.arange(len(users)), per_user)[known], minlength=len(users))
         keep = left > 0
         empty += int((~keep).sum())
-        names.append(_user_names(unit, users[keep], raw[keep], indexer))
+        every = _user_names(unit, users, raw, indexer)
+        names.append(every.filter(pa.array(keep)))
+        silent.append(every.filter(pa.array(~keep)))
         lengths.append(left[keep])
         numbers.append(users[keep])
         kept.append(keep)
     all_names = pa.concat_arrays(names) if names else pa.array([], pa.large_string())
     if len(all_names) == 0:
         raise DataError("no history has an event of a known item; is this the right folder?")
-    _check_distinct(all_names)
+    _check_distinct(pa.concat_arrays([all_names, *silent]))
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     total = int(offsets[-1])
     arrays = {
@@ -258,6 +265,7 @@ def build_sequences(
             "users_not_in_training": int((np.concatenate(numbers) == 0).sum()),
         },
         kept=kept,
+        silent=pa.concat_arrays(silent),
     )
 
 
@@ -426,11 +434,16 @@ def _empty_matrix(path: Path, rows: int, width: int) -> None:
 def write(
     folder: str, table: pa.Table, sequences: Sequences, users: pa.Table, info: dict[str, Any]
 ) -> Dataset:
-    """Write the dataset folder, and in it the candidates as a table of their own."""
+    """Write the dataset folder, and in it the candidates as a table of their own.
+
+    Users without an event, whom a dataset has no room for, are another, if there are any.
+    """
     catalog = Catalog(table, name="items", checked=True)
     place = np.asarray(table.column("retrieval_id"))
     rows = np.flatnonzero(place >= 0)
     rows = rows[np.argsort(place[rows])]
     pool = table.select(["item_id", "retrieval_id"]).take(pa.array(rows))
     extra = {"candidates": pool}
+    if len(sequences.silent):
+        extra[SILENT] = pa.table({"user_id": sequences.silent})
     return write_arrays(folder, catalog, sequences.histories, info, users=users, extra=extra)

@@ -33,12 +33,10 @@ class Indexer:
         user_names: large_string `[U + 1]`, the raw id of each re-numbered user, null at 0 and where
             a number is not given.
         item_names: int64 `[N + 1]`, the raw id (creative id) of each re-numbered item, -1 likewise.
-        feature_sizes: largest re-numbered value of each feature.
     """
 
     user_names: pa.Array
     item_names: np.ndarray
-    feature_sizes: dict[str, int]
     _order: np.ndarray = field(init=False, repr=False, compare=False)
     _sorted: np.ndarray = field(init=False, repr=False, compare=False)
 
@@ -46,6 +44,11 @@ class Indexer:
         order = np.argsort(self.item_names, kind="stable")
         object.__setattr__(self, "_order", order)
         object.__setattr__(self, "_sorted", self.item_names[order])
+
+    def item_twice(self) -> int | None:
+        """A raw id that two items have."""
+        twice = (self._sorted[1:] == self._sorted[:-1]) & (self._sorted[1:] >= 0)
+        return int(self._sorted[np.argmax(twice)]) if twice.any() else None
 
     def items(self, names: np.ndarray) -> np.ndarray:
         """Re-numbered items of raw ids int64 `[n]`; 0 where the index has none."""
@@ -58,14 +61,17 @@ class Indexer:
 def read_indexer(path: str | os.PathLike[str]) -> Indexer:
     """Read `indexer.pkl`; about a second and 16 MB per million ids.
 
+    Only `u` and `i` are read. The raw values of features, which may be anything, are not needed:
+    the tables hold re-numbered ones.
+
     Raises:
         DataError: if the file is missing, truncated, holds anything but plain data, or is no index:
             says which part.
     """
     path = Path(path)
     found = read_plain_pickle(path, mapping=PairColumns)
-    if not isinstance(found, PairColumns) or not {"u", "i", "f"} <= set(found.parts):
-        raise DataError(f"{path}: expected a dict with 'u', 'i' and 'f' (raw ids to numbers)")
+    if not isinstance(found, PairColumns) or not {"u", "i"} <= set(found.parts):
+        raise DataError(f"{path}: expected a dict with 'u' and 'i' (raw ids to numbers)")
     users, numbers = _pairs(path, found, "u")
     names = pa.nulls(int(numbers.max(initial=0)) + 1, pa.large_string())
     if len(numbers):
@@ -81,35 +87,26 @@ def read_indexer(path: str | os.PathLike[str]) -> Indexer:
         raise DataError(f"{path}: 'i' has the raw id {int(raw.min())}; expected 0 or more")
     by_number = np.full(int(numbers.max(initial=0)) + 1, -1, dtype=np.int64)
     by_number[numbers] = raw
-    features = found.parts["f"]
-    if not isinstance(features, PairColumns):
-        raise DataError(f"{path}: 'f' is no dict of features")
-    sizes = {}
-    for name, part in features.parts.items():
-        if not isinstance(part, PairColumns) or part.parts:
-            raise DataError(f"{path}: 'f'[{name!r}] is no dict of values to numbers")
-        sizes[str(name)] = int(_columns(path, part, f"'f'[{name!r}]")[1].max(initial=0))
-    return Indexer(names, by_number, sizes)
+    index = Indexer(names, by_number)
+    if (twice := index.item_twice()) is not None:
+        raise DataError(f"{path}: 'i' has the raw id {twice} twice; fetch it again")
+    return index
 
 
 def _pairs(path: Path, found: PairColumns, part: str) -> tuple[pa.Array, np.ndarray]:
     table = found.parts[part]
     if not isinstance(table, PairColumns) or table.parts:
         raise DataError(f"{path}: {part!r} is no dict of raw ids to numbers")
-    keys, numbers = _columns(path, table, repr(part))
+    try:
+        keys, numbers = table.columns()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: {part!r}: {error}; fetch it again") from error
     if len(numbers) and int(numbers.min()) < 1:
         raise DataError(f"{path}: {part!r} has the number {int(numbers.min())}; expected 1 or more")
     twice = np.flatnonzero(np.bincount(numbers) > 1) if numbers.max(initial=0) < 2**31 else [2**31]
     if len(twice):
         raise DataError(f"{path}: {part!r} gives the number {int(twice[0])} twice or it is too big")
     return keys, numbers
-
-
-def _columns(path: Path, table: PairColumns, part: str) -> tuple[pa.Array, np.ndarray]:
-    try:
-        return table.columns()
-    except (TypeError, OverflowError) as error:
-        raise DataError(f"{path}: {part}: {error}") from error
 
 
 def write_indexer(

@@ -1,18 +1,23 @@
 """The reference hold-out for TencentGR on the Hugging Face hub, which has no ground truth.
 
 A tenth of the users, drawn with seed 2025, is asked for the item of their last click. Their input
-is what they saw strictly before it, and the target must be among the candidates. Training sees
-nothing of a held-out user from the target's time on. A further fiftieth of the users chooses the
-model, in the same way. Scores are not comparable with the contest's leaderboard, whose answers are
-not public.
+is the events that stand before it, perhaps none, and the target must be among the candidates. None
+of their events train. The draw is that of `torch.utils.data.random_split` over the users by number,
+as in a public reproduction (offline_eval.py of yiyidaishui7/tencentgr-1m-2025-reproduction), so the
+same users are asked and published counts come out exactly. The reference chooses no model; here a
+fiftieth of its training users does, asked in the same way. Scores are not comparable with the
+contest's leaderboard, whose answers are not public.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from math import floor
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from genrec.data.dataset import Dataset
 from genrec.data.histories import ranges
@@ -22,7 +27,18 @@ from genrec.errors import ConfigError, DataError
 
 NAME = "last-click"
 SEED, SHARE, VALIDATION_SHARE = 2025, 0.1, 0.02
-LONG = 81  # events of an input that the published counts call long
+#: A handful of users chooses nothing: so many validate at least, or a quarter of the others.
+VALIDATION_LEAST = 50
+Cut = Literal["position", "time"]
+TrainOn = Literal["others", "prefixes"]
+CUTS, TRAIN_ON = get_args(Cut), get_args(TrainOn)
+#: Lengths of an input that published results are cut by, the first and the last of each slice.
+LENGTHS = {
+    "of_0_to_20_events": (0, 20),
+    "of_21_to_50_events": (21, 50),
+    "of_51_to_80_events": (51, 80),
+    "of_81_events": (81, None),
+}
 
 
 def last_click_split(
@@ -31,6 +47,8 @@ def last_click_split(
     seed: int = SEED,
     share: float = SHARE,
     validation_share: float = VALIDATION_SHARE,
+    cut: Cut = "position",
+    train_on: TrainOn = "others",
     actions: tuple[int, ...] = (CLICK,),
 ) -> Split:
     """Hold out the last click of some users.
@@ -39,14 +57,19 @@ def last_click_split(
         dataset: with times, actions and a column `retrieval_id` of the items, -1 outside the pool.
         seed: of the draw of users.
         share: of users that test, rounded down.
-        validation_share: of users that validate, others than those.
+        validation_share: of users that validate, others than those, and at least 50 users where a
+            quarter of the others is as many.
+        cut: what an input is: `position`, the events that stand before the target in the order of
+            time, as the reference; `time`, of these only the ones of an earlier second.
+        train_on: `others`, users that neither test nor validate, as the reference; `prefixes`, the
+            inputs of those users too, and all events of those without a target.
         actions: types that make a target; with `(1, 2)` a conversion counts too.
 
     Returns:
-        The split; `info` counts the users that are not asked, and why.
+        The split; `info` counts the users that are not asked, and why. An input may be empty.
 
     Raises:
-        ConfigError: if a share makes no sense.
+        ConfigError: if a share makes no sense, or the cut or what trains is unknown.
         DataError: without times, actions or pool, or if nobody is left to ask.
     """
     if not (0 < share < 1 and 0 < validation_share < 1 and share + validation_share <= 1):
@@ -54,6 +77,9 @@ def last_click_split(
             f"split: share={share}, validation_share={validation_share}: expected shares above 0 "
             "that add up to at most 1"
         )
+    for what, value, known in (("cut", cut, CUTS), ("train_on", train_on, TRAIN_ON)):
+        if value not in known:
+            raise ConfigError(f"split: {what}={value!r}; expected one of {', '.join(known)}")
     pool = candidate_mask(dataset)
     of = dataset.histories
     if of.timestamps is None or of.actions is None:
@@ -63,49 +89,97 @@ def last_click_split(
         raise DataError(
             f"{dataset.name}: no event has an action of {list(actions)}; it has {of.action_names}"
         )
-    users = len(of)
-    order = np.random.default_rng(seed).permutation(users)
-    # In the order of the users' own numbers, so that the order of the files draws nobody.
-    numbers = _numbers(dataset)
-    by_number = np.argsort(numbers, kind="stable")
-    tested = np.sort(by_number[order[: int(share * users)]])
-    rest = order[int(share * users) :][: max(1, int(validation_share * users))]
-    validated = np.sort(by_number[rest])
+    rows = _rows_by_number(dataset)
+    rows = np.where(of.lengths[rows] > 0, rows, -1)
+    others, tested = draw(len(rows), seed=seed, share=share)
+    least = max(1, min(VALIDATION_LEAST, len(others) // 4))
+    validated = others[: max(least, int(validation_share * len(rows)))]
     train_end = of.offsets[1:].copy()
     info: dict[str, Any] = {
         "protocol": NAME,
         "seed": seed,
         "share": share,
+        "validation_share": validation_share,
+        "cut": cut,
+        "train_on": train_on,
         "actions": list(actions),
-        "users": users,
+        "users": len(rows),
     }
     sets = []
-    for name, who in (("held_out", tested), ("validation", validated)):
-        questions, ends, counts = _questions(dataset, who, codes, pool)
-        train_end[who] = ends
-        info[name] = len(who)
-        info |= {f"{name}_{key}": count for key, count in counts.items()}
-        if len(questions) == 0:
+    for name, places in (("held_out", tested), ("validation", validated)):
+        who = np.sort(rows[places])
+        absent = int((who < 0).sum())
+        who = who[absent:]
+        asked = _questions(dataset, who, codes, pool, cut)
+        train_end[who] = of.offsets[who] if train_on == "others" else asked.ends
+        info[name] = len(places)
+        # Users without an event are left out of a dataset, and are drawn all the same.
+        asked.counts["without_click"] += absent
+        info |= {f"{name}_{key}": count for key, count in asked.counts.items()}
+        if len(asked.questions) == 0:
+            option = "share" if name == "held_out" else "validation_share"
             raise DataError(
-                f"{dataset.name}: none of the {len(who)} users drawn has a last click among the "
-                "candidates and events before it; use more users or a larger share"
+                f"{dataset.name}: none of the {len(places)} users drawn has a last click among the "
+                f"candidates; use more users or a larger {option}"
             )
-        sets.append(questions)
+        sets.append(asked.questions)
     first = of.offsets[:-1].copy()
+    info["training_users"] = int((train_end > first).sum())
     return Split(NAME, first, train_end, sets[1], sets[0], info, np.flatnonzero(pool))
 
 
-def _numbers(dataset: Dataset) -> np.ndarray:
-    users = dataset.users
-    if users is None or "reid" not in users.column_names:
-        return np.arange(len(dataset.histories))
-    return np.asarray(users.column("reid"))
+def draw(users: int, *, seed: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the users that are left and of those drawn, as `random_split` draws them.
+
+    Args:
+        users: how many there are; the user of number n stands at place n - 1.
+        seed: of the draw.
+        share: that is drawn.
+
+    Returns:
+        Both int64 `[n]`, in the order of the draw; what
+        `torch.utils.data.random_split(range(users), [1 - share, share])` gives with that seed.
+    """
+    sizes = [floor(users * part) for part in (1.0 - share, share)]
+    left = users - sum(sizes)  # is dealt out in turn, the first part first
+    order = torch.randperm(users, generator=torch.Generator().manual_seed(seed)).numpy()
+    at = sizes[0] + (left + 1) // 2
+    return order[:at], order[at:]
+
+
+def _rows_by_number(dataset: Dataset) -> np.ndarray:
+    """Row of each user in the order of their numbers, int64 `[U]`, -1 for one without an event.
+
+    Numbers that leave gaps, as in a part of the files, are closed up.
+    """
+    users = len(dataset.histories)
+    if dataset.users is None or "reid" not in dataset.users.column_names:
+        return np.arange(users)
+    numbers = np.asarray(dataset.users.column("reid")).astype(np.int64)
+    if not numbers.any():
+        return np.arange(users)
+    numbered = np.flatnonzero(numbers > 0)  # 0 is a user that training did not have
+    counts = dataset.info.get("counts", {})
+    total = len(numbered) + int(counts.get("users_without_events_dropped", 0))
+    if numbers.max() <= total:
+        rows = np.full(total, -1, dtype=np.int64)
+        rows[numbers[numbered] - 1] = numbered
+        return rows
+    return numbered[np.argsort(numbers[numbered], kind="stable")]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The questions of some users, where each one's input ends, and why others are not asked."""
+
+    questions: EvalSet
+    ends: np.ndarray
+    counts: dict[str, int]
 
 
 def _questions(
-    dataset: Dataset, who: np.ndarray, codes: list[int], pool: np.ndarray
-) -> tuple[EvalSet, np.ndarray, dict[str, int]]:
-    """The questions of some users, where each one's training ends, why others are not asked."""
+    dataset: Dataset, who: np.ndarray, codes: list[int], pool: np.ndarray, cut: Cut
+) -> _Asked:
     of = dataset.histories
     assert of.timestamps is not None and of.actions is not None
     first, last = of.offsets[who], of.offsets[who + 1]
@@ -116,13 +190,12 @@ def _questions(
     target = np.maximum.reduceat(clicked, starts) if len(who) else clicked
     has = target >= 0
     at = np.where(has, target, first)
-    earlier = of.timestamps[events] < np.repeat(of.timestamps[at], lengths)
-    end = first + (np.add.reduceat(earlier.astype(np.int64), starts) if len(who) else 0)
-    # A user without a click has no answer to keep from training.
-    ends = np.where(has, end, last)
+    end = at
+    if cut == "time" and len(who):
+        earlier = of.timestamps[events] < np.repeat(of.timestamps[at], lengths)
+        end = first + np.add.reduceat(earlier.astype(np.int64), starts)
     inside = pool[of.items[at]]
-    asked = has & inside & (end > first)
-    rows = np.flatnonzero(asked)
+    rows = np.flatnonzero(has & inside)
     questions = EvalSet(
         users=who[rows].astype(np.int64),
         start=first[rows],
@@ -131,17 +204,18 @@ def _questions(
         times=of.timestamps[at[rows]],
         actions=of.actions[at[rows]].astype(np.int64),
     )
-    return (
-        questions,
-        ends,
-        {
-            "without_click": int((~has).sum()),
-            "target_outside_pool": int((has & ~inside).sum()),
-            "without_history": int((has & inside & (end == first)).sum()),
-            "evaluated": len(rows),
-            f"of_{LONG}_events": int((questions.end - questions.start >= LONG).sum()),
-        },
-    )
+    events_read = questions.end - questions.start
+    counts = {
+        "without_click": int((~has).sum()),
+        "target_outside_pool": int((has & ~inside).sum()),
+        "evaluated": len(rows),
+        "with_empty_history": int((events_read == 0).sum()),
+    }
+    for name, (least, most) in LENGTHS.items():
+        within = (events_read >= least) & (most is None or events_read <= most)
+        counts[name] = int(within.sum())
+    # A user without a click has no answer to keep from training.
+    return _Asked(questions, np.where(has, end, last), counts)
 
 
 def candidate_mask(dataset: Dataset) -> np.ndarray:

