@@ -54,7 +54,8 @@ class SplitConfig:
         draw: last-click only, seed of the draw of users; 2025 by default.
         share: last-click only, share of users that test, .1 by default. Small sets need more users
             for narrow intervals; figures of another share are not those of the reference.
-        validation_share: last-click only, share of users that validate, .02 by default.
+        validation_share: last-click only, share of users that validate, .02 by default; of small
+            sets at least 50 users.
         cut: last-click only, what an input is: `position`, by default, the events that stand before
             the target, as the reference; `time`, of these only the ones of an earlier second.
         train_on: last-click only: `others`, by default, users that neither test nor validate, as

@@ -37,6 +37,7 @@ def prepare_tencentgr(
     path: str | None = None,
     *,
     vectors: Sequence[int] = (81,),
+    revision: str | None = None,
     evaluation: str | None = None,
     histories: str = "train",
     name: str | None = None,
@@ -58,6 +59,7 @@ def prepare_tencentgr(
         path: folder of the files (`--from`), or the name of a dataset on the Hugging Face hub, such
             as TAAC2025/TencentGR-1M, which is then fetched.
         vectors: multi-modal sets to keep, by number (81 to 86); none with `[]`.
+        revision: commit, branch or tag of a dataset on the hub; the newest by default.
         evaluation: folder of `predict_seq.jsonl` and `predict_set.jsonl`; by default that of the
             files, or `eval` in it.
         histories: `train`, or `predict` for those of the users that the contest asks about.
@@ -79,7 +81,7 @@ def prepare_tencentgr(
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}; expected at least 1")
     wanted = [str(number) for number in dict.fromkeys(vectors)]
-    root = _root(path, wanted)
+    root = _root(path, wanted, revision)
     competition = (root / "seq.jsonl").is_file()
     place = _evaluation(root, evaluation)
     if not competition:
@@ -151,6 +153,13 @@ def prepare_tencentgr(
     _tell(made, paths, progress)
     if histories == "train":
         _compare(made, progress)
+    elif len(found.silent):
+        every = len(found.silent) + len(found.names)
+        warnings.warn(
+            f"{made.name}: {len(found.silent)} of {every} users asked about have no event of a "
+            "known item; `genrec recommend` answers them by popularity",
+            stacklevel=2,
+        )
     return made
 
 
@@ -175,10 +184,15 @@ def _compare(made: Dataset, progress: bool) -> None:
         tqdm.write(f"{made.name}: {'; '.join(map(str, found))} ({name})", file=sys.stderr)
 
 
-def _root(path: str | os.PathLike[str], vectors: list[str]) -> Path:
+def _root(path: str | os.PathLike[str], vectors: list[str], revision: str | None) -> Path:
     """The folder of the files, fetched from the hub where it is a name there."""
     root = Path(path)
     if root.is_dir():
+        if revision is not None:
+            raise ConfigError(
+                f"revision={revision!r}: {path} is a folder here; a revision goes with a name on "
+                "the hub"
+            )
         return root
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) or root.exists():
         raise DataError(f"{path}: no such folder; expected the files of TencentGR")
@@ -188,7 +202,9 @@ def _root(path: str | os.PathLike[str], vectors: list[str]) -> Path:
     patterns = ["indexer.pkl", *(f"{table}/*" for table in read_huggingface.TABLES)]
     patterns += [f"mm_emb/emb_{number}_*/*" for number in vectors]
     try:
-        found = snapshot_download(str(path), repo_type="dataset", allow_patterns=patterns)
+        found = snapshot_download(
+            str(path), repo_type="dataset", revision=revision, allow_patterns=patterns
+        )
     except RepositoryNotFoundError as error:
         raise DataError(
             f"{path}: no such folder, and no such dataset on the hub (or none that you may read)"

@@ -18,6 +18,7 @@ from genrec.data.histories import Histories, ranges
 from genrec.data.tencentgr.indexer import Indexer
 from genrec.data.tencentgr.sequences import ACTIONS
 from genrec.data.tencentgr.stage import Stage, Unit, load
+from genrec.data.tencentgr.submission import SILENT
 from genrec.errors import DataError
 
 _STRANGE = 0.1  # share of events of unknown items from which files do not belong together
@@ -187,6 +188,7 @@ class Sequences:
         counts: for `dataset.json`.
         rows_read: of each table.
         kept: per unit, which of its users have events, bool.
+        silent: large_string `[S]`, raw ids of the users without an event.
     """
 
     numbers: np.ndarray
@@ -195,6 +197,7 @@ class Sequences:
     counts: dict[str, int]
     rows_read: dict[str, int]
     kept: list[np.ndarray]
+    silent: pa.Array
 
 
 def build_sequences(
@@ -203,13 +206,14 @@ def build_sequences(
     """Join the units into flat arrays on disk.
 
     Events of item 0 (padding, unknown) and of items that nothing else in the files knows are left
-    out, and users without an event; all are counted.
+    out, and users without an event, whose names are kept; all are counted.
 
     Raises:
         DataError: naming file, row and id, if a user is not known or has two histories, or a tenth
             of the events is of items that nothing knows.
     """
     lengths, numbers, names, kept = [], [], [], []
+    silent = [pa.array([], pa.large_string())]
     padding = empty = 0
     strangers = _Strangers()
     actions = np.zeros(1 + len(ACTIONS), dtype=np.int64)
@@ -226,7 +230,9 @@ def build_sequences(
         left = np.bincount(np.repeat(np.arange(len(users)), per_user)[known], minlength=len(users))
         keep = left > 0
         empty += int((~keep).sum())
-        names.append(_user_names(unit, users[keep], raw[keep], indexer))
+        every = _user_names(unit, users, raw, indexer)
+        names.append(every.filter(pa.array(keep)))
+        silent.append(every.filter(pa.array(~keep)))
         lengths.append(left[keep])
         numbers.append(users[keep])
         kept.append(keep)
@@ -234,7 +240,7 @@ def build_sequences(
     all_names = pa.concat_arrays(names) if names else pa.array([], pa.large_string())
     if len(all_names) == 0:
         raise DataError("no history has an event of a known item; is this the right folder?")
-    _check_distinct(all_names)
+    _check_distinct(pa.concat_arrays([all_names, *silent]))
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     total = int(offsets[-1])
     arrays = {
@@ -273,6 +279,7 @@ def build_sequences(
         },
         rows_read={"seq": sum(map(len, kept))},
         kept=kept,
+        silent=pa.concat_arrays(silent),
     )
 
 
@@ -425,11 +432,16 @@ def _aligned(parts: list[dict[str, np.ndarray]], rows: np.ndarray) -> dict[str, 
 def write(
     folder: str, table: pa.Table, sequences: Sequences, users: pa.Table, info: dict[str, Any]
 ) -> Dataset:
-    """Write the dataset folder, and in it the candidates as a table of their own."""
+    """Write the dataset folder, and in it the candidates as a table of their own.
+
+    Users without an event, whom a dataset has no room for, are another, if there are any.
+    """
     catalog = Catalog(table, name="items", checked=True)
     place = np.asarray(table.column("retrieval_id"))
     rows = np.flatnonzero(place >= 0)
     rows = rows[np.argsort(place[rows])]
     pool = table.select(["item_id", "retrieval_id"]).take(pa.array(rows))
     extra = {"candidates": pool}
+    if len(sequences.silent):
+        extra[SILENT] = pa.table({"user_id": sequences.silent})
     return write_arrays(folder, catalog, sequences.histories, info, users=users, extra=extra)

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genrec.data.tencentgr.content import num_values
+from genrec.data.tencentgr.hashes import unit
 from genrec.data.tencentgr.indexer import write_indexer
 from genrec.data.tencentgr.schema import (
     CREATIVE,
@@ -16,9 +18,10 @@ from genrec.data.tencentgr.schema import (
     ITEMS_1M,
     USER_FEATURES,
 )
-from genrec.data.tencentgr.world import BLOCK_USERS, Block, World, num_values, unit
+from genrec.data.tencentgr.world import BLOCK_USERS, Block, World
 
 TARGETS = 0.4  # share of the candidates that are somebody's target
+KEPT = 0.8  # share of targets that are candidates; by item, as many users want the same
 _BLOCK_ITEMS = 100_000
 
 
@@ -80,8 +83,8 @@ def last_clicks(block: Block) -> np.ndarray:
 def choose_pool(world: World, clicked: np.ndarray, size: int) -> np.ndarray:
     """The candidates, items of the world in random order, int64 `[size]`.
 
-    Cold items, targets (those of four users in five, the most frequent ones as far as there is
-    room) and others, newer ones more often.
+    Cold items, targets (four of five, the most frequent ones as far as there is room) and others,
+    newer ones more often, targets only if nothing else is left.
 
     Args:
         world: the items.
@@ -90,13 +93,15 @@ def choose_pool(world: World, clicked: np.ndarray, size: int) -> np.ndarray:
     """
     rng = np.random.default_rng([world.seed, 5])
     warm = size - world.cold
-    kept = clicked[(clicked >= 0) & (rng.random(len(clicked)) < 0.8)]
-    targets, counts = np.unique(kept, return_counts=True)
-    targets = targets[np.argsort(-counts, kind="stable")][: round(TARGETS * size)]
+    wanted, counts = np.unique(clicked[clicked >= 0], return_counts=True)
+    kept = rng.random(len(wanted)) < KEPT
+    order = np.argsort(-counts[kept], kind="stable")
+    targets = wanted[kept][order][: round(TARGETS * size)]
     chosen = np.zeros(world.items, dtype=bool)
     chosen[targets] = True
     # The largest of random keys: a draw without replacement.
     key = rng.random(world.items) * (1 + world.birth[: world.items])
+    key[wanted] = 0
     key[chosen] = -1
     others = np.argsort(-key)[: warm - len(targets)]
     cold = world.items + np.arange(world.cold)

@@ -27,6 +27,8 @@ from genrec.errors import ConfigError, DataError
 
 NAME = "last-click"
 SEED, SHARE, VALIDATION_SHARE = 2025, 0.1, 0.02
+#: A handful of users chooses nothing: so many validate at least, or a quarter of the others.
+VALIDATION_LEAST = 50
 Cut = Literal["position", "time"]
 TrainOn = Literal["others", "prefixes"]
 CUTS, TRAIN_ON = get_args(Cut), get_args(TrainOn)
@@ -55,7 +57,8 @@ def last_click_split(
         dataset: with times, actions and a column `retrieval_id` of the items, -1 outside the pool.
         seed: of the draw of users.
         share: of users that test, rounded down.
-        validation_share: of users that validate, others than those.
+        validation_share: of users that validate, others than those, and at least 50 users where a
+            quarter of the others is as many.
         cut: what an input is: `position`, the events that stand before the target in the order of
             time, as the reference; `time`, of these only the ones of an earlier second.
         train_on: `others`, users that neither test nor validate, as the reference; `prefixes`, the
@@ -89,7 +92,8 @@ def last_click_split(
     rows = _rows_by_number(dataset)
     rows = np.where(of.lengths[rows] > 0, rows, -1)
     others, tested = draw(len(rows), seed=seed, share=share)
-    validated = others[: max(1, int(validation_share * len(rows)))]
+    least = max(1, min(VALIDATION_LEAST, len(others) // 4))
+    validated = others[: max(least, int(validation_share * len(rows)))]
     train_end = of.offsets[1:].copy()
     info: dict[str, Any] = {
         "protocol": NAME,
@@ -113,9 +117,10 @@ def last_click_split(
         asked.counts["without_click"] += absent
         info |= {f"{name}_{key}": count for key, count in asked.counts.items()}
         if len(asked.questions) == 0:
+            option = "share" if name == "held_out" else "validation_share"
             raise DataError(
                 f"{dataset.name}: none of the {len(places)} users drawn has a last click among the "
-                "candidates; use more users or a larger share"
+                f"candidates; use more users or a larger {option}"
             )
         sets.append(asked.questions)
     first = of.offsets[:-1].copy()

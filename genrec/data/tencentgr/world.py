@@ -2,11 +2,15 @@
 
 Each item belongs to a topic and is born on a day; it lives three days. Items are numbered by topic,
 then birth, so the items of a topic and day are a range (a *cell*), and a draw by popularity is one
-binary search. Three kinds of signal are planted:
+binary search. Popularity is planted with the skew that was published of TencentGR-1M. Whatever
+leads to the next item goes by it, the topic as well as the item, or topics would even it out; only
+what a user has just seen is left out, which keeps a history from being a few items over and over.
+Four kinds of signal are planted:
 
 - *content*: vectors and features tell the topic, a finer group inside it, and which two items
   belong together;
-- *sequence*: every topic has a topic that follows it, every item an item (of its own cell);
+- *sequence*: every topic has a topic that follows it, every item an item (of its own cell, a
+  popular one most often);
 - *action*: users click what they like; after a click the next item stays close, after a mere
   exposure it moves on;
 - *time*: events come in sessions of some minutes. Within one an item leads to the next; after a
@@ -18,21 +22,27 @@ any order and number of processes.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-from genrec.data.tencentgr.schema import CLICK, CONVERSION, EXPOSURE, Feature
+from genrec.data.tencentgr.hashes import unit
+from genrec.data.tencentgr.schema import CLICK, CONVERSION, EXPOSURE
 from genrec.errors import ConfigError
 
 DAYS = 30
 END = 1_748_620_800  # 2025-05-31 00:00 UTC, where TencentGR's clicks end
 DAY = 86_400
-AGES = (0.65, 0.25, 0.10)  # chance that an event shows an item 0, 1, 2 days after its birth
+AGES = (0.76, 0.16, 0.08)  # chance that an event shows an item 0, 1, 2 days after its birth
 FAVOURITES = (0.50, 0.25, 0.15, 0.10)  # how often a user's taste takes each of four topics
 SESSION, PAUSE = 8, 60  # events of a session and seconds between them, on average
 BLOCK_USERS = 10_000
-HEAD, BODY = 1.1, 1.6  # exponents of popularity in rank, of the first tenth and of the others
+#: Popularity falls with its quantile by power laws: until each quantile, with this exponent.
+POPULARITY = ((0.004, 0.6), (0.1, 2.4), (0.3, 1.4), (1.0, 0.2))
+SIZES = 0.3  # exponent of the topics' sizes in rank
+CELL = 16  # items of a topic and day, on average, at every size: popularity depends on it
+RECENT = 24  # of a user's last events: an item of these is drawn again, twice at most
 #: Chance of each reason for the next item after an exposure and after a click: the item that
 #: follows the last one, its topic again, the topic that follows, taste, popularity.
 REASONS = ((0.20, 0.05, 0.25, 0.40, 0.10), (0.40, 0.35, 0.05, 0.15, 0.05))
@@ -56,7 +66,11 @@ class World:
         birth: int16 `[N + cold]`, day 0 to 29.
         cumulative: float64 `[N + 1]`, running sum of popularity.
         cells: int64 `[K * DAYS + 1]`, where the items of each topic and day begin.
-        topic_cumulative: float64 `[K]`, running sum of the topics' popularity, up to 1.
+        alive: float64 `[K * DAYS * 3 + 1]`, running sum, by topic, day and age, of the popularity
+            of the items that are so old on that day, times the chance of that age.
+        topic_cumulative: float64 `[K]`, running sum of the topics' sizes, up to 1.
+        day_cumulative: float64 `[DAYS * K]`, by day and topic, running sum of the topics' shares of
+            the popularity that is alive, which is 1 for each day.
         follows: int32 `[K]`, the topic after each.
         base: chances of click and conversion per unit of liking.
     """
@@ -70,7 +84,9 @@ class World:
     birth: np.ndarray
     cumulative: np.ndarray
     cells: np.ndarray
+    alive: np.ndarray
     topic_cumulative: np.ndarray
+    day_cumulative: np.ndarray
     follows: np.ndarray
     base: tuple[float, float]
 
@@ -119,26 +135,24 @@ def build_world(
     if actions not in ACTION_SHARES:
         raise ConfigError(f"actions={actions!r}; expected one of {', '.join(ACTION_SHARES)}")
     rng = np.random.default_rng([seed, 0])
-    topics = int(np.clip(items // (DAYS * 16), 8, 512))
-    popularity = 1.0 / np.arange(1, topics + 1) ** 1.2
-    rng.shuffle(popularity)
-    popularity /= popularity.sum()
-    # One item for each cell, so that none is empty; the others where their topic is popular, but
-    # less than its events are: popular topics have more events per item.
-    supply = popularity**0.5 / (popularity**0.5).sum()
+    topics = max(8, items // (DAYS * CELL))
+    share = rng.permutation(np.arange(1, topics + 1) ** -SIZES)
+    share /= share.sum()
+    # One item for each cell, so that none is empty; the others where their topic is large.
     cell = np.arange(topics * DAYS)
-    more = rng.choice(topics, size=items - len(cell), p=supply).astype(np.int64)
+    more = rng.choice(topics, size=items - len(cell), p=share).astype(np.int64)
     cell = np.concatenate([cell, more * DAYS + rng.integers(0, DAYS, size=len(more))])
     cell.sort()
     cells = np.searchsorted(cell, np.arange(topics * DAYS + 1))
-    late = rng.choice(topics, size=cold, p=supply)
+    late = rng.choice(topics, size=cold, p=share)
     birth = np.concatenate([cell % DAYS, rng.integers(DAYS - 3, DAYS, size=cold)])
-    # A Pareto tail that bends, so that a few items have most events and most items few. The items
-    # of a cell go by popularity: one that follows a popular item is popular too.
-    rank = 1 - rng.random(items)
-    weight = np.where(rank < 0.1, rank**-HEAD, 0.1**-HEAD * (rank / 0.1) ** -BODY)
-    weight = weight[np.lexsort((rank, cell))]
+    # Every quantile once, so that a small world has the head of a large one.
+    quantile = (rng.permutation(items) + 0.5) / items
+    weight = _popularity(quantile)[np.lexsort((quantile, cell))]
     cumulative = np.concatenate([[0.0], np.cumsum(weight)])
+    alive = _alive(np.add.reduceat(weight, cells[:-1]).reshape(topics, DAYS))
+    days = alive.sum(axis=2)
+    sizes = np.bincount(cell // DAYS)
     world = World(
         seed=seed,
         topics=topics,
@@ -149,17 +163,36 @@ def build_world(
         birth=birth.astype(np.int16),
         cumulative=cumulative,
         cells=cells,
-        topic_cumulative=np.cumsum(popularity) / popularity.sum(),
-        follows=_cycle(rng, topics),
+        alive=np.concatenate([[0.0], np.cumsum(alive)]),
+        topic_cumulative=np.cumsum(sizes) / items,
+        day_cumulative=np.cumsum((days / days.sum(axis=0)).T),
+        follows=_cycle(sizes),
         base=(0.05, 0.0),
     )
     return _calibrated(world, ACTION_SHARES[actions])
 
 
-def _cycle(rng: np.random.Generator, topics: int) -> np.ndarray:
-    order = rng.permutation(topics)
-    follows = np.empty(topics, dtype=np.int32)
-    follows[order] = np.roll(order, 1)
+def _popularity(quantile: np.ndarray) -> np.ndarray:
+    """Of the item at each quantile, the most popular first; power laws that meet."""
+    weight = np.ones_like(quantile)
+    for (start, _), (end, exponent) in itertools.pairwise(((quantile.min(), 0.0), *POPULARITY)):
+        weight *= (np.clip(quantile, start, end) / start) ** -exponent
+    return weight
+
+
+def _alive(cells: np.ndarray) -> np.ndarray:
+    """Popularity `[K, DAYS, 3]` by topic, day and age, from that by topic and day of birth."""
+    alive = np.zeros((*cells.shape, len(AGES)))
+    for age, chance in enumerate(AGES):
+        alive[:, age:, age] = chance * cells[:, : DAYS - age]
+    return alive
+
+
+def _cycle(sizes: np.ndarray) -> np.ndarray:
+    """A topic to follow each, about as large, so that no small one is shown more than its share."""
+    order = np.argsort(-sizes)
+    follows = np.empty(len(sizes), dtype=np.int32)
+    follows[order] = np.roll(order, -1)
     return follows
 
 
@@ -176,7 +209,7 @@ def _calibrated(world: World, shares: tuple[float, float]) -> World:
 
 
 def simulate(world: World, *, block: int, users: int) -> Block:
-    """Histories of the users of one block; about a microsecond an event.
+    """Histories of the users of one block; about two microseconds an event.
 
     Args:
         world: the items.
@@ -193,22 +226,30 @@ def simulate(world: World, *, block: int, users: int) -> Block:
     acted = np.zeros((users, longest + 1), dtype=np.int8)
     item = np.full(users, -1, dtype=np.int64)
     action = np.zeros(users, dtype=np.int8)
-    tastes = np.cumsum(FAVOURITES)
+    everyone = np.arange(users)
+    sizes = np.diff(world.topic_cumulative, prepend=0.0)
+    # Of a user's topics the one with the better items of the day is taken more often.
+    offer = np.diff(world.alive[:: len(AGES)]).reshape(-1, DAYS) / sizes[:, None]
     for step in range(longest + 1):
-        taste = np.searchsorted(tastes, rng.random(users) * tastes[-1])
-        topic = favourites[np.arange(users), taste]
+        day = days[:, step]
+        tastes = np.cumsum(FAVOURITES * offer[favourites, day[:, None]], axis=1)
+        taste = (rng.random(users) * tastes[:, -1] >= tastes[:, :-1].T).sum(axis=0)
+        topic = favourites[everyone, taste]
         reason = _reasons(rng, action, begins[:, step])
         last = world.topic[item]
         topic = np.where(reason <= 1, last, topic)
         topic = np.where(reason == 2, world.follows[last], topic)
-        popular = np.searchsorted(world.topic_cumulative, rng.random(users))
-        topic = np.where(reason == 4, popular, topic)
-        day = days[:, step]
+        topic = np.where(reason == 4, popular(world, rng, day), topic)
+        recent = shown[:, max(0, step - RECENT) : step]
         drawn = draw(world, rng, topic, day)
-        again = drawn == item
-        drawn[again] = draw(world, rng, topic[again], day[again])
+        for other in (False, True):  # another item of the topic, then any
+            again = np.flatnonzero((recent == drawn[:, None]).any(axis=1))
+            when = day[again]
+            wanted = popular(world, rng, when) if other else topic[again]
+            drawn[again] = draw(world, rng, wanted, when)
         after = following(world, np.maximum(item, 0))
         alive = (reason == 0) & (day - world.birth[after] < len(AGES)) & (day >= world.birth[after])
+        alive &= (recent != after[:, None]).all(axis=1)
         item = np.where(alive, after, drawn)
         liked = (favourites == world.topic[item][:, None]).any(axis=1)
         chance = np.where(liked, LIKED, OTHER) * np.where(alive & (action > 0), FOLLOWED, 1.0)
@@ -225,26 +266,44 @@ def simulate(world: World, *, block: int, users: int) -> Block:
         times=times[inside],
         actions=acted[inside],
         favourites=favourites,
-        answers=shown[np.arange(users), lengths],
+        answers=shown[everyone, lengths],
     )
 
 
+def popular(world: World, rng: np.random.Generator, day: np.ndarray) -> np.ndarray:
+    """A topic for each day, by the popularity of what is alive; int64, same shape."""
+    place = day + rng.random(len(day))
+    found = np.searchsorted(world.day_cumulative, place, side="right") - day * world.topics
+    return np.clip(found, 0, world.topics - 1)
+
+
 def draw(world: World, rng: np.random.Generator, topic: np.ndarray, day: np.ndarray) -> np.ndarray:
-    """An item of each topic that lives on each day, by popularity; int64, same shape."""
-    age = np.searchsorted(np.cumsum(AGES), rng.random(len(day)))
-    cell = topic.astype(np.int64) * DAYS + np.maximum(day - age, 0)
-    low, high = world.cells[cell], world.cells[cell + 1]
-    start, stop = world.cumulative[low], world.cumulative[high]
-    place = start + rng.random(len(day)) * (stop - start)
-    found = np.searchsorted(world.cumulative, place, side="right") - 1
-    return np.clip(found, low, high - 1)
+    """An item of each topic that lives on each day, by popularity and age; int64, same shape."""
+    cell = topic.astype(np.int64) * DAYS + day
+    slot = _pick(rng, world.alive, cell * len(AGES), (cell + 1) * len(AGES))
+    cell -= np.minimum(slot - cell * len(AGES), day)
+    return _pick(rng, world.cumulative, world.cells[cell], world.cells[cell + 1])
+
+
+def _pick(
+    rng: np.random.Generator, cumulative: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """Of each range of entries one, by what the running sum gains there; int64, same shape."""
+    start, stop = cumulative[low], cumulative[high]
+    place = start + rng.random(len(low)) * (stop - start)
+    return np.clip(np.searchsorted(cumulative, place, side="right") - 1, low, high - 1)
 
 
 def following(world: World, items: np.ndarray) -> np.ndarray:
-    """The item planted after each: one of the same cell, most often a popular one."""
+    """The item planted after each: another of its cell, by popularity, always the same."""
     cell = world.topic[items].astype(np.int64) * DAYS + world.birth[items]
     low, high = world.cells[cell], world.cells[cell + 1]
-    return low + ((high - low) * unit(world.seed, 7, items) ** 4).astype(np.int64)
+    own, end = world.cumulative[items], world.cumulative[items + 1]
+    rest = world.cumulative[high] - world.cumulative[low] - (end - own)
+    place = world.cumulative[low] + unit(world.seed, 7, items) * rest
+    place += np.where(place >= own, end - own, 0.0)
+    found = np.searchsorted(world.cumulative, place, side="right") - 1
+    return np.clip(found, low, high - 1)
 
 
 def _reasons(rng: np.random.Generator, action: np.ndarray, begins: np.ndarray) -> np.ndarray:
@@ -277,88 +336,3 @@ def _times(rng: np.random.Generator, users: int, events: int) -> tuple[np.ndarra
     since -= np.maximum.accumulate(np.where(begins, since, 0), axis=1)
     times = np.maximum.accumulate(start + since, axis=1)
     return begins, END - DAYS * DAY + np.minimum(times, DAYS * DAY - 1)
-
-
-def mixed(*parts: int | np.ndarray) -> np.ndarray:
-    """A 64-bit hash of whole numbers, elementwise (splitmix64's finaliser)."""
-    value = np.zeros(1, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for part in parts:
-            value = (value + np.asarray(part).astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-            value ^= value >> np.uint64(30)
-            value *= np.uint64(0xBF58476D1CE4E5B9)
-            value ^= value >> np.uint64(27)
-            value *= np.uint64(0x94D049BB133111EB)
-            value ^= value >> np.uint64(31)
-    return value
-
-
-def unit(*parts: int | np.ndarray) -> np.ndarray:
-    """The hash as a number from 0 to below 1."""
-    return (mixed(*parts) >> np.uint64(11)) * 2.0**-53
-
-
-def num_values(feature: Feature, items: int, full: int) -> int:
-    """How many values a feature has in a catalog of `items`; those of thousands shrink with it."""
-    return (
-        feature.values
-        if feature.values < 5_000
-        else max(16, min(feature.values, round(feature.values * items / full)))
-    )
-
-
-def item_feature(world: World, feature: Feature, values: int, items: np.ndarray) -> np.ndarray:
-    """Re-numbered values (from 1; 0 where unknown) of a feature, int64 `[n]`.
-
-    Features of few values tell the topic, of more the group inside it, of most the pair of items.
-    """
-    number = int(feature.name)
-    topic = world.topic[items].astype(np.uint64)
-    if values > 1_000_000 or feature.name == "121":
-        told = mixed(world.seed, number, items // 2)
-    elif values > 100:
-        told = mixed(world.seed, number, topic, mixed(world.seed, 9, items // 2) % np.uint64(8))
-    else:
-        told = mixed(world.seed, number, topic)
-    noisy = unit(world.seed, number, 1, items) < 0.1
-    skewed = values * unit(world.seed, number, 2, items) ** 2
-    value = np.where(noisy, skewed.astype(np.int64), (told % np.uint64(values)).astype(np.int64))
-    known = unit(world.seed, number, 3, items) < feature.coverage
-    return np.where(known, 1 + value, 0)
-
-
-def user_feature(
-    world: World, feature: Feature, users: np.ndarray, favourites: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Values (from 1) of users and how many each has: int64 `[sum of counts]` and `[n]`.
-
-    A user's favourite topics decide four values of five.
-    """
-    number, values = int(feature.name), feature.values
-    known = unit(world.seed, number, 4, users) < feature.coverage
-    most = 3 if feature.is_list else 1
-    wanted = 1 + (mixed(world.seed, number, 5, users) % np.uint64(most)).astype(np.int64)
-    columns = []
-    for place in range(most):
-        told = mixed(world.seed, number, favourites[:, place]) % np.uint64(values)
-        drawn = mixed(world.seed, number, 6 + place, users) % np.uint64(values)
-        noisy = unit(world.seed, number, 10 + place, users) < 0.2
-        columns.append(1 + np.where(noisy, drawn, told).astype(np.int64))
-    counts = np.where(known, wanted, 0)
-    table = np.stack(columns, axis=1)
-    return table[np.arange(most) < counts[:, None]], counts
-
-
-def item_vectors(world: World, items: np.ndarray, *, name: str, width: int) -> np.ndarray:
-    """Vectors float32 `[n, width]` of one set: topic, group, pair and noise."""
-    number = int(name)
-    centre = np.random.default_rng([world.seed, 2, number]).standard_normal((world.topics, width))
-    vectors = centre[world.topic[items]]
-    group = (mixed(world.seed, 9, items // 2) % np.uint64(8)).astype(np.int64)
-    groups = np.random.default_rng([world.seed, 3, number]).standard_normal((8, width))
-    vectors += 0.5 * groups[group]
-    for salt, of, scale in ((4, items // 2, 0.5), (5, items, 0.3)):
-        column = np.arange(width, dtype=np.uint64)
-        noise = unit(world.seed, number, salt, of[:, None], column[None, :])
-        vectors += scale * 3.46 * (noise - 0.5)
-    return (vectors / np.sqrt(width)).astype(np.float32)

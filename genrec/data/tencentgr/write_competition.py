@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from genrec.data.tencentgr.content import item_feature, item_vectors, user_feature
+from genrec.data.tencentgr.hashes import unit
 from genrec.data.tencentgr.ids import (
     Numbers,
     blocks_of_users,
@@ -22,15 +24,7 @@ from genrec.data.tencentgr.ids import (
     write_index,
 )
 from genrec.data.tencentgr.schema import ITEM_FEATURES, USER_FEATURES
-from genrec.data.tencentgr.world import (
-    Block,
-    World,
-    item_feature,
-    item_vectors,
-    simulate,
-    unit,
-    user_feature,
-)
+from genrec.data.tencentgr.world import Block, World, simulate
 
 EVALUATION = "eval"  # the folder that the contest's EVAL_DATA_PATH named
 _ROWS = 20_000

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from genrec.data.tencentgr.content import item_feature, item_vectors, user_feature
+from genrec.data.tencentgr.hashes import unit
 from genrec.data.tencentgr.ids import (
     Numbers,
     blocks_of_users,
@@ -22,15 +24,7 @@ from genrec.data.tencentgr.ids import (
     write_index,
 )
 from genrec.data.tencentgr.schema import ITEM_FEATURES, USER_FEATURES
-from genrec.data.tencentgr.world import (
-    Block,
-    World,
-    item_feature,
-    item_vectors,
-    simulate,
-    unit,
-    user_feature,
-)
+from genrec.data.tencentgr.world import Block, World, simulate
 
 EVENT = pa.struct([("item_id", pa.int64()), ("action_type", pa.int32()), ("timestamp", pa.int64())])
 SEQ = pa.schema([("user_id", pa.int64()), ("seq", pa.list_(EVENT))])

@@ -13,13 +13,6 @@ import pytest
 
 from genrec.data.tencentgr import generate_tencentgr
 from genrec.data.tencentgr.schema import ITEM_FEATURES, USER_FEATURES
-from genrec.data.tencentgr.world import (
-    build_world,
-    following,
-    item_feature,
-    item_vectors,
-    simulate,
-)
 from genrec.errors import ConfigError, DataError
 
 SINGLE = ("103", "104", "105", "109")
@@ -135,86 +128,6 @@ def test_statistics_of_histories_and_features(huggingface: Path):
     for feature in USER_FEATURES:
         column = users.column(feature.name)
         assert 1 - column.null_count / 600 == pytest.approx(feature.coverage, abs=0.07)
-
-
-def test_statistics_of_items():
-    world = build_world(items=19_200, cold=100, seed=2)
-    made = simulate(world, block=0, users=4_000)
-    counts = np.sort(np.bincount(made.items, minlength=19_200))[::-1]
-    seen = counts[counts > 0]
-    # Flatter than the published 2, 73% and half; the results of generated files say so.
-    assert 4 <= np.median(seen) <= 6 and (seen <= 5).mean() == pytest.approx(0.515, abs=0.02)
-    assert counts[:192].sum() / counts.sum() == pytest.approx(0.295, abs=0.015)
-    assert (counts == 0).mean() == pytest.approx(0.185, abs=0.02)
-    day = (made.times - 1_748_620_800) // 86_400 + 30
-    age = day - world.birth[made.items]
-    assert age.min() >= 0 and age.max() <= 2
-    assert (np.diff(np.bincount(age)) < 0).all()
-    days = [set(made.items[day == one].tolist()) for one in np.unique(day)]
-    for apart, low, high in ((1, 0.2, 0.4), (3, 0.0, 0.0)):
-        shared = [
-            len(one & other) / len(one | other)
-            for one, other in zip(days[:-apart], days[apart:], strict=True)
-        ]
-        assert low <= np.mean(shared) <= high
-
-
-def test_conversions_have_the_shares_of_10m():
-    world = build_world(items=4_800, cold=0, actions="10M", seed=2)
-    actions = simulate(world, block=0, users=2_000).actions
-    assert (actions == 1).mean() == pytest.approx(0.0285, abs=0.0025)
-    assert (actions == 2).mean() == pytest.approx(0.0252, abs=0.0025)
-
-
-def test_there_is_something_to_learn():
-    world = build_world(items=9_600, cold=0, seed=5)
-    made = simulate(world, block=0, users=3_000)
-    ends = np.cumsum(made.lengths)
-    inner = np.ones(len(made.items), dtype=bool)
-    inner[ends - 1] = False
-    now = np.flatnonzero(inner)
-    topic = world.topic[made.items]
-    clicked = made.actions[now] > 0
-    stays = topic[now + 1] == topic[now]
-    moves = topic[now + 1] == world.follows[topic[now]]
-    # A click keeps the topic, an exposure moves on; both far above chance, one in twenty.
-    assert stays[clicked].mean() == pytest.approx(0.765, abs=0.03)
-    assert stays[~clicked].mean() == pytest.approx(0.37, abs=0.03)
-    assert moves[~clicked].mean() == pytest.approx(0.24, abs=0.03)
-    assert moves[clicked].mean() == pytest.approx(0.054, abs=0.015)
-    # The planted item comes about as often as it is meant to where it still lives.
-    follows = made.items[now + 1] == following(world, made.items[now])
-    assert follows.mean() == pytest.approx(0.21, abs=0.02)
-    top = np.argsort(-np.bincount(made.items))[:10]
-    assert follows.mean() > 20 * np.isin(made.items, top).mean() / 10
-    # Vectors and features of few values tell the topic.
-    items = np.arange(0, 9_600, 7)
-    vectors = item_vectors(world, items, name="81", width=32)
-    near = vectors @ vectors.T
-    np.fill_diagonal(near, -np.inf)
-    assert (world.topic[items][near.argmax(1)] == world.topic[items]).mean() > 0.93
-    value = item_feature(world, ITEM_FEATURES[1], 51, items)
-    for one in range(world.topics):
-        mine = value[(world.topic[items] == one) & (value > 0)]
-        assert (mine == np.bincount(mine).argmax()).mean() > 0.7
-
-
-def test_events_come_in_sessions_and_a_break_forgets_the_last_item():
-    world = build_world(items=9_600, cold=0, seed=5)
-    made = simulate(world, block=0, users=3_000)
-    inner = np.ones(len(made.items), dtype=bool)
-    inner[np.cumsum(made.lengths) - 1] = False
-    now = np.flatnonzero(inner)
-    gap = made.times[now + 1] - made.times[now]
-    assert gap.min() == 0
-    broken = gap > 1_800
-    assert broken.mean() == pytest.approx(1 / 8, abs=0.01)
-    assert 20 < np.median(gap[~broken]) < 90 and (gap[broken] > 7_200).mean() > 0.9
-    follows = made.items[now + 1] == following(world, made.items[now])
-    assert follows[~broken].mean() > 20 * follows[broken].mean()
-    topic = world.topic[made.items]
-    stays = topic[now + 1] == topic[now]
-    assert stays[~broken].mean() > 1.2 * stays[broken].mean()
 
 
 def test_the_same_options_give_the_same_files(tmp_path: Path):

@@ -173,6 +173,17 @@ def test_the_order_of_the_files_draws_nobody():
     assert first == numbers_tested(again)
 
 
+@pytest.mark.parametrize(("users", "expected"), [(40, 9), (300, 50), (3000, 60)])
+def test_more_than_a_handful_validates(users: int, expected: int):
+    split = last_click_split(dataset(users=users))
+    assert split.info["validation"] == expected
+    assert split.info["training_users"] == users - expected - split.info["held_out"]
+    others, _ = drawn_by_torch(users, 2025, 0.1)
+    numbers = dataset(users=users).users.column("reid").to_pylist()
+    chosen = {place + 1 for place in others[:expected]}
+    assert {numbers[user] for user in split.validation.users} <= chosen
+
+
 def test_published_slices_of_the_input():
     lengths = [1, 2, 21, 22, 51, 52, 81, 82, 101]
     users = 40 * len(lengths)
