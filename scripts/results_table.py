@@ -3,9 +3,10 @@
     python scripts/results_table.py
 
 Reads the tables that `scripts/results.py` wrote into docs/results, so the pages stay the record.
-Runs that differ in their seed alone become one row: mean and standard deviation of the results,
-mean of the minutes and of the share certified, most of the memory; other columns are listed where
-they differ. Best first within each data set and order of events.
+Runs that differ in their seed alone become one row: mean and standard deviation of the results as
+the page has them, which knows all digits, mean of the minutes and of the share certified, most of
+the memory; other columns are listed where they differ. Best first within each data set and order of
+events.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Method:
     name: str
     order: str
     runs: list[dict[str, str]]
+    seeds: dict[str, str]  # its row of the page's table over seeds
 
     def mean(self, column: str) -> float:
         """Mean of a column over the seeds."""
@@ -90,11 +92,7 @@ class Method:
 
     def spread(self, column: str) -> str:
         """Mean of a result, with the standard deviation where there are several seeds."""
-        mean = number(self.mean(column))
-        if len(self.runs) == 1:
-            return mean
-        deviation = statistics.stdev(value(run[column]) for run in self.runs)
-        return f"{mean} ({number(deviation)})"
+        return number(self.mean(column)) if len(self.runs) == 1 else self.seeds[column]
 
 
 def value(cell: str) -> float:
@@ -109,20 +107,30 @@ def mebibytes(cell: str) -> float:
 
 def read_page(path: Path) -> list[dict[str, str]]:
     """The rows of a page's main table by column; none where the page has no such table."""
+    rows = first_table(path.read_text())
+    return rows if rows and list(rows[0])[:3] == ["method", "order", "seed"] else []
+
+
+def read_seeds(path: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """The rows of a page's table over seeds, by method and order."""
+    rows = first_table(path.read_text().partition("\n## Over seeds")[2].partition("\n## ")[0])
+    return {(row["method"], row["order"]): row for row in rows}
+
+
+def first_table(text: str) -> list[dict[str, str]]:
+    """The rows of the first table of a text, by column."""
     rows: list[dict[str, str]] = []
     head: list[str] = []
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         if not line.startswith("| "):
             if rows:
                 break
             continue
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not head:
-            if cells[:3] != ["method", "order", "seed"]:
-                return []
-            head = cells
-        else:
+        if head:
             rows.append(dict(zip(head, cells, strict=True)))
+        else:
+            head = cells
     return rows
 
 
@@ -133,12 +141,14 @@ def methods(pages: list[Path]) -> list[Method]:
         dataset = next((name for name in DATASETS if path.stem.startswith(name)), None)
         if dataset is None:
             continue
+        seeds = read_seeds(path)
         for row in read_page(path):
             name = row["method"].rpartition("-seed")[0] or row["method"]
             page = "" if name == "popularity" else path.stem
             key = (dataset, page, name, row["order"])
             if key not in found:
-                found[key] = Method(dataset, path.stem, name, row["order"], [row])
+                over = seeds.get((name, row["order"]), {})
+                found[key] = Method(dataset, path.stem, name, row["order"], [row], over)
             elif name != "popularity":
                 found[key].runs.append(row)
     return list(found.values())

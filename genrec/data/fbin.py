@@ -21,12 +21,15 @@ def write_fbin(path: str | os.PathLike[str], vectors: np.ndarray) -> None:
     """Write vectors `[n, d]` as float32.
 
     Raises:
-        DataError: if they are not a matrix of finite numbers.
+        DataError: if they are not a matrix of finite real numbers.
         ArtefactError: if the file cannot be written.
     """
     vectors = np.asarray(vectors)
-    if vectors.ndim != 2:
-        raise DataError(f"{path}: vectors of shape {vectors.shape}; expected [n, d]")
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path}: vectors of shape {vectors.shape} and type {vectors.dtype}; expected real "
+            "numbers [n, d]"
+        )
     _write(path, vectors, "<f4")
 
 
@@ -34,7 +37,7 @@ def read_fbin(path: str | os.PathLike[str]) -> np.ndarray:
     """Vectors float32 `[n, d]`, memory-mapped.
 
     Raises:
-        DataError: if the file is missing, or its size is not what it says.
+        DataError: if the file is missing, cannot be read, or its size is not what it says.
     """
     return _read(path, "<f4")
 
@@ -60,7 +63,7 @@ def read_u64bin(path: str | os.PathLike[str]) -> np.ndarray:
     """Ids uint64 `[n, k]`, memory-mapped.
 
     Raises:
-        DataError: if the file is missing, or its size is not what it says.
+        DataError: if the file is missing, cannot be read, or its size is not what it says.
     """
     return _read(path, "<u8")
 
@@ -84,6 +87,8 @@ def _read(path: str | os.PathLike[str], kind: str) -> np.ndarray:
         shape = np.fromfile(path, dtype="<u4", count=2).astype(np.int64)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a file") from error
     expected = 8 + int(shape.prod()) * np.dtype(kind).itemsize if len(shape) == 2 else 8
     if len(shape) != 2 or size != expected:
         told = f" for {shape[0]} x {shape[1]}" if len(shape) == 2 else ""

@@ -48,8 +48,8 @@ def pool_search(
         block_items: vectors at once.
 
     Returns:
-        Rows of the pool int64 `[B, k]`, -1 where no more are left, and scores float32 `[B, k]`,
-        -inf there.
+        Rows of the pool int64 `[B, k]`, -1 where no more are left (of an empty pool, all), and
+        scores float32 `[B, k]`, -inf there.
 
     Memory: about `6 * block_users * block_items` bytes whatever P is: about 12 MB by default.
 
@@ -74,6 +74,10 @@ def pool_search(
     ties = torch.as_tensor(default_tie_order(size) if tie_order is None else tie_order).to(device)
     if ties.shape != (size,):
         raise ConfigError(f"pool search: tie order {tuple(ties.shape)}: expected [{size}]")
+    if size == 0:
+        shape = (len(queries), k)
+        nothing = torch.full(shape, -torch.inf, device=device)
+        return torch.full(shape, -1, dtype=torch.int64, device=device), nothing
     by_tie = items_by_tie(ties)
     if exclude is not None:
         exclude = excluded_items(exclude, len(queries), size, device)

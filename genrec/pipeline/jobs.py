@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from genrec.processes import processes
 from genrec.training import TrainingConfig
 
 Known = tuple[dict[str, str], dict[str, int | None]]
+# What ends a run of a sweep and no other: bad input, and a model too large for the machine.
+FAILURES = (GenrecError, torch.OutOfMemoryError, MemoryError)
 
 
 def train_all(
@@ -54,7 +57,7 @@ def train_all(
         for name, options in runs.items():
             try:
                 _train(stages, name, options, split, progress)
-            except GenrecError as error:
+            except FAILURES as error:
                 if processes().num_processes > 1:
                     raise
                 _note_failure(stages, name, error, failed)
@@ -76,7 +79,7 @@ def train_all(
         for done in as_completed(begun):
             try:
                 key, made, worked = done.result()
-            except GenrecError as error:
+            except (*FAILURES, BrokenProcessPool) as error:
                 _note_failure(stages, begun[done], error, failed)
                 continue
             name = f"runs/{begun[done]}"
@@ -89,10 +92,20 @@ def train_all(
 
 
 def _note_failure(
-    stages: Stages, name: str, error: GenrecError, failed: dict[str, GenrecError]
+    stages: Stages, name: str, error: Exception, failed: dict[str, GenrecError]
 ) -> None:
-    failed[name] = error
-    stages.console.print(f"[red]{escape(f'runs/{name}')}: failed: {escape(str(error))}[/red]")
+    if isinstance(error, GenrecError):
+        failed[name] = error
+    elif isinstance(error, BrokenProcessPool):
+        failed[name] = GenrecError(
+            "a job was ended from outside, mostly for want of memory, and all others with it; run "
+            "the recipe again with fewer jobs"
+        )
+    else:
+        said = str(error).partition("\n")[0]
+        failed[name] = GenrecError(f"out of memory ({said}); a smaller batch or model may fit")
+    text = f"{escape(f'runs/{name}')}: failed: {escape(str(failed[name]))}"
+    stages.console.print(f"[red]{text}[/red]")
 
 
 def usable_cores() -> int:

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from genrec.artefacts import check_place, replacing
-from genrec.data import Catalog, Dataset, Histories, batch
-from genrec.data.columns import as_table, require_columns
-from genrec.data.events import read_events
+from genrec.data import Catalog, batch
+from genrec.data.columns import as_table
 from genrec.data.sources.readers import read_table
 from genrec.data.sources.tables import OPTIONS, rename_columns
 from genrec.data.splits import parse_moment
 from genrec.errors import ConfigError, DataError
-from genrec.evaluation import ModelRanker, history_matrix
+from genrec.evaluation import ModelRanker, PopularityRanker, history_matrix
 from genrec.pipeline.asked import asked_users, folder_of_histories
+from genrec.pipeline.given_histories import folder_histories, known_histories
 from genrec.pipeline.lists import ItemList, Lists
 from genrec.pipeline.notes import note, note_missing_titles, plural
 from genrec.pipeline.runs import Run
@@ -30,7 +30,6 @@ from genrec.pipeline.settings import choose_device, names
 from genrec.processes import processes, summed
 
 WRITERS = (".csv", ".parquet", ".jsonl")
-USED = ("user_id", "item_id", "timestamp", "position", "action")
 
 
 def recommend(
@@ -73,7 +72,8 @@ def recommend(
         users: users of the dataset, by id, likewise.
         histories: a table (csv, jsonl or parquet, also .gz) with `user_id` and `item_id`, in time
             order or with a `timestamp` to sort by, and perhaps an `action`; or a dataset folder,
-            whose `users.parquet` is the table of its users.
+            whose `users.parquet` is the table of its users. Users of the folder of whom no event of
+            a known item is there get the most popular items of training, last in the result.
         user_column: of that table: who.
         item_column: of that table: what.
         time_column: of that table: when; `timestamp` if there is such a column.
@@ -107,7 +107,7 @@ def recommend(
     Returns:
         One row per user and place: `user_id`, `rank`, `item_id`, `title`, `score` (sum of
         log-probabilities; with a dense head a logit, which compares the items of one list and
-        nothing else), `certified`.
+        nothing else; of popular items, how often training has them), `certified`.
 
     Raises:
         ConfigError: unless exactly one of items, users and histories is given, for a list per
@@ -139,12 +139,13 @@ def recommend(
     if out and check_place(out).suffix not in WRITERS:
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(WRITERS)}")
     asked_at = None if request_time is None else _moment(request_time)
+    folder = histories if histories is not None and Path(histories).is_dir() else None
     histories, user_table = folder_of_histories(histories, user_table)
     # Launched as several processes, each searches for its batches; the first one alone writes.
     team = processes()
     place_of_model = choose_device(device)
     opened = Run.open(run, dataset=dataset, vocabulary=vocabulary)
-    data, _ = opened.data
+    data, parts = opened.data
     if users is not None:
         flat, asked = data.histories, names(users)
         rows = flat.index(asked)
@@ -156,6 +157,13 @@ def recommend(
             )
         start, end = flat.offsets[rows], flat.offsets[rows + 1]
         shown = asked
+    elif folder is not None and (Path(folder) / "items.parquet").is_file():
+        flat = folder_histories(folder, data)
+        start, end = flat.offsets[:-1], flat.offsets[1:]
+        # Those of whom nothing is known come last, and are answered apart.
+        order = np.argsort(start == end, kind="stable")
+        start, end = start[order], end[order]
+        shown = [str(user) for user in flat.user_ids.take(pa.array(order)).to_pylist()]
     else:
         if items is not None:
             asked = names(items)
@@ -172,6 +180,11 @@ def recommend(
         start, end = flat.offsets[:-1], flat.offsets[1:]
         shown = [str(user) for user in flat.user_ids.to_pylist()]
 
+    answered = int((end > start).sum())
+    if answered == 0:
+        raise DataError(
+            f"{folder}: no history has an item that {data.name} knows; is it of other items?"
+        )
     lists = Lists(
         data.catalog,
         shown,
@@ -197,7 +210,7 @@ def recommend(
     told = asked_users(
         model,
         data,
-        shown,
+        shown[:answered],
         table=user_table,
         action=request_action,
         action_column=request_action_column,
@@ -210,8 +223,8 @@ def recommend(
     scores = np.zeros((len(shown), k), dtype=np.float32)
     certified = np.zeros(len(shown), dtype=bool)
     step = batch_size * team.num_processes
-    for first in range(batch_size * team.process_index, len(shown), step):
-        part = slice(first, first + batch_size)
+    for first in range(batch_size * team.process_index, answered, step):
+        part = slice(first, min(first + batch_size, answered))
         inputs = batch(
             flat,
             start[part],
@@ -230,6 +243,24 @@ def recommend(
         items_found[part] = found.items.cpu().numpy() + 1  # 0 is a place without an item
         scores[part] = found.scores.cpu().numpy()
         certified[part] = found.certified.cpu().numpy()
+    if answered < len(shown):
+        if team.is_main_process:
+            part = slice(answered, len(shown))
+            counts = parts.train_counts(data.histories, len(data.catalog))
+            popular = PopularityRanker(counts, model.tables.tie_order.cpu().numpy())
+            found = popular.search(
+                {"items": torch.zeros(len(shown) - answered, 1, dtype=torch.int64)},
+                k=k,
+                exclude=lists.exclude(part, None),
+                filter=lists.filter(popular.filters_for, part),
+            )
+            items_found[part], scores[part] = found.items.numpy() + 1, found.scores.numpy()
+            certified[part] = True
+        note(
+            f"{plural(len(shown) - answered, 'user')} of whom no event of a known item is there: "
+            "answered by popularity",
+            "yellow",
+        )
     items_found, scores, certified = summed(items_found) - 1, summed(scores), summed(certified)
     result = _frame(items_found, scores, certified, shown, data.catalog, title_column)
     _note_short((items_found >= 0).sum(1), k, shown)
@@ -271,50 +302,6 @@ def _check_known(items: list[str], catalog: Catalog) -> None:
     if items and (catalog.index(items) < 0).all():
         some = str(catalog.item_ids[0].as_py())
         raise DataError(f"recommend: unknown item {items[0]!r}; ids look like {some!r}")
-
-
-def known_histories(table: pa.Table, place: str, data: Dataset) -> Histories:
-    """Histories of the known items in time order; unknown items are reported and skipped.
-
-    Raises:
-        DataError: naming file and column of what is missing, or if no item is known.
-    """
-    require_columns(table, ["user_id", "item_id"], place)
-    catalog = data.catalog
-    table = table.select([c for c in USED if c in table.column_names])
-    if not {"timestamp", "position"} & set(table.column_names):
-        table = table.append_column("position", pa.array(np.arange(len(table))))
-    ids = pc.unique(table["item_id"])
-    strange = ids.filter(pa.array(catalog.index(ids) < 0))
-    lost = int(pc.sum(pc.is_in(table["item_id"], value_set=strange)).as_py() or 0)
-    if 0 < lost < len(table):
-        some = ", ".join(map(str, strange[:5].to_pylist()))
-        note(
-            f"skipped {plural(lost, 'event')} with items that the catalog does not know: {some}",
-            "yellow",
-        )
-    found = read_events(table, catalog, name=place, drop_unknown=True).histories
-    gone = pc.count_distinct(table["user_id"]).as_py() - len(found)
-    if gone:
-        note(f"skipped {plural(gone, 'user')} without a known item", "yellow")
-    return _with_codes_of(data.histories, found)
-
-
-def _with_codes_of(trained: Histories, found: Histories) -> Histories:
-    """The same events with the action codes the model was trained with; 0 for actions unknown."""
-    actions = None
-    if trained.actions is not None:
-        code = {str(name): number for number, name in enumerate(trained.action_names, start=1)}
-        codes = np.array([0, *(code.get(str(name), 0) for name in found.action_names)])
-        actions = np.zeros(found.num_events) if found.actions is None else codes[found.actions]
-    return Histories(
-        found.offsets,
-        found.items,
-        found.timestamps,
-        actions,
-        found.user_ids,
-        trained.action_names,
-    )
 
 
 def _frame(

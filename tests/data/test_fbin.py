@@ -38,10 +38,13 @@ def test_empty_files(tmp_path: Path):
 
 
 def test_what_cannot_be_written(tmp_path: Path):
-    with pytest.raises(DataError, match=r"expected \[n, d\]"):
+    with pytest.raises(DataError, match=r"real numbers \[n, d\]"):
         write_fbin(tmp_path / "a", np.zeros(3))
     with pytest.raises(DataError, match="vector 1 holds NaN"):
         write_fbin(tmp_path / "a", np.array([[0.0], [np.nan]]))
+    for strange in (np.array([["a"]]), np.array([[1 + 2j]]), np.array([[True]])):
+        with pytest.raises(DataError, match="expected real numbers"):
+            write_fbin(tmp_path / "a", strange)
     for ids in (np.array([-1]), np.array([0.5]), np.zeros((1, 1, 1), dtype=int)):
         with pytest.raises(DataError, match="whole numbers from 0 on"):
             write_u64bin(tmp_path / "a", ids)
@@ -55,5 +58,8 @@ def test_damaged_files(tmp_path: Path):
         (tmp_path / "a").write_bytes(data)
         with pytest.raises(DataError, match=r"a: has [\d,]+ bytes, expected"):
             read_fbin(tmp_path / "a")
+    for read in (read_fbin, read_u64bin):
+        with pytest.raises(DataError, match=r"cannot be read .*; expected a file"):
+            read(tmp_path)
     with pytest.raises(DataError, match="no such file"):
         read_u64bin(tmp_path / "b")

@@ -146,3 +146,9 @@ def test_faiss_options(clustered):
 def test_recall_of_lists():
     exact = torch.tensor([[1, 2, 3], [4, -1, -1]])
     assert list_recall(torch.tensor([[3, 9, 1, 8], [5, 4, -1, 2]]), exact) == pytest.approx(3 / 4)
+
+
+def test_an_empty_pool_has_nothing():
+    items, scores = pool_search(torch.ones(3, 2), torch.zeros(0, 2), k=4)
+    assert items.shape == scores.shape == (3, 4)
+    assert (items == -1).all() and (scores == -torch.inf).all()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from genrec.data import Dataset, batch
+from genrec.data import Dataset, batch, write_dataset
 from genrec.data.sources import prepare
 from genrec.data.tencentgr import generate_tencentgr
-from genrec.data.tencentgr.submission import read_result, write_result
+from genrec.data.tencentgr.submission import read_result, users_asked, write_result
 from genrec.decoding import Filter
 from genrec.errors import ConfigError, DataError
 from genrec.models import Recommender
@@ -138,6 +140,69 @@ def test_a_submission_from_the_contests_histories(contest: Path, tmp_path: Path,
     asked = json.loads((contest / "files" / "eval" / "user_action_type.json").read_text())
     assert sorted(users) == sorted(asked) and items.shape == (30, 10)
     assert np.isin(items, pq.read_table(pool).column("item_id").to_numpy()).all()
+
+
+def test_every_user_asked_about_is_answered(
+    contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    files = tmp_path / "files"
+    shutil.copytree(contest / "files", files)
+    place = files / "eval" / "predict_seq.jsonl"
+    lines = [json.loads(text) for text in place.read_text().splitlines()]
+    # One user has a profile only, of another nobody has seen the items.
+    lines[3] = [record for record in lines[3] if record[2] is not None]
+    for record in lines[5]:
+        if record[2] is None:
+            record[1] = 99_000_000_001
+    texts = [json.dumps(line) + "\n" for line in lines]
+    place.write_text("".join(texts))
+    ends = np.cumsum([0, *(len(text.encode()) for text in texts)]).tolist()
+    (files / "eval" / "predict_seq_offsets.pkl").write_bytes(pickle.dumps(ends[:-1]))
+    with pytest.warns(UserWarning, match="asked: 1 of 30 users asked about have no event"):
+        prepare(
+            "tencentgr", tmp_path / "asked", files, histories="predict", vectors=[], progress=False
+        )  # fmt: skip
+    everyone = users_asked(tmp_path / "asked")
+    assert sorted(everyone) == sorted(users_asked(contest / "asked")) and len(everyone) == 30
+    pool = contest / "dataset" / "candidates.parquet"
+    options: dict[str, Any] = {"allow": str(pool), "k": 10, "batch_size": 7}
+    capsys.readouterr()
+    found = recommend(str(contest / "run"), histories=str(tmp_path / "asked"), **options)
+    said = capsys.readouterr().err
+    assert "2 users of whom no event of a known item is there: answered by popularity" in said
+    lists = lists_of(found)
+    before = lists_of(recommend(str(contest / "run"), histories=str(contest / "asked"), **options))
+    strangers = {user for user in lists if lists[user] != before[user]}
+    assert len(lists) == 30 and len(strangers) == 2
+    assert set(found["user_id"].unique()[-2:]) == strangers
+    run = Run.open(contest / "run")
+    data, split = run.data
+    counts = split.train_counts(data.histories, len(data.catalog))
+    ties = run.model.tables.tie_order.numpy()
+    inside = data.catalog.index(pq.read_table(pool).column("item_id"))
+    popular = sorted(inside.tolist(), key=lambda item: (-counts[item], ties[item]))[:10]
+    for user in strangers:
+        assert lists[user] == data.catalog.item_ids.take(pa.array(popular)).to_pylist()
+    wide = found.pivot(index="user_id", columns="rank", values="item_id")
+    write_result(tmp_path / "result.json", wide, list(wide.index), asked=everyone)
+    assert sorted(read_result(tmp_path / "result.json")[1]) == sorted(everyone)
+
+
+def test_a_folder_is_read_as_its_tables_are(contest: Path, tmp_path: Path):
+    run, asked = str(contest / "run"), contest / "asked"
+    table = recommend(
+        run,
+        histories=str(asked / "interactions.parquet"),
+        user_table=str(asked / "users.parquet"),
+        k=5,
+    )
+    folder = recommend(run, histories=str(asked), k=5)
+    assert lists_of(folder) == lists_of(table)
+    other = tmp_path / "other"
+    events = pa.table({"user_id": ["a"], "item_id": [-5], "timestamp": [1_700_000_000]})
+    write_dataset(other, pa.table({"item_id": [-5]}), events)
+    with pytest.raises(DataError, match="no history has an item that dataset knows"):
+        recommend(run, histories=str(other), k=5)
 
 
 def test_features_and_the_action_asked_for_change_the_lists(contest: Path, tmp_path: Path):

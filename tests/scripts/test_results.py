@@ -296,8 +296,8 @@ def test_pages_become_one_table(
     first, second = tmp_path / "amazon2014-beauty", tmp_path / "amazon2014-beauty-rpg"
     write(first / "runs/sid", 0.03, seed=0)
     write(first / "report/popularity", 0.01)
-    write(second / "runs/rpg-seed0", 0.04, seed=0)
-    write(second / "runs/rpg-seed1", 0.06, seed=1)
+    write(second / "runs/rpg-seed0", 0.05002, seed=0)
+    write(second / "runs/rpg-seed1", 0.05006, seed=1)  # as figures of four digits .0001 apart
     for seed, memory in enumerate((1500.0, 980.0)):
         about = {"vectors": "../../vectors/white", "peak_memory_mb": memory}
         (second / f"runs/rpg-seed{seed}/run.json").write_text(json.dumps(about))
@@ -315,8 +315,8 @@ def test_pages_become_one_table(
     beauty = [dict(zip(head, row, strict=True)) for row in rows[:3]]
     assert [row["method"] for row in beauty] == ["rpg", "sid", "popularity"]
     assert [row["seeds"] for row in beauty] == ["2", "1", ""]
-    assert beauty[0]["N@10"] == ".0500 (.0141)"
-    assert beauty[0]["masked R@10"] == ".1000 (.0283)"
+    assert beauty[0]["N@10"] == ".0500 (.0000)"
+    assert beauty[0]["masked R@10"] == ".1001 (.0001)"
     assert (beauty[0]["vectors"], beauty[0]["memory"]) == ("white", "1,500 MiB")
     assert beauty[0]["page"] == "[amazon2014-beauty-rpg](amazon2014-beauty-rpg.md)"
     assert "published" in head and "Hou et al." in beauty[0]["published"]

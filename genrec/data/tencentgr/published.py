@@ -26,17 +26,37 @@ COUNTS = {
         "candidates": 3_637_720,
     },
 }
+#: Files and rows of each table on the hub. A repackaged download may have other files, not rows.
+TABLES = {
+    "TencentGR-1M": {
+        "seq": (10, 1_001_845),
+        "user_feat": (10, 1_001_845),
+        "item_feat": (10, 4_783_154),
+        "candidate": (1, 660_000),
+        "vectors_81": (5, 4_742_961),
+    },
+}
+#: Counts of `dataset.json`, which must be equal where `prepare` made them of the hub's files.
+COUNTED = {
+    "TencentGR-1M": {
+        "events_without_action": 790_581,
+        "candidates_not_in_training": 148_971,
+        "vectors_81_null": 9_678,
+    },
+}
 #: Statistics, and how far they were rounded. The published lengths count the user's own record.
+#: Shares of actions add up to 1 and name no share of unknown ones, so these were left out or taken
+#: for exposures: either reading may agree.
 STATISTICS = {
     "TencentGR-1M": {
         "events per user": (90.06, 0.01),
-        "clicks, share of known actions": (0.0981, 0.0001),
+        "clicks, share of actions": (0.0981, 0.0001),
         "candidates not in training, share": (0.2257, 0.0002),
     },
     "TencentGR-10M": {
         "events per user": (96.29, 0.01),
-        "clicks, share of known actions": (0.0285, 0.0001),
-        "conversions, share of known actions": (0.0252, 0.0001),
+        "clicks, share of actions": (0.0285, 0.0001),
+        "conversions, share of actions": (0.0252, 0.0001),
     },
 }
 #: The reference hold-out of TencentGR-1M, which must be equal: the same users are drawn.
@@ -87,6 +107,8 @@ def compare_dataset(
     *,
     counts: Mapping[str, Mapping[str, int]] = COUNTS,
     statistics: Mapping[str, Mapping[str, tuple[float, float]]] = STATISTICS,
+    tables: Mapping[str, Mapping[str, tuple[int, int]]] = TABLES,
+    counted: Mapping[str, Mapping[str, int]] = COUNTED,
 ) -> tuple[str, list[Comparison]]:
     """What a dataset has beside what was published of it.
 
@@ -94,6 +116,8 @@ def compare_dataset(
         dataset: that `prepare tencentgr` made of the training files.
         counts: published counts of each download.
         statistics: published statistics, and how far the dataset's may be from them.
+        tables: published numbers of files and rows of each table.
+        counted: published counts among those of `dataset.json`.
 
     Returns:
         Name of the download, and the comparisons; nothing where no count is a published one.
@@ -104,11 +128,12 @@ def compare_dataset(
             exact = [Comparison(what, found[what], n) for what, n in published.items()]
             measured = _statistics(dataset)
             near = [
-                Comparison(what, measured[what], n, apart)
+                Comparison(what, _nearest(measured[what], n), n, apart)
                 for what, (n, apart) in statistics.get(name, {}).items()
                 if what in measured
             ]
-            return name, exact + near
+            read = _read(dataset, tables.get(name, {}), counted.get(name, {}))
+            return name, exact + read + near
     return "", []
 
 
@@ -156,20 +181,46 @@ def _counts(dataset: Dataset) -> dict[str, int]:
     }
 
 
-def _statistics(dataset: Dataset) -> dict[str, float]:
+def _read(
+    dataset: Dataset, tables: Mapping[str, tuple[int, int]], counted: Mapping[str, int]
+) -> list[Comparison]:
+    """What was read of each file, of those that were; files only where rows are missing."""
+    read = dataset.info.get("tencentgr", {}).get("tables", {})
+    found = []
+    for table, (files, rows) in tables.items():
+        if table in read:
+            mine = Comparison(f"rows of {table}", read[table]["rows"], rows)
+            found.append(mine)
+            if not mine.agrees:
+                found.append(Comparison(f"files of {table}", read[table]["files"], files))
+    counts = dataset.info.get("counts", {})
+    return found + [
+        Comparison(what.replace("_", " "), counts[what], count)
+        for what, count in counted.items()
+        if what in counts
+    ]
+
+
+def _statistics(dataset: Dataset) -> dict[str, tuple[float, ...]]:
+    """Each statistic, in all readings that what was published may have."""
     of, table = dataset.histories, dataset.catalog.table
-    found = {"events per user": of.num_events / max(1, len(of))}
+    found: dict[str, tuple[float, ...]] = {"events per user": (of.num_events / max(1, len(of)),)}
     pool = np.asarray(table.column("retrieval_id")) >= 0
     if pool.any():
         cold = (np.asarray(table.column("reid")) == 0) & pool
-        found["candidates not in training, share"] = float(cold.sum() / pool.sum())
+        found["candidates not in training, share"] = (float(cold.sum() / pool.sum()),)
     if of.actions is not None:
         counts = np.bincount(of.actions, minlength=1 + len(of.action_names))[1:]
         for action, what in ((1, "clicks"), (2, "conversions")):
             if action in of.action_names:
-                share = counts[of.action_names.index(action)] / counts.sum()
-                found[f"{what}, share of known actions"] = float(share)
+                count = int(counts[of.action_names.index(action)])
+                readings = (count / int(counts.sum()), count / of.num_events)
+                found[f"{what}, share of actions"] = readings
     return found
+
+
+def _nearest(readings: tuple[float, ...], published: float) -> float:
+    return readings[int(np.argmin(np.abs(np.array(readings) - published)))]
 
 
 def _number(value: float) -> str:

@@ -67,7 +67,7 @@ def test_statistics_must_be_near(ads: Dataset):
     pool = [row["reid"] for row in rows if row["retrieval_id"] >= 0]
     measured = {
         "events per user": len(actions) / len(of),
-        "clicks, share of known actions": clicks,
+        "clicks, share of actions": clicks,
         "candidates not in training, share": pool.count(0) / len(pool),
     }
     for shift, agrees in ((0.0, True), (0.004, True), (0.006, False), (-0.006, False)):
@@ -77,6 +77,21 @@ def test_statistics_must_be_near(ads: Dataset):
             statistics={"mine": {what: (n + shift, 0.005) for what, n in measured.items()}},
         )
         assert [one.agrees for one in found] == [True, *[agrees] * 3]
+
+
+def test_actions_that_are_not_known_may_have_been_taken_for_exposures(ads: Dataset):
+    of = ads.histories
+    assert of.actions is not None and (of.actions == 0).any()
+    clicks = int((of.actions == 1 + of.action_names.index(1)).sum())
+    shares = (clicks / int((of.actions > 0).sum()), clicks / len(of.actions))
+    assert shares[0] > shares[1]
+    for share, agrees in ((shares[0], True), (shares[1], True), (shares[0] + 1e-3, False)):
+        _, found = compare_dataset(
+            ads,
+            counts={"mine": {"users": 600}},
+            statistics={"mine": {"clicks, share of actions": (share, 1e-9)}},
+        )
+        assert found[1].agrees is agrees
 
 
 def test_users_without_events_count_as_users(ads: Dataset):
@@ -121,7 +136,7 @@ def test_prepare_says_what_differs(
     tmp_path: Path, huggingface: Path, ads: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
     counts = facts(ads)
-    defaults = dict(zip(compare_dataset.__kwdefaults__, [{}, {}], strict=True))
+    defaults = {key: {} for key in compare_dataset.__kwdefaults__}
     monkeypatch.setattr(
         published.compare_dataset, "__kwdefaults__", defaults | {"counts": {"mine": counts}}
     )
