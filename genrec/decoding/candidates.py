@@ -1,7 +1,7 @@
 """The scores of all children that the beams of a level may be extended to, on the CPU.
 
-Where all children exist, a child is a code. Where many do, a table says which, and all codes are
-scored. Elsewhere only the children are, padded to the largest family.
+Where all children exist, a child is a code. Where many do, bits or a table say which, and all codes
+are scored. Elsewhere only the children are, padded to the largest family.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.expansion import Expansion
+from genrec.decoding.levels import unpacked
 from genrec.decoding.trie import PrefixTrie
 
 _NEGLIGIBLE = -80.0  # exp of less is denormal, which is slow, and adds nothing to a sum near 1
@@ -65,6 +66,10 @@ class Candidates(ABC):
         """
 
     @abstractmethod
+    def codes(self, cells: np.ndarray, child: np.ndarray) -> np.ndarray:
+        """The codes, int64, of candidates that are children; what `find` got and gave."""
+
+    @abstractmethod
     def exists(self, cells: np.ndarray, beam: np.ndarray, child: np.ndarray) -> np.ndarray:
         """Whether candidates are children, bool; what `find` got and gave."""
 
@@ -107,8 +112,11 @@ def candidates_of(given: Expansion) -> Candidates:
     """The cheapest way to score a level."""
     trie, level = given.trie, given.level
     size = trie.codebook_sizes[level]
-    if trie.live is None and trie.num_nodes[level + 1] == trie.num_nodes[level] * size:
-        return _AllCodes(given, None)
+    if trie.live is None:
+        if trie.num_nodes[level + 1] == trie.num_nodes[level] * size:
+            return _AllCodes(given, None)
+        if trie.level(level).dense:
+            return _AllBits(given)
     table = _child_table(trie, level)
     return _Children(given) if table is None else _AllCodes(given, table)
 
@@ -124,6 +132,14 @@ class _AllCodes(Candidates):
     def __init__(self, given: Expansion, table: Tensor | None) -> None:
         super().__init__(given, given.trie.codebook_sizes[given.level])
         self.table = table
+        self.some = table is not None
+
+    def absent(self, nodes: np.ndarray) -> np.ndarray:
+        """Whether each code of nodes ``[n]`` leads nowhere, int8 ``[n, branch]``; if any may."""
+        assert self.table is not None
+        rows = self.table.index_select(0, torch.from_numpy(nodes))
+        found: np.ndarray = rows.numpy() == _absent(rows)  # torch's takes twenty times as long
+        return found.view(np.int8)
 
     def scored(self, part: slice) -> tuple[Tensor, np.ndarray]:
         """See `Candidates`."""
@@ -132,11 +148,9 @@ class _AllCodes(Candidates):
         own, gone = given.logits, None
         if given.logits:
             gains = gains.log_softmax(dim=2)
-        if self.table is not None:
+        if self.some:
             nodes = self.nodes[part]
-            rows = self.table.index_select(0, torch.from_numpy(nodes.reshape(-1)))
-            absent = rows.numpy() == _absent(rows)  # torch's comparison takes twenty times as long
-            gone = torch.from_numpy(absent.view(np.int8)).float().view(gains.shape)
+            gone = torch.from_numpy(self.absent(nodes.reshape(-1))).float().view(gains.shape)
             gains = gains.add_(gone, alpha=-_FAR) if own else gains.add(gone, alpha=-_FAR)
             own = True
         if given.renormalize:
@@ -144,7 +158,7 @@ class _AllCodes(Candidates):
             mass = total.exp()
             gains = gains - total.masked_fill(total == -math.inf, 0.0)[:, :, None]
             own = True
-        elif given.logits and self.table is None:
+        elif given.logits and not self.some:
             mass = 1.0 + 0.0 * gains[:, :, 0].clamp_min(_NEGLIGIBLE)  # NaN passes
         else:
             mass = _exp(gains).sum(dim=2)
@@ -171,6 +185,39 @@ class _AllCodes(Candidates):
             there = there & (self.table.numpy().reshape(-1).take(cell) != _absent(self.table))
         return there
 
+    def codes(self, cells: np.ndarray, child: np.ndarray) -> np.ndarray:
+        """See `Candidates`."""
+        return cells % self.branch
+
+
+class _AllBits(_AllCodes):
+    """Every code of every beam; bits say which lead to a child."""
+
+    def __init__(self, given: Expansion) -> None:
+        super().__init__(given, None)
+        self.some = True
+        self.level = given.trie.level(given.level)
+
+    def absent(self, nodes: np.ndarray) -> np.ndarray:
+        """See `_AllCodes`."""
+        return unpacked(~self.level.rows.numpy().take(nodes, axis=0), self.branch).view(np.int8)
+
+    def find(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Candidates`."""
+        beam, place = self._places(cells)
+        return beam, self.level.bits.rank(place).clamp_max_(self.level.num_children - 1).numpy()
+
+    def exists(self, cells: np.ndarray, beam: np.ndarray, child: np.ndarray) -> np.ndarray:
+        """See `Candidates`."""
+        there: np.ndarray = self.alive.reshape(-1).take(beam)
+        return there & self.level.bits.contains(self._places(cells)[1]).numpy()
+
+    def _places(self, cells: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """The beams of candidates, and their places among the bits."""
+        beam = cells // self.branch
+        node = self.nodes.reshape(-1).take(beam)
+        return beam, torch.from_numpy(node * self.level.stride + (cells - beam * self.branch))
+
 
 class _Children(Candidates):
     """The children of every beam, padded to the largest family."""
@@ -183,12 +230,13 @@ class _Children(Candidates):
         branch = max(1, int(self.sizes.max(initial=1)))
         super().__init__(given, branch)
         self.live = trie.live_nodes(level + 1)
+        self.level = trie.level(level)
         self.table = _code_table(trie, level)
 
-    def codes(self, part: slice) -> Tensor:
+    def all_codes(self, part: slice) -> Tensor:
         """The codes, int64 ``[b, W, branch]``, of all candidates of some users."""
         if self.table is None:
-            return self.given.trie.node_codes(self.given.level, self.children(part))
+            return self.level.codes(self.children(part))
         nodes = self.nodes[part]
         rows = self.table[:, : self.branch].index_select(0, torch.from_numpy(nodes.reshape(-1)))
         codes = rows.view(*nodes.shape, self.branch).to(torch.int64)
@@ -210,7 +258,7 @@ class _Children(Candidates):
         missing = (sizes - torch.arange(1.0, self.branch + 1)).clamp_(-1.0, 0.0)
         if self.live is not None:
             missing = torch.minimum(missing, self.live[self.children(part)].float() - 1.0)
-        gains = log_probs.gather(2, self.codes(part)).to(torch.float32)
+        gains = log_probs.gather(2, self.all_codes(part)).to(torch.float32)
         gains.add_(missing, alpha=_FAR)
         if given.renormalize:
             gains, total = self.total(gains, missing, part)
@@ -233,6 +281,10 @@ class _Children(Candidates):
         there: np.ndarray = slot < self.sizes.reshape(-1).take(beam)
         return there if self.live is None else there & self.live.numpy().take(child)
 
+    def codes(self, cells: np.ndarray, child: np.ndarray) -> np.ndarray:
+        """See `Candidates`."""
+        return self.level.codes(torch.from_numpy(child)).numpy()
+
 
 def _exp(log_probs: Tensor) -> Tensor:
     """The exponential, of float32; numpy's takes half the time of torch's."""
@@ -245,22 +297,22 @@ def _exp(log_probs: Tensor) -> Tensor:
 def _code_table(trie: PrefixTrie, level: int) -> Tensor | None:
     """The codes of each node's children, ``[nodes, max_branch]``, padded with the last one's.
 
-    Of the type of `PrefixTrie.tokens`. Made once, where it is small and the trie stays; else None.
+    Of the type of `Level.listed`. Made once, where it is small and the trie stays; else None.
     """
     name, size = f"codes {level}", trie.max_branch[level]
     above, below = trie.num_nodes[level], trie.num_nodes[level + 1]
     if above * size > _TABLE or not trie.lasting:
         return None
     if name not in trie.derived:
-        tokens = trie.tokens[level].numpy()
-        tokens = tokens if tokens.dtype == np.uint8 else tokens.view(np.uint16)
+        tokens = trie.level(level).array()
         starts = trie.pointers[level].numpy().astype(np.int64)
         cells = np.arange(below) + np.repeat(np.arange(above) * size - starts[:-1], np.diff(starts))
         table = np.zeros(above * size, dtype=tokens.dtype)
         table[cells] = tokens
         rows = table.reshape(above, size)
         np.maximum.accumulate(rows, axis=1, out=rows)  # children stand in the order of their codes
-        trie.derived[name] = torch.from_numpy(rows.view(trie.tokens[level].numpy().dtype))
+        kept = rows if rows.dtype == np.uint8 else rows.view(np.int16)
+        trie.derived[name] = torch.from_numpy(kept)
     found: Tensor = trie.derived[name]
     return found
 
@@ -293,7 +345,8 @@ def _child_table(trie: PrefixTrie, level: int) -> Tensor | None:
         live = trie.live_nodes(level + 1)
         if live is not None:
             slots = slots.masked_fill(~live, _absent(table))
-        table[parents * size + trie.node_codes(level, nodes)] = slots
+        codes = torch.from_numpy(trie.level(level).array().astype(np.int64))
+        table[parents * size + codes] = slots
         trie.derived[name] = table.view(above, size)
     found: Tensor = trie.derived[name]
     return found

@@ -21,6 +21,7 @@ _SHARE = 2**18  # log-probabilities that are worth a thread
 # What the kernel gets for an option that is not used.
 _NO_BOOL, _NO_FLOAT = np.empty(0, dtype=bool), np.empty(0, dtype=np.float32)
 _NO_NODES = _NO_MARKS = np.empty((0, 0), dtype=np.int64)
+_NO_CODES, _NO_TIES = np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.int32)
 
 
 def compiled_step(given: Expansion) -> Step:
@@ -28,16 +29,13 @@ def compiled_step(given: Expansion) -> Step:
     trie, level, excluded = given.trie, given.level, given.excluded
     log_probs, nodes, floor = given.log_probs, given.nodes, given.floor
     batch = nodes.shape[0]
-    tokens, pointer, ties = level_arrays(trie, level)
     if log_probs.dtype != torch.float32 or log_probs.requires_grad:
         log_probs = log_probs.detach().to(torch.float32)
     inputs: tuple[Any, ...] = (
         as_array(log_probs),
         as_array(nodes),
         as_array(given.scores),
-        tokens,
-        pointer,
-        ties,
+        *level_arrays(trie, level),
         *tests_of_nodes(trie, level + 1, excluded),
         _NO_FLOAT if floor is None else as_array(floor),
         given.renormalize,
@@ -84,18 +82,23 @@ def tests_of_nodes(trie: PrefixTrie, depth: int, excluded: Exclusions) -> tuple[
 
 
 def level_arrays(trie: PrefixTrie, level: int) -> tuple[np.ndarray, ...]:
-    """Codes, pointers and tie ranks of a level, for the kernel; made once."""
+    """Codes, their bits, pointers and tie ranks of a level, for the kernels; made once.
+
+    Codes or bits: the other has no rows. Nodes that removed items left are told apart by number, so
+    there are no bits then.
+    """
     name = f"arrays {level}"
     if name not in trie.derived:
-        tokens = trie.tokens[level].numpy()
-        last = level == trie.num_levels - 1
+        found = trie.level(level)
+        bits = found.dense and trie.live is None
         trie.derived[name] = (
-            tokens if tokens.dtype == np.uint8 else tokens.view(np.uint16),
+            _NO_CODES if bits else found.array(),
+            found.rows.numpy() if bits else _NO_NODES,
             trie.pointers[level].numpy(),
-            trie.leaf_tie.numpy() if last else np.empty(0, dtype=np.int32),
+            trie.leaf_tie.numpy() if level == trie.num_levels - 1 else _NO_TIES,
         )
-    found: tuple[np.ndarray, ...] = trie.derived[name]
-    return found
+    arrays: tuple[np.ndarray, ...] = trie.derived[name]
+    return arrays
 
 
 def in_threads(work: Callable[[int, int], None], rows: int, size: int) -> None:

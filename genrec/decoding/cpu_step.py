@@ -51,7 +51,7 @@ class _Taken:
 
 def cpu_step(given: Expansion) -> Step:
     """The best children of every user's beams."""
-    trie, floor, keep = given.trie, given.floor, given.keep
+    floor, keep = given.floor, given.keep
     batch, beams = given.nodes.shape
     candidates = candidates_of(given)
     dead = None
@@ -91,8 +91,7 @@ def cpu_step(given: Expansion) -> Step:
     # a score above its parent's has a log-probability above 0
     rising = (scores > given.scores.numpy().reshape(-1).take(above)).any(axis=1)
     parent = (above - np.arange(0, batch * beams, beams)[:, None]) * alive
-    tokens = trie.tokens[given.level].numpy()
-    code = tokens.view(f"uint{8 * tokens.itemsize}").take(nodes).astype(np.int64)
+    code = candidates.codes(taken.cells.take(place), nodes)
     columns = (np.where(alive, nodes, -1), scores, parent, code)
     wide = [_wide(of, keep, fill) for of, fill in zip(columns, (-1, -np.inf, 0, 0), strict=True)]
     made = [torch.from_numpy(column) for column in wide]

@@ -74,8 +74,8 @@ def transition_tables(trie: PrefixTrie, *, dense_levels: int = 2) -> TransitionT
     number = torch.zeros(1, dtype=torch.int64, device=device)  # each node's cell in the table
     for level in range(dense_levels):
         nodes = torch.arange(trie.num_nodes[level + 1], device=device)
-        parents = trie.parents(level, nodes)
-        number = number[parents] * shape[level] + trie.node_codes(level, nodes)
+        parents = trie.level(level).parents(nodes)
+        number = number[parents] * shape[level] + trie.level(level).codes(nodes)
         mask = torch.zeros(math.prod(shape[: level + 1]), dtype=torch.bool, device=device)
         masks.append(mask.index_fill_(0, number, True).view(shape[: level + 1]))
     dense = torch.zeros(math.prod(shape), dtype=torch.int32, device=device)
@@ -86,7 +86,7 @@ def transition_tables(trie: PrefixTrie, *, dense_levels: int = 2) -> TransitionT
     rows, edges, count = [none], [torch.empty(0, 2, dtype=torch.int32, device=device)], 0
     for level in range(dense_levels, trie.num_levels):
         nodes = torch.arange(trie.num_nodes[level + 1], device=device)
-        pair = (trie.node_codes(level, nodes), nodes + offsets[level + 1])
+        pair = (trie.level(level).codes(nodes), nodes + offsets[level + 1])
         edges.append(torch.stack(pair, dim=1).to(torch.int32))
         rows.append(trie.pointers[level][:-1] + count)
         count += len(nodes)

@@ -251,15 +251,10 @@ class SidLogitsProcessor(LogitsProcessor):
     def _masked(self, level: int, nodes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of the children's tokens, -inf elsewhere; and which rows have one, bool `[R]`."""
         trie = self.trie
-        parents = nodes.clamp_min(0)
-        pointer = trie.pointers[level]
-        low = pointer[parents].to(torch.int64)[:, None]
-        slots = torch.arange(trie.max_branch[level], device=nodes.device)
-        absent = slots >= (pointer[parents + 1].to(torch.int64)[:, None] - low)
-        children = torch.where(absent, low, low + slots)  # padding repeats the first child
-        tokens = self.token_ids[level][trie.node_codes(level, children)]
+        codes, children, dead = trie.level(level).children(nodes.clamp_min(0))
+        tokens = self.token_ids[level][codes]
         values = scores.gather(1, tokens)
-        dead = nodes[:, None] < 0
+        dead = dead | (nodes[:, None] < 0)
         live = trie.live_nodes(level + 1)
         if live is not None:
             dead = dead | ~live[children]
@@ -267,7 +262,7 @@ class SidLogitsProcessor(LogitsProcessor):
             rows = children.view(len(self.filter), -1)
             dead = dead | ~self.filter.alive(level + 1, rows).view(children.shape)
         values = values.masked_fill(dead, -torch.inf)
-        # the largest of a token's: places without a child repeat the token of one
+        # the largest of a token's: places without a child may repeat the token of one
         out = torch.full_like(scores, -torch.inf).scatter_reduce_(1, tokens, values, "amax")
         return out, (values != -torch.inf).any(dim=1)
 

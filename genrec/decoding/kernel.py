@@ -1,10 +1,10 @@
 """The compiled expansion of beams: log-sum-exp, child gather and top-k in one pass per user.
 
-Needs numba (`pip install genrec[fast]`); `genrec.decoding.compiled_step` calls it. A candidate is
-looked at only if its chunk's best log-probability could still enter the beam. Candidates lie in a
-buffer; whenever it is full, those that came last are asked for filters and exclusions, all in one
-loop, so that the memory of many is waited for at once, and it is cut back to the best ``keep + 1``.
-The last of them is the threshold, and in the end the best one dropped.
+Needs numba (`pip install genrec[fast]`); `genrec.decoding.compiled_step` calls it. Of a beam
+whose best child could still enter, those that could are picked out without a branch. Candidates lie
+in a buffer; whenever it is full, those that came last are asked for filters and exclusions, all in
+one loop, so that the memory of many is waited for at once, and it is cut back to the best
+``keep + 1``. The last of them is the threshold, and in the end the best one dropped.
 
 Sums of exponentials may be reordered by the compiler; scores, thresholds and keys may not.
 """
@@ -15,14 +15,17 @@ import numpy as np
 from numba import njit
 
 from genrec.decoding.kernel_parts import (
-    CHUNK,
     DEAD,
-    chunk_max,
+    code_at,
+    codes_below,
     contains,
     exp_sum,
+    holds,
     key_score,
     largest_family,
+    mask_row,
     order,
+    pick,
     rank_key,
     row_max,
     select,
@@ -68,6 +71,7 @@ def expand_rows(
     nodes,
     scores,
     tokens,
+    bits,
     pointer,
     ties,
     live,
@@ -93,7 +97,10 @@ def expand_rows(
         log_probs: float32 ``[B, W, K]``.
         nodes: int64 ``[B, W]``, -1 where a beam is dead.
         scores: float32 ``[B, W]``.
-        tokens: uint8 or uint16, the codes of the next depth's nodes.
+        tokens: uint8 or uint16, the codes of the next depth's nodes; not read where there are
+            bits.
+        bits: int64 ``[n, w]``, the codes of each node's children as bits
+            (`genrec.decoding.levels`); no rows: ``tokens`` are read. All nodes exist then.
         pointer: int32, where each node's children start.
         ties: int32, the tie ranks of the next depth; empty: those of inner nodes.
         live: bool, which nodes of the next depth exist; empty: all.
@@ -119,7 +126,7 @@ def expand_rows(
             places = max(places, largest_family(nodes[b], pointer))
     gathered = np.empty(places, dtype=np.float32)
     exps = np.empty(places, dtype=np.float32)
-    tops = np.empty((places + CHUNK - 1) // CHUNK, dtype=np.float32)
+    picked = np.empty(places + 1, dtype=np.int64)
     room = 2 * (keep + 1) + 64
     enough = keep + 1 + (room - keep - 1) // 2
     keys = np.empty(room, dtype=np.int64)
@@ -151,6 +158,7 @@ def expand_rows(
             base = scores[b, w]
             x = log_probs[b, w]
             full = count == size and len(live) == 0
+            dense = len(bits) > 0 and not full
             # a score is ((x - high) - log_sum) + base, in this order, as the torch path rounds
             high, log_sum, mass = _f32(0.0), _f32(0.0), _f32(1.0)
             top = _f32(-np.inf)
@@ -160,7 +168,12 @@ def expand_rows(
                 high, log_sum = top, _f32(np.log(total))
                 fine = fine and not np.isnan(total)
             values = x
-            if not full:
+            if dense:
+                existing = mask_row(x, size, bits[node], exps, gathered)
+                values, count = gathered, size
+                if logits:
+                    mass = existing / total
+            elif not full:
                 existing = _f32(0.0)
                 for j in range(count):
                     code = tokens[first + j]
@@ -187,43 +200,47 @@ def expand_rows(
             s = _f32(_f32(_f32(top - high) - log_sum) + base)
             if s < cut_score or (s < least and s < below_score):
                 continue
-            tops[0] = top
-            if count > CHUNK:
-                chunk_max(values, count, tops)
-            for c in range((count + CHUNK - 1) // CHUNK):
-                s = _f32(_f32(_f32(tops[c] - high) - log_sum) + base)
+            # what scores as much, less what rounding may add or take
+            bound = max(cut_score, min(least, below_score))
+            slack = _f32(1e-6) * (abs(bound) + abs(base) + abs(log_sum) + abs(high))
+            bound = ((bound - base) + log_sum) + high - slack
+            if np.isnan(bound):
+                bound = _f32(-np.inf)
+            for i in range(pick(values, count, bound, picked)):
+                j = picked[i]
+                s = _f32(_f32(_f32(values[j] - high) - log_sum) + base)
                 if s < cut_score or (s < least and s < below_score):
                     continue
-                for j in range(c * CHUNK, min(count, (c + 1) * CHUNK)):
-                    s = _f32(_f32(_f32(values[j] - high) - log_sum) + base)
-                    if s < cut_score or (s < least and s < below_score):
+                child = first + j
+                if dense:
+                    if not holds(bits[node], j):
                         continue
-                    child = first + j
-                    tie = _i64(ties[child]) if len(ties) else child * _i64(0x9E3779B1)
-                    key = rank_key(s, tie)
-                    if key <= cut or (s < least and key <= below):
+                    child = first + codes_below(bits[node], j)
+                tie = _i64(ties[child]) if len(ties) else child * _i64(0x9E3779B1)
+                key = rank_key(s, tie)
+                if key <= cut or (s < least and key <= below):
+                    continue
+                if len(live) and not live[child]:
+                    continue
+                if s < least or counting:
+                    if not _shown(child, own, banned):
                         continue
-                    if len(live) and not live[child]:
+                    if s < least:
+                        below, below_score = key, s
+                    else:
+                        reach += 1
+                    continue
+                if n == room:
+                    if asking:
+                        n = _ask(keys, loads, asked, n, own, banned)
+                    if n > enough:
+                        cut = select(keys, loads, n, keep + 1)
+                        n, cut_score = keep + 1, key_score(cut)
+                    asked = n
+                    if key <= cut:
                         continue
-                    if s < least or counting:
-                        if not _shown(child, own, banned):
-                            continue
-                        if s < least:
-                            below, below_score = key, s
-                        else:
-                            reach += 1
-                        continue
-                    if n == room:
-                        if asking:
-                            n = _ask(keys, loads, asked, n, own, banned)
-                        if n > enough:
-                            cut = select(keys, loads, n, keep + 1)
-                            n, cut_score = keep + 1, key_score(cut)
-                        asked = n
-                        if key <= cut:
-                            continue
-                    keys[n], loads[n] = key, (_i64(w) << 32) | child
-                    n += 1
+                keys[n], loads[n] = key, (_i64(w) << 32) | child
+                n += 1
         leaked[b] = lost
         if counting:
             dropped[b] = reach
@@ -235,7 +252,12 @@ def expand_rows(
         for i in range(min(n, keep)):
             w, child = loads[i] >> 32, loads[i] & 0xFFFFFFFF
             out_nodes[b, i], out_scores[b, i] = child, key_score(keys[i])
-            out_parent[b, i], out_code[b, i] = w, tokens[child]
+            out_parent[b, i] = w
+            if len(bits):
+                node = nodes[b, w]
+                out_code[b, i] = code_at(bits[node], child - pointer[node])
+            else:
+                out_code[b, i] = tokens[child]
             fine = fine and out_scores[b, i] <= scores[b, w]
         for i in range(n, keep):
             out_nodes[b, i], out_scores[b, i] = -1, -np.inf

@@ -15,6 +15,17 @@ SUMS = {"reassoc", "contract", "nsz", "arcp"}  # neither nnan nor ninf: NaN has 
 CHUNK = 32
 DEAD = np.iinfo(np.int64).min
 _f32, _i32, _i64 = np.float32, np.int32, np.int64
+_u32, _u64 = np.uint32, np.uint64
+
+
+@njit(inline="always")
+def ones(word):
+    """The bits set in an int64."""
+    x = _u64(word)
+    x = x - ((x >> _u64(1)) & _u64(0x5555555555555555))
+    x = (x & _u64(0x3333333333333333)) + ((x >> _u64(2)) & _u64(0x3333333333333333))
+    x = (x + (x >> _u64(4))) & _u64(0x0F0F0F0F0F0F0F0F)
+    return _i64((x * _u64(0x0101010101010101)) >> _u64(56))
 
 
 @njit(inline="always", fastmath=SUMS)
@@ -65,6 +76,45 @@ def chunk_max(x, n, out):
         out[c] = m
         best = m if m > best else best
     return best
+
+
+@njit(fastmath=SUMS | {"nnan"})
+def mask_row(x, n, row, exps, out):
+    """``x[:n]`` in ``out`` where a row of bits holds the code, else -inf; ``exps`` summed there.
+
+    Loops of a length that the compiler knows: it has to see that they take many lanes at once.
+    """
+    total = _f32(0.0)
+    whole = n // CHUNK
+    for c in range(whole + 1):
+        start = c * CHUNK
+        if start == n:
+            break
+        held = _u32(row[c >> 1] >> ((c & 1) * CHUNK))
+        if c < whole:
+            for i in range(CHUNK):
+                here = (held >> _u32(i)) & _u32(1)
+                out[start + i] = x[start + i] if here else _f32(-np.inf)
+                total += exps[start + i] if here else _f32(0.0)
+        else:
+            for i in range(n - start):
+                here = (held >> _u32(i)) & _u32(1)
+                out[start + i] = x[start + i] if here else _f32(-np.inf)
+                total += exps[start + i] if here else _f32(0.0)
+    return total
+
+
+@njit
+def pick(x, n, least, out):
+    """The places in ``x[:n]`` of what is at least ``least``, in ``out``; how many there are.
+
+    No branch, so nothing waits for a wrong guess.
+    """
+    found = 0
+    for i in range(n):
+        out[found] = i
+        found += _i64(x[i] >= least)
+    return found
 
 
 @njit(fastmath=SUMS)
@@ -188,3 +238,47 @@ def contains(ordered, n, value):
         else:
             high = middle
     return low < n and ordered[low] == value
+
+
+@njit(inline="always")
+def holds(row, code):
+    """Whether a row of bits, int64, holds a code."""
+    return (row[code >> 6] >> (code & 63)) & 1 != 0
+
+
+@njit
+def codes_below(row, code):
+    """How many codes below ``code`` a row of bits holds."""
+    found = ones(row[code >> 6] & ((_i64(1) << (code & 63)) - 1))
+    for i in range(code >> 6):
+        found += ones(row[i])
+    return found
+
+
+@njit
+def code_at(row, rank):
+    """The code of which ``rank`` codes of a row of bits are below."""
+    i = 0
+    while ones(row[i]) <= rank:
+        rank -= ones(row[i])
+        i += 1
+    word, offset = _u64(row[i]), 0
+    for j in range(5, -1, -1):
+        width = 1 << j
+        low = ones((word >> _u64(offset)) & ((_u64(1) << _u64(width)) - _u64(1)))
+        if rank >= low:
+            rank -= low
+            offset += width
+    return i * 64 + offset
+
+
+@njit
+def list_codes(row, out):
+    """The codes of a row of bits, ascending, in ``out``."""
+    found = 0
+    for i in range(len(row)):
+        word = row[i]
+        while word != 0:
+            out[found] = i * 64 + ones((word & -word) - 1)
+            found += 1
+            word &= word - 1

@@ -213,7 +213,7 @@ class MutableTrie:
         first = parts["leaf_items"].numpy()[parts["item_starts"][-1].numpy()[:-1]]
         parts["tie_order"] = torch.from_numpy(ranks)
         parts["leaf_tie"] = torch.from_numpy(ranks[first].astype(np.int32))
-        return PrefixTrie(**parts)
+        return PrefixTrie.packed(parts)
 
     def _lay_out(self, trie: PrefixTrie) -> None:
         """All arrays anew."""

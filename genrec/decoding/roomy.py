@@ -59,9 +59,7 @@ class RoomyArrays:
         for depth in range(levels + 1):
             row = rows[depth]
             if depth:
-                tokens = trie.tokens[depth - 1].numpy()
-                tokens = tokens if tokens.dtype == np.uint8 else tokens.view(np.uint16)
-                self._tokens.append(spread_out(tokens, depth))
+                self._tokens.append(spread_out(trie.level(depth - 1).array(), depth))
             end = len(rows[depth + 1])
             first = np.append(targets[depth + 1], end)[bounds[depth]] if nodes[depth] else [end]
             pointer = np.empty(len(row) + 1, dtype=np.int32)

@@ -14,6 +14,7 @@ from torch import Tensor
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.decoding.bits import BitRank
 from genrec.decoding.codes import checked_sizes
+from genrec.decoding.levels import unpacked, words_of
 from genrec.decoding.mutable import TrieView
 from genrec.decoding.trie import ARRAYS, LISTS, PrefixTrie
 from genrec.errors import ArtefactError, DataError
@@ -90,7 +91,10 @@ def _assembled(config: Any, tensors: dict[str, Tensor]) -> PrefixTrie:
     levels = len(sizes)
     expected = dict.fromkeys(ARRAYS, torch.int32) | {"tie_order": torch.int64}
     for level, size in enumerate(sizes):
-        expected[f"tokens.{level}"] = torch.uint8 if size <= 256 else torch.int16
+        listed = torch.uint8 if size <= 256 else torch.int16
+        found = tensors.get(f"tokens.{level}")
+        dense = found is not None and found.dtype == torch.int64
+        expected[f"tokens.{level}"] = torch.int64 if dense else listed
         expected[f"pointers.{level}"] = torch.int32
     expected |= {f"item_starts.{depth}": torch.int32 for depth in range(levels + 1)}
     if _LIVE in tensors:
@@ -102,8 +106,6 @@ def _assembled(config: Any, tensors: dict[str, Tensor]) -> PrefixTrie:
         found = tensors[name]
         if found.dtype != dtype or found.ndim != (2 if name == _LIVE else 1):
             raise DataError(f"{name} of type {found.dtype} and shape {tuple(found.shape)}")
-    for level, size in enumerate(sizes):
-        _check_codes(f"tokens.{level}", tensors[f"tokens.{level}"], size)
     lists = {name: [tensors[f"{name}.{i}"] for i in range(levels)] for name in LISTS}
     lists["item_starts"].append(tensors[f"item_starts.{levels}"])
     arrays = {name: tensors[name] for name in ARRAYS}
@@ -112,7 +114,9 @@ def _assembled(config: Any, tensors: dict[str, Tensor]) -> PrefixTrie:
     positions, items = len(arrays["leaf_items"]), len(arrays["tie_order"])
     lengths = {"item_position": items, "item_leaf": items, "leaf_tie": nodes[-1]}
     lengths |= {f"pointers.{i}": nodes[i] + 1 for i in range(levels)}
-    lengths |= {f"tokens.{i}": nodes[i + 1] for i in range(levels)}
+    for i, (tokens, size) in enumerate(zip(lists["tokens"], sizes, strict=True)):
+        dense = tokens.dtype == torch.int64
+        lengths[f"tokens.{i}"] = nodes[i] * words_of(size) + 1 if dense else nodes[i + 1]
     for name, length in lengths.items():
         if len(tensors[name]) != length:
             raise DataError(f"{name} of length {len(tensors[name])}, expected {length}")
@@ -127,6 +131,7 @@ def _assembled(config: Any, tensors: dict[str, Tensor]) -> PrefixTrie:
     for level, pointer in enumerate(lists["pointers"]):
         _check_starts(f"pointers.{level}", pointer, nodes[level + 1])
         branch.append(int(pointer.diff().max()))
+        _check_codes(f"tokens.{level}", lists["tokens"][level], pointer, sizes[level])
     return PrefixTrie(
         codebook_sizes=sizes,
         max_branch=tuple(branch),
@@ -138,8 +143,17 @@ def _assembled(config: Any, tensors: dict[str, Tensor]) -> PrefixTrie:
     )
 
 
-def _check_codes(name: str, tokens: Tensor, size: int) -> None:
-    """Codes inside their codebook; nothing is read where the type can hold no others."""
+def _check_codes(name: str, tokens: Tensor, pointer: Tensor, size: int) -> None:
+    """Codes inside their codebook, and as many bits as children.
+
+    Nothing is read of a list whose type can hold no other codes.
+    """
+    if tokens.dtype == torch.int64:
+        bits = unpacked(tokens[:-1].view(len(pointer) - 1, -1).numpy(), 64 * words_of(size))
+        counts = bits[:, :size].sum(axis=1, dtype=np.int64)
+        if bits[:, size:].any() or int(tokens[-1]) or (counts != pointer.diff().numpy()).any():
+            raise DataError(f"{name} are not the bits of codes below {size}, one for each child")
+        return
     codes = tokens.numpy()
     codes = codes if codes.dtype == np.uint8 else codes.view(np.uint16)
     if size <= np.iinfo(codes.dtype).max and codes.max(initial=0) >= size:
@@ -156,8 +170,8 @@ def _check_starts(name: str, starts: Tensor, end: int) -> None:
 def _check_content(trie: PrefixTrie) -> None:
     """What a search relies on: sorted codes, ranges without gaps, arrays that are inverses."""
     for level in range(trie.num_levels):
-        codes = trie.node_codes(level, torch.arange(trie.num_nodes[level + 1]))
-        rises = codes.diff() > 0
+        codes = trie.level(level).array().astype(np.int32)
+        rises = torch.from_numpy(np.diff(codes) > 0)
         rises[trie.pointers[level][1:-1].to(torch.int64) - 1] = True
         if not bool(rises.all()):
             raise DataError(f"tokens.{level} are not sorted below each node")

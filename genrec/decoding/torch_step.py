@@ -20,7 +20,7 @@ def torch_step(given: Expansion) -> Step:
     nodes, scores, excluded, keep = given.nodes, given.scores, given.excluded, given.keep
     floor, renormalize, logits = given.floor, given.renormalize, given.logits
     batch, beams = nodes.shape
-    branch = trie.max_branch[level]
+    branch = trie.level(level).places
     width = beams * branch
     dead = None if excluded.empty else excluded.dead_nodes(level + 1)
     alive = nodes >= 0
@@ -70,7 +70,7 @@ def torch_step(given: Expansion) -> Step:
         nodes=chosen.masked_fill(best == DEAD, -1),
         scores=reached,
         parent=parent,
-        code=trie.node_codes(level, chosen),
+        code=trie.level(level).codes(chosen),
         dropped=torch.cat(dropped_),
         leaked=leaked,
         sound=~(rising | leaked.isnan()),
@@ -86,22 +86,18 @@ def _expand(
     alive: Tensor,
     renormalize: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All children of the beams, padded to the level's largest branch.
+    """All children of the beams, padded to the level's places.
 
     Returns:
         Rank keys ``[B, W, b]`` (dead where there is no child), children's nodes ``[B, W, b]`` and
         the probability ``[B]`` that went to codes without a child.
     """
-    pointer = trie.pointers[level]
-    low = pointer[nodes].to(torch.int64)
-    count = (pointer[nodes + 1] - low) * alive
-    slots = torch.arange(trie.max_branch[level], device=nodes.device)
-    absent = slots >= count[:, :, None]
-    children = (low[:, :, None] + slots).clamp_max_(trie.num_nodes[level + 1] - 1)
+    codes, children, absent = trie.level(level).children(nodes)
+    absent |= ~alive[:, :, None]
     live = trie.live_nodes(level + 1)
     if live is not None:
         absent |= ~live[children]
-    gains = log_probs.gather(2, trie.node_codes(level, children)).to(torch.float32)
+    gains = log_probs.gather(2, codes).to(torch.float32)
     gains.masked_fill_(absent, -torch.inf)
     if renormalize:
         total = gains.logsumexp(dim=2)
@@ -129,11 +125,12 @@ def _kill_excluded(
     Found from the excluded side: each wholly excluded node (``dead``, int64 ``[B, E]``, -1 as
     padding) looks for its parent among the beams.
     """
-    above = trie.parents(level, dead.clamp_min(0))
+    codes = trie.level(level)
+    above = codes.parents(dead.clamp_min(0))
     beams, column = nodes.masked_fill(~alive, trie.num_nodes[level]).sort(dim=1)
     place = torch.searchsorted(beams, above).clamp_max_(beams.shape[1] - 1)
     hit = (beams.gather(1, place) == above) & (dead >= 0)
-    slot = dead - trie.pointers[level][above]
+    slot = codes.columns(dead.clamp_min(0), above)
     target = (column.gather(1, place) * keys.shape[2] + slot).masked_fill(~hit, 0)
     kill = torch.full_like(target, torch.iinfo(torch.int64).max).masked_fill_(hit, DEAD)
     keys.flatten(1).scatter_reduce_(1, target, kill, "amin")

@@ -1,9 +1,9 @@
 """The set of valid semantic IDs as a prefix trie of flat tensors.
 
 Sort the tuples and number the nodes of every depth in sorted order: a child's number is then its
-position in the next level, so a level needs only the code of each of its nodes and, for each node
-above, where its children start. A node is also a contiguous range of the sorted items, which is
-what exclusions and filters need.
+position in the next level, so a level needs only the code of each of its nodes (or a bit for each
+code, see `genrec.decoding.levels`) and, for each node above, where its children start. A node is
+also a contiguous range of the sorted items, which is what exclusions and filters need.
 
 A trie never changes: adding and removing items return another one, which shares what stayed the
 same, so a search that is under way goes on undisturbed.
@@ -28,6 +28,7 @@ from genrec.decoding.codes import (
     checked_sizes,
     integer_tensor,
 )
+from genrec.decoding.levels import Level, packed
 from genrec.decoding.updates import compacted, merged, renumbered
 from genrec.errors import ConfigError, DataError
 
@@ -67,7 +68,9 @@ class PrefixTrie:
         num_nodes: nodes at each depth, ``num_levels + 1`` numbers, the first is 1.
         max_branch: largest number of children of one node, per level.
         tokens: per level, the code of every node of depth ``l + 1``; uint8, or the bits of a
-            uint16 in an int16 (torch cannot index uint16), read them with `node_codes`.
+            uint16 in an int16 (torch cannot index uint16). Where many codes exist, bits instead:
+            int64, rows of words for each node of depth ``l``, and one word more. `level` reads
+            both.
         pointers: per level, int32 ``[num_nodes[l] + 1]``.
         item_starts: per depth, int32 ``[num_nodes[d] + 1]``: node ``v`` holds the items at the
             sorted positions ``item_starts[d][v] .. item_starts[d][v + 1] - 1``.
@@ -119,6 +122,7 @@ class PrefixTrie:
         self._leaf_bags: tuple[Tensor, Tensor] | None = None
         self._bag_ties = leaf_tie
         self._live_nodes: dict[int, Tensor] = {}
+        self._levels: dict[int, Level] = {}
         self.derived: dict[str, Any] = {}  # what back ends make of it once
 
     @classmethod
@@ -145,7 +149,14 @@ class PrefixTrie:
         tie = None
         if tie_order is not None:
             tie = checked_ranks(tie_order, len(table), len(table), "tie_order")
-        return cls(**built(table, sizes, tie))
+        return cls.packed(built(table, sizes, tie))
+
+    @classmethod
+    def packed(cls, parts: dict[str, Any]) -> PrefixTrie:
+        """The trie of these arguments, whose dense levels become bits."""
+        levels = zip(parts["tokens"], parts["pointers"], parts["codebook_sizes"], strict=True)
+        tokens = [packed(codes.numpy(), pointer.numpy(), size) for codes, pointer, size in levels]
+        return cls(**{**parts, "tokens": tokens})
 
     def add(
         self,
@@ -167,7 +178,7 @@ class PrefixTrie:
             DataError: naming row and level, for malformed codes or ranks.
         """
         base = self if self.live is None else PrefixTrie(**compacted(self.to("cpu")))
-        return PrefixTrie(**merged(base.to("cpu"), codes, tie_ranks)).to(self.device)
+        return PrefixTrie.packed(merged(base.to("cpu"), codes, tie_ranks)).to(self.device)
 
     def remove(self, items: Tensor | np.ndarray | Sequence[int]) -> PrefixTrie:
         """The trie without some items, which are marked in a bit set; nodes and order stay.
@@ -212,7 +223,7 @@ class PrefixTrie:
         """
         if self.live is None or self.num_live == 0:
             return self
-        return PrefixTrie(**compacted(self.to("cpu"))).to(self.device)
+        return PrefixTrie.packed(compacted(self.to("cpu"))).to(self.device)
 
     def renumber(self, items: Tensor | np.ndarray | Sequence[int]) -> PrefixTrie:
         """The trie with other item numbers; removed items and their numbers are gone.
@@ -294,11 +305,23 @@ class PrefixTrie:
         """The arguments that make this trie again."""
         return {name: getattr(self, name) for name in (*ARRAYS, *LISTS, "live", *PLAIN)}
 
-    def node_codes(self, level: int, nodes: Tensor) -> Tensor:
-        """The codes, int64, of nodes of depth ``level + 1``; any shape."""
-        tokens = self.tokens[level].index_select(0, nodes.reshape(-1)).view(nodes.shape)
-        codes = tokens.to(torch.int64)
-        return codes if tokens.dtype == torch.uint8 else codes & 0xFFFF
+    def level(self, level: int) -> Level:
+        """The codes of a level and what they lead to.
+
+        Raises:
+            DataError: for a level that is none.
+        """
+        if not 0 <= level < self.num_levels:
+            raise DataError(f"level {level}: expected 0 to {self.num_levels - 1}")
+        if level not in self._levels:
+            self._levels[level] = Level(
+                self.tokens[level],
+                self.pointers[level],
+                self.codebook_sizes[level],
+                self.max_branch[level],
+                self.num_nodes[level + 1],
+            )
+        return self._levels[level]
 
     def descend(self, level: int, nodes: Tensor, codes: Tensor) -> Tensor:
         """Children of ``nodes`` (depth ``level``) along ``codes``; -1 where there is none.
@@ -311,29 +334,7 @@ class PrefixTrie:
         Raises:
             DataError: for a level that is none.
         """
-        if not 0 <= level < self.num_levels:
-            raise DataError(f"level {level}: expected 0 to {self.num_levels - 1}")
-        low, end = self.lower_bound(level, nodes.clamp_min(0), codes)
-        last = self.num_nodes[level + 1] - 1
-        found = (low < end) & (self.node_codes(level, low.clamp_max(last)) == codes) & (nodes >= 0)
-        return torch.where(found, low, -1)
-
-    def lower_bound(self, level: int, nodes: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """First child of each node (depth ``level``) whose code is not below, and the last's end.
-
-        Returns:
-            Nodes of depth ``level + 1``, int64, of the shape of ``nodes``. The first equals the
-            second where all children's codes are below.
-        """
-        pointer = self.pointers[level]
-        low, end = pointer[nodes].to(torch.int64), pointer[nodes + 1].to(torch.int64)
-        high = end
-        last = self.num_nodes[level + 1] - 1
-        for _ in range(self.max_branch[level].bit_length()):
-            middle = (low + high) // 2
-            right = (low < high) & (self.node_codes(level, middle.clamp_max(last)) < codes)
-            low, high = torch.where(right, middle + 1, low), torch.where(right, high, middle)
-        return low, end
+        return self.level(level).descend(nodes, codes)
 
     def lookup(self, codes: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
         """Leaf numbers, int64 ``[...]``, of ``codes`` ``[..., L]``; -1 for tuples of no item.
@@ -376,14 +377,9 @@ class PrefixTrie:
         """
         columns, nodes = [], checked_numbers(leaves, "leaf", self.num_leaves, self.device)
         for level in reversed(range(self.num_levels)):
-            columns.append(self.node_codes(level, nodes))
-            nodes = self.parents(level, nodes)
+            columns.append(self.level(level).codes(nodes))
+            nodes = self.level(level).parents(nodes)
         return torch.stack(columns[::-1], dim=-1)
-
-    def parents(self, level: int, nodes: Tensor) -> Tensor:
-        """Parents, int64, at depth ``level``, of nodes of depth ``level + 1``."""
-        pointer = self.pointers[level]
-        return torch.searchsorted(pointer, nodes.to(pointer.dtype), right=True) - 1
 
     def bucket(self, leaf: int) -> Tensor:
         """The items, int64, of one leaf in tie order.

@@ -18,8 +18,10 @@ import triton.language as tl
 from torch import Tensor
 
 from genrec.decoding.expansion import Expansion, Step
+from genrec.decoding.levels import words_of
 from genrec.decoding.ranking import DEAD
 from genrec.decoding.trie import PrefixTrie
+from genrec.decoding.triton_parts import children, code_at, codes, rank, smaller
 
 _MIX = 0x9E3779B1  # of `genrec.decoding.ranking.node_ties`
 _UNMIX = pow(_MIX, -1, 2**32)
@@ -45,7 +47,8 @@ def triton_step(given: Expansion) -> Step:
     nodes, scores = given.nodes.contiguous(), given.scores.contiguous()
     live, members = trie.live_nodes(level + 1), excluded.members
     filtered = excluded.filter is not None or not excluded.empty
-    branch = trie.max_branch[level]
+    held = trie.level(level)
+    branch = held.places
     kept = triton.next_power_of_2(keep + 1)
     slots = min(triton.next_power_of_2(branch), _LANES)
     beams = max(1, max(kept, _LANES) // slots)
@@ -67,6 +70,8 @@ def triton_step(given: Expansion) -> Step:
     options: dict[str, Any] = {
         "KEPT": kept,
         "LAST": given.last,
+        "DENSE": held.dense,
+        "WORDS": words_of(held.size) if held.dense else 0,
         "WIDE": tokens.dtype != torch.uint8,
         "num_warps": 8 if kept >= 512 else 4,
     }
@@ -140,60 +145,6 @@ def _leaf_of_rank(trie: PrefixTrie) -> Tensor:
     return found
 
 
-@triton.jit
-def _codes(tokens, nodes, mask, WIDE: tl.constexpr):
-    """Codes of nodes; two bytes are stored as int16."""
-    codes = tl.load(tokens + nodes, mask=mask, other=0).to(tl.int32)
-    return codes & 0xFFFF if WIDE else codes
-
-
-@triton.jit
-def _bits(words):
-    """The bits set in each int64, as `genrec.decoding.bits` counts them."""
-    words = words - ((words >> 1) & 0x5555555555555555)
-    words = (words & 0x3333333333333333) + ((words >> 2) & 0x3333333333333333)
-    words = (words + (words >> 4)) & 0x0F0F0F0F0F0F0F0F
-    return ((words * 0x0101010101010101) >> 56) & 0x7F
-
-
-@triton.jit
-def _rank(words, before, positions, mask):
-    """Members before each position."""
-    index = positions >> 6
-    word = tl.load(words + index, mask=mask, other=0)
-    below = (tl.full(positions.shape, 1, tl.int64) << (positions & 63)) - 1
-    return _bits(word & below) + tl.load(before + index, mask=mask, other=0).to(tl.int64)
-
-
-@triton.jit
-def _smaller(ordered, count, values, mask, steps):
-    """How many of ``ordered[:count]`` are below each value: ``steps`` halvings."""
-    low = tl.zeros(values.shape, tl.int64)
-    high = tl.zeros(values.shape, tl.int64) + count
-    for _ in range(steps):
-        middle = (low + high) >> 1
-        open = mask & (low < high)
-        right = open & (tl.load(ordered + middle, mask=open, other=0) < values)
-        low = tl.where(right, middle + 1, low)
-        high = tl.where(open & (right == 0), middle, high)
-    return low
-
-
-@triton.jit
-def _children(
-    line, low, count, high, log_sum, tokens, live, slot, WIDE: tl.constexpr, LIVE: tl.constexpr
-):
-    """A tile of children: their nodes, whether they exist, and their log-probabilities."""
-    child = low[:, None] + slot[None, :]
-    exists = slot[None, :] < count[:, None]
-    code = _codes(tokens, child, exists, WIDE)
-    value = tl.load(line[:, None] + code, mask=exists, other=0.0).to(tl.float32)
-    if LIVE:
-        exists = exists & (tl.load(live + child, mask=exists, other=0) != 0)
-    gain = (value - high[:, None]) - log_sum[:, None]  # rounds as log_softmax does
-    return child, exists, tl.where(exists, gain, float("-inf"))
-
-
 @triton.jit(do_not_specialize=["width", "rounds", "num_excluded", "steps"])
 def _best_of_parts(
     log_probs,
@@ -226,6 +177,8 @@ def _best_of_parts(
     LOGITS: tl.constexpr,
     RENORMALIZE: tl.constexpr,
     LIVE: tl.constexpr,
+    DENSE: tl.constexpr,
+    WORDS: tl.constexpr,
     MEMBERS: tl.constexpr,
     EXCLUDED: tl.constexpr,
 ):
@@ -260,31 +213,72 @@ def _best_of_parts(
                 x = tl.load(line[:, None] + column[None, :], mask=real, other=float("-inf"))
                 total += tl.sum(tl.exp(x.to(tl.float32) - high[:, None]), 1)
             log_sum = tl.where(alive, tl.log(total), 0.0)
+        if DENSE:
+            count = tl.where(alive, size, 0).to(tl.int64)
         most = tl.max(count, 0)
         mass = tl.zeros([BEAMS], tl.float32)
         over = tl.zeros([BEAMS], tl.float32)
         if RENORMALIZE:
             top = tl.full([BEAMS], float("-inf"), tl.float32)
+            origin = low
             for start in range(0, most, SLOTS):
                 slot = start + tl.arange(0, SLOTS)
-                _, _, gain = _children(
-                    line, low, count, high, log_sum, tokens, live, slot, WIDE, LIVE
+                _, _, gain, origin = children(
+                    line,
+                    node,
+                    origin,
+                    count,
+                    high,
+                    log_sum,
+                    tokens,
+                    live,
+                    slot,
+                    WIDE,
+                    LIVE,
+                    DENSE,
+                    WORDS,
                 )
                 top = tl.maximum(top, tl.max(gain, 1))
             shift = tl.where(top == float("-inf"), 0.0, top)
+            origin = low
             for start in range(0, most, SLOTS):
                 slot = start + tl.arange(0, SLOTS)
-                _, _, gain = _children(
-                    line, low, count, high, log_sum, tokens, live, slot, WIDE, LIVE
+                _, _, gain, origin = children(
+                    line,
+                    node,
+                    origin,
+                    count,
+                    high,
+                    log_sum,
+                    tokens,
+                    live,
+                    slot,
+                    WIDE,
+                    LIVE,
+                    DENSE,
+                    WORDS,
                 )
                 mass += tl.sum(tl.exp(gain - shift[:, None]), 1)
             sum_log = shift + tl.log(mass)
             over = tl.where(sum_log == float("-inf"), 0.0, sum_log)
             mass = tl.exp(sum_log)
+        origin = low
         for start in range(0, most, SLOTS):
             slot = start + tl.arange(0, SLOTS)
-            child, exists, gain = _children(
-                line, low, count, high, log_sum, tokens, live, slot, WIDE, LIVE
+            child, exists, gain, origin = children(
+                line,
+                node,
+                origin,
+                count,
+                high,
+                log_sum,
+                tokens,
+                live,
+                slot,
+                WIDE,
+                LIVE,
+                DENSE,
+                WORDS,
             )
             if not RENORMALIZE:  # NaN passes, as in no maximum
                 seen = tl.exp(tl.where(gain < _NEGLIGIBLE, _NEGLIGIBLE, gain))
@@ -304,13 +298,13 @@ def _best_of_parts(
                 end = tl.load(item_starts + child + 1, mask=wanted, other=0).to(tl.int64)
                 if MEMBERS:
                     row = user * stride_words
-                    first = _rank(words + row, before + row, first, wanted)
-                    end = _rank(words + row, before + row, end, wanted)
+                    first = rank(words + row, before + row, first, wanted)
+                    end = rank(words + row, before + row, end, wanted)
                 allowed = end - first
                 if EXCLUDED:
                     own = ranks + user * num_excluded
-                    allowed -= _smaller(own, num_excluded, end, wanted, steps)
-                    allowed += _smaller(own, num_excluded, first, wanted, steps)
+                    allowed -= smaller(own, num_excluded, end, wanted, steps)
+                    allowed += smaller(own, num_excluded, first, wanted, steps)
                 wanted = wanted & (allowed > 0)
             fresh = tl.reshape(tl.where(wanted, key, _DEAD), [BEAMS * SLOTS])
             if tl.max(fresh, 0) != _DEAD:
@@ -347,6 +341,8 @@ def _merged(
     KEPT: tl.constexpr,
     LAST: tl.constexpr,
     WIDE: tl.constexpr,
+    DENSE: tl.constexpr,
+    WORDS: tl.constexpr,
 ):
     """The best ``keep`` children of a user, their parents and codes, and the best one dropped."""
     user = tl.program_id(0).to(tl.int64)
@@ -381,6 +377,13 @@ def _merged(
     tl.store(out_nodes + column, tl.where(found, child, -1), mask=wanted)
     tl.store(out_scores + column, tl.where(found, score, float("-inf")), mask=wanted)
     tl.store(out_parent + column, parent.to(tl.int64), mask=wanted)
-    tl.store(out_code + column, _codes(tokens, child, found, WIDE).to(tl.int64), mask=wanted)
+    if DENSE:
+        node = tl.load(nodes + user * width + parent, mask=found, other=0)
+        low = tl.load(pointer + node, mask=found, other=0).to(tl.int64)
+        code = code_at(tokens, node * WORDS, child - low, found, WORDS)
+        code = tl.where(found, code, 0)
+    else:
+        code = codes(tokens, child, found, WIDE).to(tl.int64)
+    tl.store(out_code + column, code, mask=wanted)
     tl.store(leaked + user, total)
     tl.store(sound + user, (tl.max(rises.to(tl.int32), 0) == 0) & (total == total))

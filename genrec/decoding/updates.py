@@ -63,7 +63,9 @@ def merged(trie: PrefixTrie, codes: Any, tie_ranks: Any) -> dict[str, Any]:
             found, np.searchsorted(places, spot, side="right"), np.cumsum(fresh) - 1
         )
         new_tokens = pack_tokens(table[fresh, level], sizes[level])
-        tokens.append(torch.from_numpy(np.insert(trie.tokens[level].numpy(), places, new_tokens)))
+        tokens.append(
+            torch.from_numpy(np.insert(trie.level(level).listed().numpy(), places, new_tokens))
+        )
         pointer = _spliced(trie.pointers[level].numpy(), places_above, above[fresh])
         branch.append(int(np.diff(pointer).max()))
         pointers.append(torch.from_numpy(pointer))
@@ -110,7 +112,7 @@ def compacted(trie: PrefixTrie) -> dict[str, Any]:
         pointer = np.append(bound[:-1][alive[level]], bound[-1]).astype(np.int32)
         branch.append(int(np.diff(pointer).max(initial=0)))
         pointers.append(torch.from_numpy(pointer))
-        tokens.append(torch.from_numpy(trie.tokens[level].numpy()[alive[level + 1]]))
+        tokens.append(torch.from_numpy(trie.level(level).listed().numpy()[alive[level + 1]]))
     return {
         "codebook_sizes": trie.codebook_sizes,
         "max_branch": tuple(branch),
@@ -166,8 +168,8 @@ def _walk(
     if trie.num_nodes[level + 1] == 0:
         return first, np.zeros_like(found)
     nodes, wanted = torch.from_numpy(spot[found]), torch.from_numpy(codes[found].astype(np.int64))
-    low, end = trie.lower_bound(level, nodes, wanted)
-    there = trie.node_codes(level, low.clamp_max(trie.num_nodes[level + 1] - 1)) == wanted
+    low, end = trie.level(level).lower_bound(nodes, wanted)
+    there = trie.level(level).codes(low.clamp_max(trie.num_nodes[level + 1] - 1)) == wanted
     first[found] = low.numpy()
     exists = found.copy()
     exists[found] = (there & (low < end)).numpy()

@@ -119,9 +119,8 @@ def page_data(
 def _add_tree(data: PageData, number: int, vocabulary: SidVocabulary) -> None:
     trie = vocabulary.trie()
     data.header["trees"].append(trie.num_levels)
-    for level, (tokens, pointers) in enumerate(zip(trie.tokens, trie.pointers, strict=True)):
-        codes = tokens.numpy()
-        data.add(f"codes_{number}_{level}", codes if codes.dtype == np.uint8 else codes.view("u2"))
+    for level, pointers in enumerate(trie.pointers):
+        data.add(f"codes_{number}_{level}", trie.level(level).array())
         data.add(f"children_{number}_{level}", np.diff(pointers.numpy()))
         usage = np.bincount(vocabulary.codes[:, level], minlength=vocabulary.codebook_sizes[level])
         data.add(f"usage_{number}_{level}", usage)

@@ -63,7 +63,7 @@ def assert_sound(view: PrefixTrie, whole: PrefixTrie) -> None:
         assert int(pointer[-1]) == view.num_nodes[level + 1]
         assert (pointer.diff() >= 0).all()
         assert int(pointer.diff().max()) <= view.max_branch[level]
-        codes = view.node_codes(level, torch.arange(view.num_nodes[level + 1]))
+        codes = view.level(level).codes(torch.arange(view.num_nodes[level + 1]))
         rises = codes.diff() >= 0
         rises[pointer[(pointer > 0) & (pointer < len(codes))].long() - 1] = True
         assert rises.all()

@@ -46,7 +46,7 @@ def test_trie_holds_exactly_the_prefixes_and_items(sample):
         counts = trie.pointers[level].diff()
         assert counts.min() >= 1
         assert counts.max() == trie.max_branch[level]
-        parents = trie.parents(level, torch.arange(trie.num_nodes[level + 1]))
+        parents = trie.level(level).parents(torch.arange(trie.num_nodes[level + 1]))
         assert parents.tolist() == np.repeat(np.arange(trie.num_nodes[level]), counts).tolist()
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.decoding import Filter, MutableTrie, PrefixTrie, beam_search
+from genrec.decoding import Filter, MutableTrie, PrefixTrie, beam_search, levels
 from genrec.errors import ConfigError, GenrecError
 from genrec.models import HEADS, ItemTables, SidEmbedding
 from genrec.models.heads import light_search
@@ -129,6 +129,30 @@ def test_more_places_for_children_than_codes(renormalize):
     slow, fast = (head.search(hidden, trie=some, **options) for some in (whole, trie))
     assert torch.equal(slow.items, fast.items)
     torch.testing.assert_close(slow.scores, fast.scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_levels_as_bits_give_the_same(renormalize, monkeypatch):
+    head, listed, hidden = large_case()
+    monkeypatch.setattr(levels, "LARGE", 0)
+    codes = listed.leaf_codes(listed.item_leaf)
+    dense = PrefixTrie.from_codes(codes, listed.codebook_sizes, listed.tie_order)
+    assert [dense.level(level).dense for level in range(3)] == [False, True, False]
+    filter = torch.rand(5, listed.num_items) < 0.5
+    for k in (1, 30):
+        slow, fast = (
+            head.search(
+                hidden,
+                trie=trie,
+                k=k,
+                exact=True,
+                renormalize=renormalize,
+                filter=Filter.from_mask(trie, filter),
+            )
+            for trie in (listed, dense)
+        )
+        for name, value in vars(slow).items():
+            assert torch.equal(value, getattr(fast, name)), name
 
 
 @pytest.mark.parametrize("renormalize", [False, True])

@@ -16,10 +16,12 @@ from genrec.decoding.kernel_parts import (
     CHUNK,
     DEAD,
     chunk_max,
+    code_at,
     contains,
     exp_sum,
     key_score,
     largest_family,
+    list_codes,
     order,
     rank_key,
     row_max,
@@ -195,8 +197,8 @@ def expand_light(
         layer: of the level: weights ``[D, H]`` and bias; weights ``[H, D]`` and bias; the codes'
             vectors ``[K, D]``, the same as columns ``[D, K]``, all float32; the constant of the
             normalization; whether queries have length 1.
-        below: of the next depth: codes, where each node's children start, tie ranks (see
-            `genrec.decoding.kernel.expand_rows`).
+        below: of the next depth: codes or their bits, where each node's children start, tie ranks
+            (see `genrec.decoding.kernel.expand_rows`).
         tests: which nodes may be shown, see `genrec.decoding.kernel.expand_rows`.
         floor: float32 ``[B]``, lowest score kept.
         keep: most beams kept per user; below 0 all that reach the floor.
@@ -215,7 +217,7 @@ def expand_light(
     """
     offsets, nodes, scores, parents, codes, above, table = beams
     w_in, b_in, w_out, b_out, vectors, columns, eps, cosine = layer
-    tokens, pointer, ties = below
+    tokens, bits, pointer, ties = below
     live, marks, dead = tests
     width, hidden, size = w_out.shape[1], w_in.shape[1], vectors.shape[0]
     x = np.empty((_TOGETHER, width), dtype=np.float32)
@@ -227,6 +229,7 @@ def expand_light(
     if len(live):
         places = max(size, largest_family(nodes[offsets[start] : offsets[stop]], pointer))
     gathered = np.empty(places, dtype=np.float32)
+    listed = np.empty(size, dtype=np.uint16)
     exps = np.empty(places, dtype=np.float32)
     tops = np.empty((places + CHUNK - 1) // CHUNK, dtype=np.float32)
     prefix = np.empty(width, dtype=np.float32)
@@ -293,8 +296,10 @@ def expand_light(
                 sparse = count < size or len(live) > 0
                 if sparse:
                     existing = _f32(0.0)
+                    if len(bits):
+                        list_codes(bits[node], listed)
                     for j in range(count):
-                        code = tokens[first + j]
+                        code = _i64(listed[j]) if len(bits) else _i64(tokens[first + j])
                         if len(live) and not live[first + j]:
                             gathered[j] = _f32(-np.inf)
                             continue
@@ -359,7 +364,12 @@ def expand_light(
         for i in range(wanted):
             child = loads[i] & 0xFFFFFFFF
             out_nodes[filled], out_scores[filled] = child, key_score(keys[i])
-            out_parents[filled], out_codes[filled] = loads[i] >> 32, tokens[child]
+            w = loads[i] >> 32
+            out_parents[filled] = w
+            if len(bits):
+                out_codes[filled] = code_at(bits[nodes[w]], child - pointer[nodes[w]])
+            else:
+                out_codes[filled] = tokens[child]
             filled += 1
     found = out_nodes[:filled], out_scores[:filled], out_parents[:filled], out_codes[:filled]
     return counts, found
