@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -54,7 +55,8 @@ def test_published_counts_stand_beside(
     monkeypatch.setattr(
         published.compare_dataset,
         "__kwdefaults__",
-        {"counts": {"small": {"users": 300, "candidates": 7}}, "statistics": {}},
+        dict.fromkeys(published.compare_dataset.__kwdefaults__, MappingProxyType({}))
+        | {"counts": {"small": {"users": 300, "candidates": 7}}},
     )
     found = check(str(ads), split=LAST_CLICK)["published"]
     assert found["users"] == {"found": 300, "published": 300, "agrees": True}

@@ -21,10 +21,12 @@ from tqdm import tqdm
 from genrec.artefacts import check_target
 from genrec.data.dataset import KIND, Dataset
 from genrec.data.tencentgr import assemble, read_competition, read_huggingface
+from genrec.data.tencentgr.completeness import gaps, told_counts
 from genrec.data.tencentgr.indexer import read_indexer
+from genrec.data.tencentgr.item_table import item_table
 from genrec.data.tencentgr.published import compare_dataset
-from genrec.data.tencentgr.stage import Stage, load
-from genrec.data.tencentgr.vectors import find_sets
+from genrec.data.tencentgr.stage import Stage, Unit, load
+from genrec.data.tencentgr.vectors import VectorSet, find_sets
 from genrec.errors import ConfigError, DataError
 
 HISTORIES = ("train", "predict")
@@ -105,7 +107,7 @@ def prepare_tencentgr(
         raise DataError(f"{place / 'predict_seq.jsonl'}: no such file")
     stage = Stage(
         target.parent / f".{target.name}.reading",
-        _plan(root, place, wanted, histories),
+        _plan(root, units, sets, histories),
         resume=resume,
         workers=workers or min(4, os.cpu_count() or 1),
         progress=progress,
@@ -126,7 +128,11 @@ def prepare_tencentgr(
             users = assemble.profile_table(found, stage, sequences, _targets(found, asked))
         else:
             users = assemble.user_table(found, (load(part) for part in read["user_feat"]), {})
-        table = assemble.item_table(stage, items, sets)
+        table = item_table(stage, items, sets)
+        rows = found.rows_read | items.rows_read
+        if histories == "predict":
+            rows["predict"] = rows.pop("seq")
+        paths = _paths(units, sets)
         info: dict[str, Any] = {
             "name": name or target.name,
             "source": f"TencentGR, {'competition' if competition else 'Hugging Face'} layout",
@@ -135,11 +141,16 @@ def prepare_tencentgr(
             "tencentgr": {
                 "histories": histories,
                 "vectors": {f"mm_{one.number}": one.width for one in sets},
+                "tables": {
+                    table: {"files": len(paths[table]), "rows": count}
+                    for table, count in rows.items()
+                },
             },
             "counts": {**items.counts, **found.counts},
         }
         made = assemble.write(folder, table, found, users, info)
         stage.remove()
+    _tell(made, paths, progress)
     if histories == "train":
         _compare(made, progress)
     elif len(found.silent):
@@ -150,6 +161,15 @@ def prepare_tencentgr(
             stacklevel=2,
         )
     return made
+
+
+def _tell(made: Dataset, paths: dict[str, list[Path]], progress: bool) -> None:
+    """Say what the files lack, and what was counted of them."""
+    counts = made.info["counts"]
+    if lacking := gaps(paths, counts):
+        warnings.warn(f"{made.name}: {'; '.join(lacking)}: is the download complete?", stacklevel=3)
+    if progress and (told := told_counts(counts)):
+        tqdm.write(f"{made.name}: {told}", file=sys.stderr)
 
 
 def _compare(made: Dataset, progress: bool) -> None:
@@ -205,16 +225,26 @@ def _evaluation(root: Path, given: str | None) -> Path:
     return root / "eval" if (root / "eval").is_dir() else root
 
 
-def _plan(root: Path, evaluation: Path, vectors: list[str], histories: str) -> dict[str, Any]:
-    """What the staged results depend on."""
-    files = {p for place in (root, evaluation) for p in place.rglob("*") if p.is_file()}
+def _paths(units: dict[str, list[Unit]], sets: list[VectorSet]) -> dict[str, list[Path]]:
+    """The files of each table and vector set that are read, in order."""
+    found = {
+        table: list(dict.fromkeys(Path(unit.arguments[0]) for unit in work))
+        for table, work in units.items()
+    }
+    return found | {f"vectors_{one.number}": list(one.files) for one in sets}
+
+
+def _plan(
+    root: Path, units: dict[str, list[Unit]], sets: list[VectorSet], histories: str
+) -> dict[str, Any]:
+    """What the staged results depend on: the files that are read, and no others beside them."""
+    files = [path for paths in _paths(units, sets).values() for path in paths]
+    files += [path for path in [root / "indexer.pkl"] if path.is_file()]
     return {
-        "format": 1,
+        "format": 2,
         "histories": histories,
-        "vectors": vectors,
-        "files": [
-            [str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(files)
-        ],
+        "vectors": [one.number for one in sets],
+        "files": [[str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns] for p in files],
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,13 @@ from genrec.data.arrays import write_arrays
 from genrec.data.catalog import Catalog
 from genrec.data.dataset import Dataset
 from genrec.data.histories import Histories, ranges
-from genrec.data.tencentgr import vectors as vector_files
 from genrec.data.tencentgr.indexer import Indexer
 from genrec.data.tencentgr.sequences import ACTIONS
 from genrec.data.tencentgr.stage import Stage, Unit, load
 from genrec.data.tencentgr.submission import SILENT
 from genrec.errors import DataError
+
+_STRANGE = 0.1  # share of events of unknown items from which files do not belong together
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Items:
         features: int32 `[F, N]`, 0 where unknown.
         retrieval: int32 `[N]`, place among the candidates, -1 outside.
         counts: for `dataset.json`.
+        rows_read: of each table.
     """
 
     raw: np.ndarray
@@ -44,6 +46,7 @@ class Items:
     features: np.ndarray
     retrieval: np.ndarray
     counts: dict[str, int] = field(default_factory=dict)
+    rows_read: dict[str, int] = field(default_factory=dict)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Row of each id as histories have it, re-numbered or raw; int32, -1 where unknown."""
@@ -72,7 +75,8 @@ def build_items(
         sequences: units of histories.
 
     Raises:
-        DataError: if an item has two rows, has no raw id, or a candidate's place is taken twice.
+        DataError: if an item has two rows or no raw id, there are files of candidates without a
+            candidate, or their places have gaps or repeats.
     """
     parts = [load(path) for path in items]
     numbers = np.concatenate([part["items"] for part in parts])
@@ -131,37 +135,45 @@ def build_items(
         "items_without_features": int(len(trained) - len(numbers)),
         "items_not_in_training": len(new),
     }
+    made.rows_read = {"item_feat": len(numbers)}
     _join_pool(made, candidates, indexer)
     return made
 
 
 def _join_pool(made: Items, candidates: list[dict[str, np.ndarray]], indexer: Indexer) -> None:
+    """Note places and features of the candidates; one that comes twice keeps what it has first."""
+    total = sum(len(part["raw"]) for part in candidates)
+    if candidates and not total:
+        raise DataError(
+            "candidates: the files hold not a single one; fetch candidate/ or predict_set.jsonl "
+            "again"
+        )
+    taken = np.concatenate([np.zeros(0, np.int64), *(part["retrieval"] for part in candidates)])
+    if total and (taken.max() != total - 1 or len(np.unique(taken)) != total):
+        raise DataError(
+            "candidates: retrieval_id does not run from 0 without gaps or repeats; fetch them again"
+        )
     differing = 0
     for part in candidates:
-        known = indexer.items(part["raw"])
-        rows = made.rows(np.where(known > 0, known, part["raw"]))
         names = [str(name) for name in part["names"]]
         missing = [name for name in names if name not in made.names]
         if missing:
             raise DataError(f"candidates have the feature {missing[0]}, which the items lack")
-        places = [made.names.index(name) for name in names]
-        cells = np.ix_(np.array(places), rows)
-        before = made.features[cells]
-        differing += int(((before != part["features"].T) & (known > 0)).any(axis=0).sum())
-        made.features[cells] = part["features"].T
-        made.retrieval[rows] = part["retrieval"]
-    taken = made.retrieval[made.retrieval >= 0]
-    total = sum(len(part["raw"]) for part in candidates)
-    if len(taken) != total:
-        raise DataError(
-            f"candidates: {total} rows are {len(taken)} different items; fetch them again"
-        )
-    if len(taken) and (taken.max() != len(taken) - 1 or len(np.unique(taken)) != len(taken)):
-        raise DataError(
-            "candidates: retrieval_id does not run from 0 without gaps or repeats; fetch them again"
-        )
-    made.counts["candidates"] = total
-    made.counts["candidates_not_in_training"] = int((made.number[made.retrieval >= 0] == 0).sum())
+        known = indexer.items(part["raw"])
+        rows = made.rows(np.where(known > 0, known, part["raw"]))
+        first = np.sort(np.unique(rows, return_index=True)[1])
+        first = first[made.retrieval[rows[first]] < 0]
+        rows, known, values = rows[first], known[first], part["features"][first].T
+        cells = np.ix_(np.array([made.names.index(name) for name in names], dtype=int), rows)
+        differing += int(((made.features[cells] != values) & (known > 0)).any(axis=0).sum())
+        made.features[cells] = values
+        made.retrieval[rows] = part["retrieval"][first]
+    pool = made.retrieval >= 0
+    if candidates:
+        made.rows_read["candidate"] = total
+    made.counts["candidates"] = int(pool.sum())
+    made.counts["candidates_repeated"] = total - int(pool.sum())
+    made.counts["candidates_not_in_training"] = int((made.number[pool] == 0).sum())
     made.counts["candidates_with_other_features"] = differing
 
 
@@ -174,6 +186,7 @@ class Sequences:
         names: large_string `[U]`, raw ids.
         histories: the events, memory-mapped.
         counts: for `dataset.json`.
+        rows_read: of each table.
         kept: per unit, which of its users have events, bool.
         silent: large_string `[S]`, raw ids of the users without an event.
     """
@@ -182,6 +195,7 @@ class Sequences:
     names: pa.Array
     histories: Histories
     counts: dict[str, int]
+    rows_read: dict[str, int]
     kept: list[np.ndarray]
     silent: pa.Array
 
@@ -191,31 +205,28 @@ def build_sequences(
 ) -> Sequences:
     """Join the units into flat arrays on disk.
 
-    Events of item 0 (padding, unknown) are left out and counted, and users without an event too,
-    whose names are kept.
+    Events of item 0 (padding, unknown) and of items that nothing else in the files knows are left
+    out, and users without an event, whose names are kept; all are counted.
 
     Raises:
-        DataError: naming file, row and id, if an item or user is not known, or a user has two
-            histories.
+        DataError: naming file, row and id, if a user is not known or has two histories, or a tenth
+            of the events is of items that nothing knows.
     """
     lengths, numbers, names, kept = [], [], [], []
     silent = [pa.array([], pa.large_string())]
-    unknown = empty = 0
+    padding = empty = 0
+    strangers = _Strangers()
+    actions = np.zeros(1 + len(ACTIONS), dtype=np.int64)
     for unit in units:
         with np.load(stage.path(unit)) as part:
             ids, per_user, users = part["items"], part["lengths"], part["users"]
+            of_events = part["actions"]
             raw = part["names"] if "names" in part else np.zeros(len(users), dtype="U1")
         rows = items.rows(ids)
-        known = (rows >= 0) & (ids > 0)
-        strange = (rows < 0) & (ids > 0)
-        if strange.any():
-            at = int(np.argmax(strange))
-            user = int(np.searchsorted(np.cumsum(per_user), at, side="right"))
-            raise DataError(
-                f"{_file(unit)}: the history of user {users[user]} has item {ids[at]}, which "
-                "neither indexer.pkl nor its features know; the files are of different downloads"
-            )
-        unknown += int((~known).sum())
+        known = rows >= 0
+        padding += int((ids == 0).sum())
+        strangers.note(unit, ids, rows, per_user, users)
+        actions += np.bincount(of_events[known], minlength=len(actions))
         left = np.bincount(np.repeat(np.arange(len(users)), per_user)[known], minlength=len(users))
         keep = left > 0
         empty += int((~keep).sum())
@@ -225,6 +236,7 @@ def build_sequences(
         lengths.append(left[keep])
         numbers.append(users[keep])
         kept.append(keep)
+    strangers.check()
     all_names = pa.concat_arrays(names) if names else pa.array([], pa.large_string())
     if len(all_names) == 0:
         raise DataError("no history has an event of a known item; is this the right folder?")
@@ -236,13 +248,13 @@ def build_sequences(
         for name, kind in (("items", np.int32), ("times", np.int64), ("actions", np.int16))
     }
     at = 0
-    codes, present = _action_codes(stage, units)
+    codes, present = _action_codes(actions)
     for unit in units:
         with np.load(stage.path(unit)) as part:
-            ids = part["items"]
-            known = ids > 0
+            rows = items.rows(part["items"])
+            known = rows >= 0
             end = at + int(known.sum())
-            arrays["items"][at:end] = items.rows(ids[known])
+            arrays["items"][at:end] = rows[known]
             arrays["times"][at:end] = part["times"][known]
             arrays["actions"][at:end] = codes[part["actions"][known]]
             at = end
@@ -259,26 +271,59 @@ def build_sequences(
         names=all_names,
         histories=histories,
         counts={
-            "events_of_unknown_items_dropped": unknown,
+            "events_of_unknown_items_dropped": padding + strangers.events,
+            "events_of_items_without_raw_id": strangers.events,
             "users_without_events_dropped": empty,
             "events_without_action": int((arrays["actions"] == 0).sum()),
             "users_not_in_training": int((np.concatenate(numbers) == 0).sum()),
         },
+        rows_read={"seq": sum(map(len, kept))},
         kept=kept,
         silent=pa.concat_arrays(silent),
     )
 
 
-def _action_codes(stage: Stage, units: Sequence[Unit]) -> tuple[np.ndarray, list[int]]:
+def _action_codes(counts: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """The code of each action as units store it, and the actions that occur."""
-    counts = np.zeros(1 + len(ACTIONS), dtype=np.int64)
-    for unit in units:
-        with np.load(stage.path(unit)) as part:
-            known = part["actions"][part["items"] > 0]
-            counts += np.bincount(known, minlength=len(counts))
     occurs = counts[1:] > 0
     codes = np.concatenate([[0], np.where(occurs, np.cumsum(occurs), 0)]).astype(np.int16)
     return codes, [action for action, there in zip(ACTIONS, occurs, strict=True) if there]
+
+
+class _Strangers:
+    """Events of items that neither the index nor the features know.
+
+    The contest's own reader takes such an item for unknown. Here its event is left out, unless so
+    many are of this kind that the files are of different downloads.
+    """
+
+    def __init__(self) -> None:
+        self.events = self.all = 0
+        self._first = ""
+
+    def note(
+        self, unit: Unit, ids: np.ndarray, rows: np.ndarray, lengths: np.ndarray, users: np.ndarray
+    ) -> None:
+        """Count those of one unit."""
+        strange = (rows < 0) & (ids > 0)
+        self.all += len(ids)
+        self.events += int(strange.sum())
+        if strange.any() and not self._first:
+            at = int(np.argmax(strange))
+            user = users[np.searchsorted(np.cumsum(lengths), at, side="right")]
+            self._first = f"{_file(unit)}: the history of user {user} has item {ids[at]}"
+
+    def check(self) -> None:
+        """Raise DataError where they are too many, and warn where there are any."""
+        if not self.events:
+            return
+        told = (
+            f"{self._first}, which neither indexer.pkl nor its features know, as "
+            f"{self.events:,} of {self.all:,} events"
+        )
+        if self.events > _STRANGE * self.all:
+            raise DataError(f"{told}; the files are of different downloads")
+        warnings.warn(f"{told}; they are left out", stacklevel=4)
 
 
 def _file(unit: Unit) -> Path:
@@ -339,16 +384,20 @@ def user_table(
             f"user_feat: user {int(np.argmax(np.bincount(users) > 1))} has more than one row"
         )
     row[users] = np.arange(len(users))
-    return pa.table(columns | _aligned(found, row[sequences.numbers]) | extra)
+    rows = row[sequences.numbers]
+    sequences.rows_read["user_feat"] = len(users)
+    sequences.counts["users_without_features"] = int((rows < 0).sum())
+    return pa.table(columns | _aligned(found, rows) | extra)
 
 
 def profile_table(
     sequences: Sequences, stage: Stage, units: Sequence[Unit], extra: dict[str, Any]
 ) -> pa.Table:
     """Features of users where their histories carry them."""
-    found = []
+    found, profiled = [], []
     for unit in units:
         with np.load(stage.path(unit)) as part:
+            profiled.append(part["profiled"])
             of_users = [n for n in part.files if n.split(".")[0].isdigit()]
             found.append({name: part[name] for name in of_users})
     columns: dict[str, Any] = {
@@ -356,6 +405,7 @@ def profile_table(
         "reid": pa.array(sequences.numbers.astype(np.int32)),
     }
     rows = np.flatnonzero(np.concatenate(sequences.kept))
+    sequences.counts["users_without_features"] = int((~np.concatenate(profiled)[rows]).sum())
     return pa.table(columns | _aligned(found, rows) | extra)
 
 
@@ -377,58 +427,6 @@ def _aligned(parts: list[dict[str, np.ndarray]], rows: np.ndarray) -> dict[str, 
         offsets = np.concatenate([[0], np.cumsum(high - low)]).astype(np.int32)
         columns[name] = pa.ListArray.from_arrays(offsets, pa.array(values[ranges(low, high)]))
     return columns
-
-
-def item_table(stage: Stage, items: Items, sets: list[vector_files.VectorSet]) -> pa.Table:
-    """The items with their features and vectors; vectors stay on disk.
-
-    A vector that is missing is zeros, and its `mm_81_known` false.
-    """
-    columns: dict[str, Any] = {
-        "item_id": pa.array(items.raw),
-        "reid": pa.array(items.number),
-        "retrieval_id": pa.array(items.retrieval),
-    }
-    for name, values in zip(items.names, items.features, strict=True):
-        columns[name] = pa.array(values)
-    if not sets:
-        return pa.table(columns)
-    raw = stage.folder / "raw.npy"
-    np.save(raw, items.raw)
-    for one in sets:
-        matrix = stage.folder / f"vectors-{one.number}.npy"
-        if not matrix.is_file():
-            _empty_matrix(matrix, len(items.raw), one.width)
-        known = np.zeros(len(items.raw), dtype=bool)
-        strangers = nulls = 0
-        for path in stage.run(f"vectors {one.number}", vector_files.units(one, matrix, raw)):
-            part = load(path)
-            twice = known[part["rows"]]
-            rows, counts = np.unique(part["rows"], return_counts=True)
-            if twice.any() or counts.max(initial=0) > 1:
-                row = part["rows"][np.argmax(twice)] if twice.any() else rows[np.argmax(counts > 1)]
-                raise DataError(
-                    f"vectors {one.number}: creative {int(items.raw[row])} has more than one; "
-                    "fetch the folder again"
-                )
-            known[part["rows"]] = True
-            strangers += int(part["lost"][0])
-            nulls += int(part["lost"][1])
-        items.counts[f"vectors_{one.number}_missing"] = int((~known).sum())
-        items.counts[f"vectors_{one.number}_null"] = nulls
-        items.counts[f"vectors_{one.number}_of_unknown_items"] = strangers
-        flat = np.load(matrix, mmap_mode="r").reshape(-1)
-        values = pa.Array.from_buffers(pa.float32(), len(flat), [None, pa.py_buffer(flat)])
-        columns[f"mm_{one.number}"] = pa.FixedSizeListArray.from_arrays(values, one.width)
-        columns[f"mm_{one.number}_known"] = pa.array(known)
-    return pa.table(columns)
-
-
-def _empty_matrix(path: Path, rows: int, width: int) -> None:
-    """A matrix of zeros that takes no room on disk until it is written to."""
-    temporary = path.with_suffix(".tmp")
-    np.lib.format.open_memmap(temporary, "w+", np.float32, (rows, width)).flush()
-    os.replace(temporary, path)
 
 
 def write(

@@ -26,6 +26,24 @@ COUNTS = {
         "candidates": 3_637_720,
     },
 }
+#: Files and rows of each table on the hub. A repackaged download may have other files, not rows.
+TABLES = {
+    "TencentGR-1M": {
+        "seq": (10, 1_001_845),
+        "user_feat": (10, 1_001_845),
+        "item_feat": (10, 4_783_154),
+        "candidate": (1, 660_000),
+        "vectors_81": (5, 4_742_961),
+    },
+}
+#: Counts of `dataset.json`, which must be equal where `prepare` made them of the hub's files.
+COUNTED = {
+    "TencentGR-1M": {
+        "events_without_action": 790_581,
+        "candidates_not_in_training": 148_971,
+        "vectors_81_null": 9_678,
+    },
+}
 #: Statistics, and how far they were rounded. The published lengths count the user's own record.
 #: Shares of actions add up to 1 and name no share of unknown ones, so these were left out or taken
 #: for exposures: either reading may agree.
@@ -89,6 +107,8 @@ def compare_dataset(
     *,
     counts: Mapping[str, Mapping[str, int]] = COUNTS,
     statistics: Mapping[str, Mapping[str, tuple[float, float]]] = STATISTICS,
+    tables: Mapping[str, Mapping[str, tuple[int, int]]] = TABLES,
+    counted: Mapping[str, Mapping[str, int]] = COUNTED,
 ) -> tuple[str, list[Comparison]]:
     """What a dataset has beside what was published of it.
 
@@ -96,6 +116,8 @@ def compare_dataset(
         dataset: that `prepare tencentgr` made of the training files.
         counts: published counts of each download.
         statistics: published statistics, and how far the dataset's may be from them.
+        tables: published numbers of files and rows of each table.
+        counted: published counts among those of `dataset.json`.
 
     Returns:
         Name of the download, and the comparisons; nothing where no count is a published one.
@@ -110,7 +132,8 @@ def compare_dataset(
                 for what, (n, apart) in statistics.get(name, {}).items()
                 if what in measured
             ]
-            return name, exact + near
+            read = _read(dataset, tables.get(name, {}), counted.get(name, {}))
+            return name, exact + read + near
     return "", []
 
 
@@ -156,6 +179,26 @@ def _counts(dataset: Dataset) -> dict[str, int]:
         "items in training": int((np.asarray(table.column("reid")) > 0).sum()),
         "candidates": int((np.asarray(table.column("retrieval_id")) >= 0).sum()),
     }
+
+
+def _read(
+    dataset: Dataset, tables: Mapping[str, tuple[int, int]], counted: Mapping[str, int]
+) -> list[Comparison]:
+    """What was read of each file, of those that were; files only where rows are missing."""
+    read = dataset.info.get("tencentgr", {}).get("tables", {})
+    found = []
+    for table, (files, rows) in tables.items():
+        if table in read:
+            mine = Comparison(f"rows of {table}", read[table]["rows"], rows)
+            found.append(mine)
+            if not mine.agrees:
+                found.append(Comparison(f"files of {table}", read[table]["files"], files))
+    counts = dataset.info.get("counts", {})
+    return found + [
+        Comparison(what.replace("_", " "), counts[what], count)
+        for what, count in counted.items()
+        if what in counts
+    ]
 
 
 def _statistics(dataset: Dataset) -> dict[str, tuple[float, ...]]:

@@ -74,7 +74,8 @@ def check_offsets(folder: Path, stem: str, lines: int) -> None:
 def read_seq(path: Path, low: int, high: int) -> dict[str, np.ndarray]:
     """Histories of the users of some lines.
 
-    `users` int64 [n] (0 where the user has a raw id), `names` [n] (that raw id), `lengths` [n];
+    `users` int64 [n] (0 where the user has a raw id), `names` [n] (that raw id), `lengths` [n],
+    `profiled` bool [n] (whether the line tells of the user);
     `items`, `times`, `actions` [T]; users' features as `read_huggingface.read_users` returns them;
     `cold` and `cold_features`: items with a raw id, and what the lines say of them.
     """
@@ -83,11 +84,13 @@ def read_seq(path: Path, low: int, high: int) -> dict[str, np.ndarray]:
     times: list[int] = []
     actions: list[int] = []
     profiles: list[list[Any]] = []
+    profiled: list[bool] = []
     cold: dict[int, dict[str, Any]] = {}
     for number, records in parsed_lines(path, low, high):
         try:
             user, profile, events = _line(records)
-            profiles.append([_value(profile, feature) for feature in USER_FEATURES])
+            profiled.append(profile is not None)
+            profiles.append([_value(profile or {}, feature) for feature in USER_FEATURES])
             for item, features, _, _ in events:
                 if item > LARGEST:
                     cold[item] = features or {}
@@ -111,6 +114,7 @@ def read_seq(path: Path, low: int, high: int) -> dict[str, np.ndarray]:
         "users": np.array(users, dtype=np.int64),
         "names": np.array(names, dtype="U"),
         "lengths": counts,
+        "profiled": np.array(profiled, dtype=bool),
         **dict(zip(("items", "times", "actions"), ordered, strict=True)),
         **_profile_columns(profiles),
         "cold": np.array(list(cold), dtype=np.int64),
@@ -118,12 +122,12 @@ def read_seq(path: Path, low: int, high: int) -> dict[str, np.ndarray]:
     }
 
 
-def _line(records: Any) -> tuple[int | str, dict[str, Any], list[tuple[Any, ...]]]:
-    """User, profile and events (item, features, action, time) of one line."""
+def _line(records: Any) -> tuple[int | str, dict[str, Any] | None, list[tuple[Any, ...]]]:
+    """User, profile (None without one) and events (item, features, action, time) of one line."""
     if not isinstance(records, list) or not records:
         raise ValueError(f"expected a list of records {_RECORD}")
     user: int | str | None = None
-    profile: dict[str, Any] = {}
+    profile: dict[str, Any] | None = None
     events = []
     for place, record in enumerate(records):
         if not isinstance(record, list) or len(record) != 6:

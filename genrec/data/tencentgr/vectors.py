@@ -114,24 +114,28 @@ def place_vectors(
     """Write the vectors of one piece into the rows of their items.
 
     Returns:
-        `rows` int64, the items that have a vector now; `lost` int64 [2], vectors of no item and
-        vectors that are null.
+        `rows` int64, the items that have a vector now, and `sums` uint64, by which vectors of one
+        item are compared; `lost` int64 [3], vectors of no item, vectors that are null, all read.
     """
     names = np.load(raw)
     order = np.argsort(names, kind="stable")
     names = names[order]
     vectors = np.lib.format.open_memmap(matrix, mode="r+")
     rows = [np.zeros(0, dtype=np.int64)]
-    lost = np.zeros(2, dtype=np.int64)
+    sums = [np.zeros(0, dtype=np.uint64)]
+    lost = np.zeros(3, dtype=np.int64)
+    factors = np.random.default_rng(0).integers(1, 2**63, width, dtype=np.uint64)
 
     def put(batch: Batch) -> None:
         ids, found, known = batch
         at = np.minimum(np.searchsorted(names, ids), max(len(names) - 1, 0))
         mine = (names[at] == ids) if len(names) else np.zeros(len(ids), dtype=bool)
-        lost[:] += (int((~mine).sum()), int((mine & ~known).sum()))
+        lost[:] += (int((~mine).sum()), int((~known).sum()), len(ids))
         mine &= known
-        vectors[order[at[mine]]] = found[mine]
+        found = found[mine]
+        vectors[order[at[mine]]] = found
         rows.append(order[at[mine]])
+        sums.append(found.view(np.uint32).astype(np.uint64) @ factors)  # modulo 2**64
 
     if path.suffix == ".pkl":
         _of_pickle(path, width, put)
@@ -139,7 +143,7 @@ def place_vectors(
         for batch in _batches(path, place, width):
             put(batch)
     # Not flushed: writing all pages out after each piece would cost more than all the rest.
-    return {"rows": np.concatenate(rows), "lost": lost}
+    return {"rows": np.concatenate(rows), "sums": np.concatenate(sums), "lost": lost}
 
 
 def _batches(path: Path, place: Any, width: int) -> Iterator[Batch]:
@@ -166,7 +170,7 @@ def _of_parquet(
         flat, counts, _ = lists(column, path, "emb")
         if len(flat) and not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
             raise DataError(f"{path}: column 'emb' holds lists of {flat.type}; expected numbers")
-        known = np.asarray(column.combine_chunks().is_valid())
+        known = counts > 0
         wrong = known & (counts != width)
         if wrong.any():
             bad = int(np.argmax(wrong))
@@ -187,7 +191,7 @@ def _row_of(first: int) -> Callable[[int], str]:
 
 def _parsed(path: Path, first: int, place: int, text: str | None) -> Any:
     try:
-        return None if text is None else json.loads(text)
+        return json.loads(text) if text else None
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: column 'emb' row {first + place + 1} is no JSON list ({error})"
@@ -205,8 +209,8 @@ def _of_lines(path: Path, low: int, high: int, width: int) -> Iterator[Batch]:
     for line, record in parsed_lines(path, low, high):
         try:
             ids.append(raw_id(record["anonymous_cid"]))
-            vectors.append(record["emb"])
-        except (KeyError, TypeError, ValueError) as error:
+            vectors.append(record.get("emb"))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{path}: line {line_in_file(path, low, line)}: expected an object with "
                 f"anonymous_cid (a whole number) and emb, got {reprlib.repr(record)}"
@@ -230,7 +234,8 @@ def _of_pickle(path: Path, width: int, put: Callable[[Batch], None]) -> None:
 def _checked(
     path: Path, ids: np.ndarray, found: list[Any], width: int, where: Callable[[int], str]
 ) -> Batch:
-    """Python lists, and arrays of a pickle, as a batch."""
+    """Python lists, and arrays of a pickle, as a batch; those that are empty are missing."""
+    found = [None if _empty(one) else one for one in found]
     known = np.array([one is not None for one in found], dtype=bool)
     vectors = np.zeros((len(found), width), dtype=np.float32)
     for row, one in enumerate(found):
@@ -253,6 +258,12 @@ def _checked(
         except OverflowError as error:
             raise DataError(f"{path}: {where(row)}: 'emb' ({error})") from error
     return _finite(path, ids, vectors, known, where)
+
+
+def _empty(one: Any) -> bool:
+    if isinstance(one, PickledArray):
+        return one.numbers is not None and one.numbers.shape == (0,)
+    return isinstance(one, (list, tuple, str)) and not one
 
 
 def _shape(array: PickledArray) -> str:

@@ -140,7 +140,6 @@ def set_cell(row: int, column: str, value: Any) -> Change:
         ("seq", set_event("timestamp", None), "column 'seq.timestamp' row 5 is null"),
         ("seq", set_event("timestamp", -1), "column 'seq.timestamp' row 5 is -1"),
         ("seq", set_event("action_type", 7), "column 'seq.action_type' row 5 is 7"),
-        ("seq", set_event("item_id", 12_345_678), "has item 12345678, which neither indexer.pkl"),
         ("seq", set_cell(2, "user_id", None), "column 'user_id' row 3 is null"),
         ("seq", set_cell(2, "user_id", 0), "column 'user_id' row 3 is 0"),
         ("seq", set_cell(2, "user_id", 10**6), "user 1000000 has no raw id in indexer.pkl"),
@@ -192,15 +191,13 @@ def test_strange_values(tmp_path: Path, files: Path, table: str, change: Change,
         ("seq", "user 'user_[0-9]+' has more than one history"),
         ("user_feat", "user_feat: user [0-9]+ has more than one row"),
         ("item_feat", "item_feat: item [0-9]+ has more than one row"),
-        ("candidate", "41 rows are 41 different items|rows are|retrieval_id does not run"),
-        ("mm_emb/emb_81_4_parquet", "vectors 81: creative [0-9]+ has more than one"),
+        ("candidate", "retrieval_id does not run from 0"),
     ],
 )
 def test_rows_that_come_twice(tmp_path: Path, files: Path, table: str, message: str):
     path = first(files / table)
     found = pq.read_table(path)
-    known = found.filter(found.column(1).is_valid()) if "emb" in table else found
-    pq.write_table(pa.concat_tables([found, known[:1]]), path)
+    pq.write_table(pa.concat_tables([found, found[:1]]), path)
     refused(tmp_path, files, message)
 
 

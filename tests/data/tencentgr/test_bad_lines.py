@@ -108,7 +108,7 @@ def field(name: str, value: Any) -> Callable[[str], str]:
         ),
         (
             "creative_emb/emb_82_6/part-00000.json",
-            lambda t: '{"emb": [1]}',
+            lambda t: '{"emb": [1, 2, 3, 4, 5, 6]}',
             "line {}: expected an object with anonymous_cid",
         ),
         (

@@ -136,7 +136,7 @@ def test_prepare_says_what_differs(
     tmp_path: Path, huggingface: Path, ads: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
     counts = facts(ads)
-    defaults = dict(zip(compare_dataset.__kwdefaults__, [{}, {}], strict=True))
+    defaults = {key: {} for key in compare_dataset.__kwdefaults__}
     monkeypatch.setattr(
         published.compare_dataset, "__kwdefaults__", defaults | {"counts": {"mine": counts}}
     )

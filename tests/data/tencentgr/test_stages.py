@@ -90,3 +90,39 @@ def test_small_pieces_read_the_same(
     monkeypatch.setattr(read_competition, "_entries", lambda path: real(path, 700))
     made = ready(tmp_path / "parts", competition, vectors=[81, 82])
     assert made.fingerprint == want.fingerprint
+
+
+def test_a_dataset_inside_the_download_goes_on(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    done: list[str] = []
+    real = stages._perform
+
+    def interrupted(unit: stages.Unit, path: Path) -> None:
+        if len(done) == 7:
+            raise KeyboardInterrupt
+        real(unit, path)
+        done.append(unit.name)
+
+    monkeypatch.setattr(stages, "_perform", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ready(copy / "out", copy)
+    (copy / "README.md").write_text("fetched later")
+    again: list[str] = []
+    monkeypatch.setattr(stages, "_perform", lambda u, p: (real(u, p), again.append(u.name)))
+    ready(copy / "out", copy)
+    assert again and not set(done) & set(again)
+
+
+@pytest.mark.parametrize("name", ["indexer.pkl", "candidate", "mm_emb/emb_81_8_parquet"])
+def test_each_file_that_is_read_counts(
+    tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.setattr(stages.Stage, "remove", lambda self: None)
+    ready(tmp_path / "out", copy)
+    place = copy / name
+    path = place if place.is_file() else sorted(place.iterdir())[0]
+    path.touch()
+    again: list[str] = []
+    real = stages._perform
+    monkeypatch.setattr(stages, "_perform", lambda u, p: (real(u, p), again.append(u.name)))
+    ready(tmp_path / "out", copy)
+    assert any(unit.startswith("seq") for unit in again)
