@@ -1,10 +1,10 @@
 """One level of a trie: which codes lead from each node, and where to.
 
 The codes are a list, one for each child, or bits, one for each code of each node above, in rows of
-whole words. Where a quarter of the codes exist or more, bits are the smaller form; where a list would
-not stay in a cache they are read nearly as fast. A child's number
-is then the number of bits before its own: where the children of its node start, and the bits of the
-node's row below the code (Jacobson, "Space-efficient static trees and graphs", 1989).
+whole words. Where a quarter of the codes exist or more, bits are the smaller form; where a list
+would not stay in a cache they are read nearly as fast. A child's number is then the number of bits
+before its own: where the children of its node start, and the bits of the node's row below the code
+(Jacobson, "Space-efficient static trees and graphs", 1989).
 
 Everything that reads codes asks a `Level`, but for the kernels, which get the arrays as they are.
 """
