@@ -81,9 +81,11 @@ def fit_power_law(parameters: Sequence[float], losses: Sequence[float]) -> Power
     bounds = ([0.0, -np.inf, -np.inf], [np.inf, np.inf, np.inf])
     found = least_squares(residuals, start, bounds=bounds, x_scale="jac", ftol=1e-14, xtol=1e-14)
     floor, log_scale, exponent = found.x
+    with np.errstate(over="ignore"):  # a steep law in other units may have an infinite scale
+        scale = float(np.exp(log_scale + exponent * np.log(unit)))
     return PowerLaw(
         floor=float(floor),
-        scale=float(np.exp(log_scale + exponent * np.log(unit))),
+        scale=scale,
         exponent=float(exponent),
         error=float(np.sqrt(np.square(found.fun).mean())),
     )
@@ -99,36 +101,42 @@ def bootstrap_power_law(
 ) -> ScalingFit:
     """`fit_power_law` with intervals from a bootstrap of the relative errors.
 
-    The errors of the fit are drawn anew, with replacement and widened by
-    `sqrt(n / (n - 3))` for the three numbers that were fitted to them; resampling the points
-    instead would leave some draws with too few sizes.
+    Models of one size differ by their seeds, and miss the law together: their mean errors are drawn
+    anew by size, widened by `sqrt(S / (S - 3))` for the three numbers that were fitted to S sizes,
+    and what each model differs from its size's mean by model, widened by `sqrt(n / (n - S))`.
+    Resampling the points instead would leave some draws with too few sizes. Of four sizes one
+    degree of freedom is left, and the intervals are still too narrow: four of five held the truth
+    in a simulation where 19 of 20 should.
 
     Args:
-        parameters: N of each model; at least four models of three sizes.
+        parameters: N of each model; at least four sizes.
         losses: of each model.
         samples: draws.
         level: of the intervals.
         seed: of the draws.
 
     Raises:
-        ConfigError: as `fit_power_law`, and for fewer than four models.
+        ConfigError: as `fit_power_law`, and for fewer than four sizes.
     """
     sizes, values = _checked(parameters, losses)
-    if len(sizes) < 4:
+    distinct, size = np.unique(sizes, return_inverse=True)
+    if len(distinct) < 4:
         raise ConfigError(
-            f"scaling: {len(sizes)} models; expected at least four, or the errors of a law with "
+            f"scaling: {len(distinct)} sizes; expected at least four, or the errors of a law with "
             "three numbers cannot be told"
         )
     law = fit_power_law(parameters, losses)
     fitted = law.at(sizes)
-    errors = (values / fitted - 1) * np.sqrt(len(sizes) / (len(sizes) - 3))
+    errors = values / fitted - 1
+    count = len(distinct)
+    shared = np.bincount(size, errors) / np.bincount(size)
+    own = (errors - shared[size]) * np.sqrt(len(sizes) / max(len(sizes) - count, 1))
+    shared *= np.sqrt(count / (count - 3))
     generator = np.random.default_rng(seed)
-    drawn = [
-        fit_power_law(
-            sizes.tolist(), (fitted * (1 + generator.choice(errors, len(errors)))).tolist()
-        )
-        for _ in range(samples)
-    ]
+    drawn = []
+    for _ in range(samples):
+        miss = generator.choice(shared, count)[size] + generator.choice(own, len(own))
+        drawn.append(fit_power_law(sizes.tolist(), (fitted * (1 + miss)).tolist()))
     ends = (50 * (1 - level), 50 * (1 + level))
     intervals = {}
     for name in ("floor", "scale", "exponent"):
