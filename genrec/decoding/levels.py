@@ -1,10 +1,10 @@
 """One level of a trie: which codes lead from each node, and where to.
 
 The codes are a list, one for each child, or bits, one for each code of each node above, in rows of
-whole words. Where a quarter of the codes exist or more, bits are the smaller form, and where a list
-would not stay in a cache they are read as fast. A child's number
-is then the number of bits before its own: where the children of its node start, and the bits of the
-node's row below the code (Jacobson, "Space-efficient static trees and graphs", 1989).
+whole words. Where a quarter of the codes exist or more, bits are the smaller form; where a list
+would not stay in a cache they are read nearly as fast. A child's number is then the number of bits
+before its own: where the children of its node start, and the bits of the node's row below the code
+(Jacobson, "Space-efficient static trees and graphs", 1989).
 
 Everything that reads codes asks a `Level`, but for the kernels, which get the arrays as they are.
 """
@@ -22,6 +22,7 @@ from genrec.decoding.codes import pack_tokens
 
 DENSE = 0.25  # share of codes that exist from which on they may be bits
 LARGE = 2**22  # bytes of a list from which on they are: a smaller one stays in a cache
+_FEW = 8  # a search among bits costs as much as listing so many codes
 _WORD = 64
 
 
@@ -78,12 +79,11 @@ class Level:
     def codes(self, nodes: Tensor) -> Tensor:
         """The codes, int64, of nodes of the next depth; any shape."""
         flat = nodes.reshape(-1)
-        if self.dense:
-            found = self.bits.select(flat) % self.stride
-        else:
-            found = self.tokens.index_select(0, flat).to(torch.int64)
-            found = found if self.tokens.dtype == torch.uint8 else found & 0xFFFF
-        return found.view(nodes.shape)
+        if self.dense and _FEW * len(flat) < self.num_children:
+            return (self.bits.select(flat) % self.stride).view(nodes.shape)
+        tokens = self.listed()
+        found = tokens.index_select(0, flat).to(torch.int64).view(nodes.shape)
+        return found if tokens.dtype == torch.uint8 else found & 0xFFFF
 
     def children(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The codes and children of nodes (int64, any shape), side by side in `places` columns.

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from genrec.data import Dataset
 from genrec.errors import ConfigError, DataError
+from genrec.pipeline.notes import note
 
-MOST_VALUES = 16  # of a feature with several: the first ones count
+MOST_VALUES = 32  # of a feature with several: the first ones count
 
 
 def asked_columns(encoder: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -122,6 +123,11 @@ def sparse_matrix(
                 f"{what}: column {name!r} holds {kind}; a sparse feature is whole numbers or lists "
                 "of them"
             )
+        if listed and (cut := _longer(column)):
+            note(
+                f"{what}: column {name!r}: {cut:,} lists hold more than {MOST_VALUES} values, of "
+                "which the first count"
+            )
         part = _lists(column) if listed else np.asarray(pc.fill_null(column, 0))[:, None]
         if part.size and (int(part.min()) < 0 or int(part.max()) >= 2**31 - 1):
             row = int(np.argmax(((part < 0) | (part >= 2**31 - 1)).any(axis=1)))
@@ -132,6 +138,12 @@ def sparse_matrix(
         sizes.append((name, int(part.max(initial=0)) + 1, part.shape[1]))
         parts.append(part.astype(np.int32))
     return sizes, np.concatenate(parts, axis=1)
+
+
+def _longer(column: pa.ChunkedArray) -> int:
+    """How many lists are cut."""
+    longer = pc.greater(pc.list_value_length(column), MOST_VALUES)
+    return int(pc.sum(longer).as_py() or 0)
 
 
 def _lists(column: pa.ChunkedArray) -> np.ndarray:

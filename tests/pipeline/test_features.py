@@ -223,3 +223,15 @@ def test_more_users_can_be_asked_and_other_actions_be_the_target(ads: Path):
     known = data.histories.actions[ends - 1] > 0
     np.testing.assert_array_equal(found.test.targets[known], data.histories.items[ends - 1][known])
     assert known.any()
+
+
+def test_lists_that_are_cut_are_told(capsys: pytest.CaptureFixture[str]):
+    rows = [list(range(1, 20)), None, list(range(1, 34)), [], list(range(40))]
+    table = pa.table({"107": pa.array(rows, pa.list_(pa.int32()))})
+    sizes, matrix = sparse_matrix(table, ["107"], "users")
+    assert sizes == [("107", 33, 32)] and matrix[0, :20].tolist() == [*range(1, 20), 0]
+    assert matrix[2].tolist() == list(range(1, 33)) and matrix[4].tolist() == list(range(32))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "users: column '107': 2 lists hold more than 32 values" in told
+    sparse_matrix(table[:2], ["107"], "users")
+    assert capsys.readouterr().err == ""

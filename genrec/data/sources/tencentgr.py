@@ -239,7 +239,7 @@ def _plan(
 ) -> dict[str, Any]:
     """What the staged results depend on: the files that are read, and no others beside them."""
     files = [path for paths in _paths(units, sets).values() for path in paths]
-    files += [path for path in [root / "indexer.pkl"] if path.is_file()]
+    files = [path for path in [*files, root / "indexer.pkl"] if path.is_file()]
     return {
         "format": 2,
         "histories": histories,
