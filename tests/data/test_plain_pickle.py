@@ -7,6 +7,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +283,16 @@ def test_containers_do_not_grow_inside_others(tmp_path: Path, program: bytes):
     (tmp_path / "file.pkl").write_bytes(b"\x80\x04" + program)
     with pytest.raises(DataError, match="is added to that is inside another already, or in itself"):
         read_plain_pickle(tmp_path / "file.pkl")
+
+
+def test_keys_that_are_not_read_again_are_not_kept(tmp_path: Path):
+    path = written(tmp_path, {f"user_{n}": n for n in range(150_000)}, 4)
+    tracemalloc.start()
+    try:
+        found = read_plain_pickle(path, mapping=PairColumns)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 150_000
+    # A block of keys and their columns; every key and its place in a memory would be over 20 MB.
+    assert peak < 15e6

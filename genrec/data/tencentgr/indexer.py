@@ -59,7 +59,7 @@ class Indexer:
 
 
 def read_indexer(path: str | os.PathLike[str]) -> Indexer:
-    """Read `indexer.pkl`; about a second and 16 MB per million ids.
+    """Read `indexer.pkl`; about two seconds and 16 MB per million ids.
 
     Only `u` and `i` are read. The raw values of features, which may be anything, are not needed:
     the tables hold re-numbered ones.
