@@ -4,11 +4,13 @@
 
 Every round takes one of several catalogs, from a few items to levels of 65,536 codes, and changes
 it: items come and go, in place or in a copy, and now and then the trie is compacted, saved and
-mapped, or renumbered. It makes or keeps a filter, and decodes a batch by a search and a back end
-drawn at random: beams, exact beams, sums of look-ups, or dense scores. In a quarter of the rounds
-of beams the model rules codes out, by -inf or the lowest number of a type. Each list is compared,
-items and scores, with a ranking of all items computed without the trie. Memory and living tensors
-must not grow. The last line counts what was done; the exit code is 1 if anything was wrong.
+mapped, or renumbered. Dense levels are lists of codes or, in a third of the catalogs, bits, which
+otherwise only levels of millions of codes are. It makes or keeps a filter, and decodes a batch by a
+search and a back end drawn at random: beams, exact beams, sums of look-ups, or dense scores. In a
+quarter of the rounds of beams the model rules codes out, by -inf or the lowest number of a type.
+Each list is compared, items and scores, with a ranking of all items computed without the trie.
+Memory and living tensors must not grow. The last line counts what was done; the exit code is 1 if
+anything was wrong.
 
 Not drawn: the Triton step, the logits processor for `generate()`, and the light head's own search.
 """
@@ -38,9 +40,11 @@ from genrec.decoding import (
     beam_search,
     dense_search,
     exact_parallel_search,
+    levels,
     load_trie,
     save_trie,
 )
+from genrec.decoding.levels import LARGE
 from genrec.decoding.step import Backend, chosen_backend
 
 SEARCHES = ("beams", "exact", "parallel", "dense")
@@ -48,6 +52,9 @@ CPU = torch.device("cpu")
 BACKENDS: tuple[Backend, ...] = ("torch", "torch-only")
 if chosen_backend("auto", CPU) == "compiled":
     BACKENDS = (*BACKENDS, "compiled", "compiled")  # as often as both others
+
+# A trie of lists, one that changes in place (of lists too), one whose dense levels are bits.
+FORMS: tuple[dict[str, bool], ...] = ({}, {"in_place": True}, {"bits": True})
 
 # What models write for codes they rule out. Added to multiples of 1/4 the last two stay as they
 # are, and two of them are -inf, in any order, so sums remain exact.
@@ -94,6 +101,7 @@ class Soak:
         sizes: codes per level.
         batch: requests per round.
         in_place: change a `MutableTrie`; otherwise every change makes a trie.
+        bits: levels may be bits however few codes they have.
     """
 
     def __init__(
@@ -104,6 +112,7 @@ class Soak:
         sizes: tuple[int, ...] = (16, 12, 12),
         batch: int = 32,
         in_place: bool = False,
+        bits: bool = False,
     ) -> None:
         self.rng = np.random.default_rng(seed)
         self.items, self.sizes, self.batch = items, sizes, batch
@@ -111,6 +120,8 @@ class Soak:
         self.order = self.rng.permutation(items)  # rank of each item, gone ones included
         self.there = np.ones(items, dtype=bool)
         self.in_place = in_place
+        self.large = 0 if bits else LARGE
+        levels.LARGE = self.large
         self._take(PrefixTrie.from_codes(self.codes, sizes, self.order))
         self.filter, self.allowed = self._filter()
         self.chain = [self._quarters((above, size)) for above, size in itertools.pairwise(sizes)]
@@ -136,6 +147,7 @@ class Soak:
 
     def round(self) -> None:
         """Change something, then decode a batch and compare it."""
+        levels.LARGE = self.large
         self._change()
         kept = self.filter is not None and self.filter.trie is self.trie
         if not kept or self.rng.random() < 0.3:
@@ -184,14 +196,15 @@ class Soak:
         """Count the beam searches by what their trie is like."""
         trie = self.trie
         self.counts["in place"] += self.batch * self.in_place
-        levels = list(zip(itertools.pairwise(trie.num_nodes), self.sizes, strict=True))
+        steps = list(zip(itertools.pairwise(trie.num_nodes), self.sizes, strict=True))
         for name, found in (
             ("families above 32", max(trie.max_branch) > 32),
-            ("full levels above 32", any(n == m * k and k > 32 for (m, n), k in levels)),
+            ("full levels above 32", any(n == m * k and k > 32 for (m, n), k in steps)),
             ("codes above 255", int(self.codes.max()) > 255),
             ("codes above 65,000", int(self.codes.max()) > 65_000),
-            ("single children", any(m < n < 2 * m for (m, n), _ in levels)),
+            ("single children", any(m < n < 2 * m for (m, n), _ in steps)),
             ("one item", trie.num_live == 1),
+            ("bits", any(trie.level(i).dense for i in range(trie.num_levels))),
         ):
             self.counts[name] += self.batch * found
 
@@ -333,10 +346,8 @@ def main() -> None:
     torch.set_num_threads(1)
     draw = np.random.default_rng(given.seed)
     soaks = [
-        Soak(seed=given.seed + i, sizes=sizes, items=items, batch=batch, in_place=in_place)
-        for i, ((sizes, items, batch), in_place) in enumerate(
-            itertools.product(CATALOGS, (False, True))
-        )
+        Soak(seed=given.seed + i, sizes=sizes, items=items, batch=batch, **form)
+        for i, ((sizes, items, batch), form) in enumerate(itertools.product(CATALOGS, FORMS))
     ]
     counts: Counter[str] = Counter()
     for soak in soaks:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from genrec.decoding import levels
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "soak_decode.py"
 spec = importlib.util.spec_from_file_location("soak_decode", SCRIPT)
 soak_decode = importlib.util.module_from_spec(spec)
@@ -49,10 +51,17 @@ def run(requests: int, *, trace: bool, **options) -> soak_decode.Soak:
     return soak
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_random_requests_over_a_changing_catalog(in_place):
-    sizes = (6, 5, 5)
-    soak = run(2400, trace=False, seed=0, items=300, batch=15, sizes=sizes, in_place=in_place)
+@pytest.fixture(autouse=True)
+def restored(monkeypatch):
+    """A soak says how large a level must be to be bits."""
+    monkeypatch.setattr(levels, "LARGE", levels.LARGE)
+
+
+@pytest.mark.parametrize("form", soak_decode.FORMS)
+def test_random_requests_over_a_changing_catalog(form):
+    sizes = (8, 100) if form.get("bits") else (6, 5, 5)
+    soak = run(2400, trace=False, seed=0, items=300, batch=15, sizes=sizes, **form)
+    assert (soak.counts["bits"] > 0) == form.get("bits", False)
     for name in (*soak_decode.SEARCHES, "added", "removed", "filters", "renumberings", "ruled out"):
         assert soak.counts[name] > 0, name
 
