@@ -114,6 +114,7 @@ class Level:
 
     def descend(self, nodes: Tensor, codes: Tensor) -> Tensor:
         """Children of nodes (int64, -1 stays -1) along codes of the same shape; -1 for none."""
+        codes = codes.to(torch.int64)  # bounds of a level may be no numbers of a narrower type
         if self.dense:
             inside = codes.clamp(0, self.size - 1)
             cells = nodes.clamp_min(0) * self.stride + inside
@@ -126,6 +127,7 @@ class Level:
     def lower_bound(self, nodes: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """First child of each node whose code is not below, and the end of its children."""
         low, end = (self.pointer[of].to(torch.int64) for of in (nodes, nodes + 1))
+        codes = codes.to(torch.int64)
         if self.dense:
             return self.bits.rank(nodes * self.stride + codes.clamp(0, self.size)), end
         high, last = end, self.num_children - 1

@@ -28,8 +28,8 @@ def sorted_by_digits(values, spare, low, high, width):
     Returns:
         One of the two arrays.
     """
-    mask = (_u64(1) << _u64(width)) - _u64(1)
     for shift in range(low, high, width):
+        mask = (_u64(1) << _u64(min(width, high - shift))) - _u64(1)
         places = np.zeros((1 << width) + 1, dtype=np.int64)
         for value in values:
             places[((value >> _u64(shift)) & mask) + _u64(1)] += 1

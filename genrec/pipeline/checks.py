@@ -152,6 +152,12 @@ def _matches(value: Any, hint: Any) -> bool:
 
 
 def _shown(hint: Any) -> str:
+    """A type as an error names it: its choices, if it has some, joined by "or"."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " or ".join(str(choice) for choice in inner)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_shown(one) for one in inner if one is not type(None))
     if isinstance(hint, type) and typing.get_origin(hint) is None:
         return hint.__name__
     return str(hint).replace("typing.", "").replace("collections.abc.", "")

@@ -87,6 +87,8 @@ def test_lookups_of_bits_and_codes_are_the_same(case):
             assert torch.equal(a, b)
         gone = torch.where(codes % 3 == 0, -1, above)
         assert torch.equal(one.descend(gone, codes), other.descend(gone, codes))
+        narrow = codes.clamp(0, 100).to([torch.uint8, torch.int8, torch.int16][level % 3])
+        assert torch.equal(one.descend(gone, narrow), other.descend(gone, narrow))
         (code, child, absent), (code_, child_, absent_) = one.children(above), other.children(above)
         assert code[~absent].tolist() == code_[~absent_].tolist()
         assert child[~absent].tolist() == child_[~absent_].tolist()
@@ -130,7 +132,8 @@ def test_steps_over_bits_and_codes_are_the_same(size, share):
                     for of in (listed, dense)
                 )
                 alive = slow.nodes >= 0
-                rounding = 1e-5 if "renormalize" in options else 0.0
+                # Whether numba inlines what it loads from its cache moves a sum's last digit.
+                rounding = 1e-5 if "renormalize" in options else 3e-6
                 for name in ("nodes", "sound"):
                     assert torch.equal(getattr(slow, name), getattr(fast, name)), name
                 for name in ("parent", "code"):

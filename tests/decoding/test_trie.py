@@ -306,9 +306,10 @@ def test_the_compiled_sort_is_numpys(bits, seed, count):
     width = int(rng.integers(1, 12))
     found = radix.sorted_by_digits(values.copy(), np.empty_like(values), 0, bits, width)
     assert found.tolist() == expected.tolist()
-    low = int(rng.integers(0, bits))  # what is below stays in the order it came
-    order = np.argsort(values >> np.uint64(low), kind="stable")
-    found = radix.sorted_by_digits(values.copy(), np.empty_like(values), low, bits, width)
+    low, high = sorted(int(end) for end in rng.integers(0, bits + 1, 2))  # others count nothing
+    digits = (values >> np.uint64(min(low, 63))) & np.uint64(2 ** (high - low) - 1)
+    order = np.argsort(digits, kind="stable")
+    found = radix.sorted_by_digits(values.copy(), np.empty_like(values), low, high, width)
     assert found.tolist() == values[order].tolist()
 
 

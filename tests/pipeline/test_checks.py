@@ -53,7 +53,7 @@ def test_values_of_the_declared_types_pass(options):
         ("name", ["a"], "str"),
         ("sizes", 3, "list[int]"),
         ("sizes", [1, "2"], "list[int]"),
-        ("kind", "c", "Literal['a', 'b']"),
+        ("kind", "c", "a or b"),
         ("flag", 1, "bool"),
         ("part", [], "dict[str, Any]"),
         ("parts", {"a": 1}, "dict[str, dict[str, Any]]"),

@@ -133,9 +133,9 @@ def test_missing_values_and_lists():
     sizes, matrix = sparse_matrix(small().catalog.table, ["tags", "f"], "items")
     assert sizes == [("tags", 3, 2), ("f", 4, 1)]
     np.testing.assert_array_equal(matrix, [[1, 2, 3], [0, 0, 0]])
-    long = pa.table({"x": [list(range(1, 30)), []]})
+    long = pa.table({"x": [list(range(1, 40)), []]})
     sizes, matrix = sparse_matrix(long, ["x"], "items")
-    assert sizes == [("x", 17, 16)] and matrix[0].tolist() == list(range(1, 17))
+    assert sizes == [("x", 33, 32)] and matrix[0].tolist() == list(range(1, 33))
     with pytest.raises(DataError, match=r"items: column 'x' row 2 has \[-1\]"):
         sparse_matrix(pa.table({"x": [1, -1]}), ["x"], "items")
 

@@ -291,7 +291,7 @@ WRONG = [
     ),
     ("vocabularies/rq/collaborative", "text", "rq: collaborative: quantizer 'rq-kmeans' does not"),
     ("vocabularies/rq/colisions", "allow", "did you mean 'collisions'"),
-    ("vocabularies/rq/collisions", "alow", "collisions='alow'; expected Literal['reassign'"),
+    ("vocabularies/rq/collisions", "alow", "collisions='alow'; expected reassign or append"),
     ("vocabularies/rq/quantizer/codebook", [4], "vocabularies: rq: quantizer 'rq-kmeans' has no"),
     ("vocabularies/rq/quantizer/codebook_sizes", [4, 0], "vocabularies: rq: "),
     ("vocabularies/rq/quantizer/type", "rqkmeans", "quantizer type 'rqkmeans' is unknown"),
