@@ -49,6 +49,13 @@ MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 EXAMPLE = "example: "
 # What `--help` writes for a value, by the first word of its type; else the name of the option.
 KINDS = (("int", "N"), ("float", "X"), ("dict", "{NAME: VALUE,...}"))
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list, which is written '[5, 10]'",
+    "dict": "names and values, which are written '{name: value}'",
+}
 # What a recommender gives to its parts itself.
 SUPPLIED = ("tables", "encoder", "d_model", "max_length")
 
@@ -228,9 +235,20 @@ class _Parser(ArgumentParser):
         parser = getattr(ex, "subcommand_parser", None) or self
         prog = parser.prog.replace(" [options]", "")
         console = Console(stderr=True, soft_wrap=True)
-        console.print(Text.assemble(("error: ", "red"), message, _meant(parser, message)))
+        text = _in_words(message) + _meant(parser, message)
+        console.print(Text.assemble(("error: ", "red"), text))
         console.print(Text(f"see {prog} --help"))
         self.exit(2)
+
+
+def _in_words(message: str) -> str:
+    """What the parser says of a value of another type, in words of the command line."""
+    wrong = re.match(
+        r"Parser key \"([^\"]+)\":\s*Expected an? <class '(\w+)'>\. Got value: (.*)", message
+    )
+    return (
+        f"--{wrong[1]}: {wrong[3]!r} is not {TYPES.get(wrong[2], wrong[2])}" if wrong else message
+    )
 
 
 def _meant(parser: argparse.ArgumentParser, message: str) -> str:

@@ -146,7 +146,11 @@ def test_version(genrec):
             "--nothing-like-it 3 see genrec train --help",
         ),
         (["train", "a", "b", "--vocab", "c"], "did you mean --vocabulary?"),
-        (["train", "a", "b", "--training.epochs", "many"], "training.epochs"),
+        (["train", "a", "b", "--training.epochs", "many"], "epochs: 'many' is not a whole number"),
+        (
+            ["evaluate", "a", "b", "--beams", "50"],
+            "--beams: '50' is not a list, which is written '[",
+        ),
         (["train", "a", "b", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["quantize", "a", "b", "--collisions", "alow"], "collisions"),
         (["run", "nowhere.yaml"], "nowhere.yaml: cannot be read (No such file"),

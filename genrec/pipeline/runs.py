@@ -19,7 +19,14 @@ from typing import Any
 
 import torch
 
-from genrec.artefacts import MANIFEST, check_folder, file_sha256, fingerprint, read_json
+from genrec.artefacts import (
+    MANIFEST,
+    check_folder,
+    file_sha256,
+    fingerprint,
+    no_folder,
+    read_json,
+)
 from genrec.data import Dataset, Split
 from genrec.errors import ArtefactError, ConfigError, GenrecError
 from genrec.models import Recommender
@@ -78,6 +85,8 @@ class Run:
             ArtefactError: if it is no run folder or its model was never finished.
         """
         folder = Path(folder)
+        if not folder.is_dir():
+            raise ArtefactError(no_folder(folder, "a run folder written by `genrec train`"))
         if not (folder / RUN_FILE).is_file():
             if (folder / UNFINISHED_FILE).is_file():
                 raise ArtefactError(
