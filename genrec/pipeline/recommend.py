@@ -153,7 +153,8 @@ def recommend(
             unknown = asked[int(np.argmax(rows < 0))] if asked else ""
             raise DataError(
                 f"user {unknown!r} is not in the dataset {data.name!r}, whose ids look like "
-                f"{flat.user_ids[0].as_py()!r}; give users of it, or a history by --items or --histories"
+                f"{flat.user_ids[0].as_py()!r}; give users of it, or a history by --items or "
+                "--histories"
             )
         start, end = flat.offsets[rows], flat.offsets[rows + 1]
         shown = asked
