@@ -99,7 +99,12 @@ def test_lookups_of_bits_and_codes_are_the_same(case):
 @pytest.mark.parametrize("size", [3, 64, 100, 256, 300, 1000])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 1.0])
 def test_steps_over_bits_and_codes_are_the_same(size, share):
-    """Rows that do not end with a word, full ones, dead beams, removals, filters, a floor."""
+    """Rows that do not end with a word, full ones, dead beams, removals, filters, a floor.
+
+    Log-probabilities and scores are multiples of 1/4, whose sums are exact, so everything is equal
+    bit by bit, with many ties. Normalized ones are the same up to rounding, which may change the
+    order of near ties, so of those only the scores are compared.
+    """
     rng = np.random.default_rng(size)
     every = np.stack(np.unravel_index(np.arange(40 * size), (40, size)), axis=1)
     codes = every[(rng.random(len(every)) < share) | (every[:, 0] == 3)]
@@ -109,11 +114,11 @@ def test_steps_over_bits_and_codes_are_the_same(size, share):
     gone = rng.permutation(len(codes))[: len(codes) // 5]
     nodes = torch.from_numpy(np.stack([rng.permutation(trie.num_nodes[1])[:20] for _ in range(4)]))
     nodes[torch.from_numpy(rng.random(nodes.shape) < 0.1)] = -1
-    scores = -torch.rand(nodes.shape, generator=torch.Generator().manual_seed(0))
-    logits = torch.from_numpy(rng.normal(size=(*nodes.shape, size))).float()
+    scores = torch.from_numpy(-rng.integers(0, 8, nodes.shape) / 4).float()
+    log_probs = torch.from_numpy(-rng.integers(0, 40, (*nodes.shape, size)) / 4).float()
     allowed = torch.from_numpy(rng.random((4, trie.num_items)) < 0.5)
     exclude = torch.from_numpy(rng.integers(-1, trie.num_items, (4, 30)))
-    floor = torch.full((4,), -float(np.log(size)) - 1.0)
+    floor = torch.full((4,), -2.0)
     backends = [name for name in BACKENDS if name != "triton"]
     for listed in (trie, trie.remove(gone)):
         dense = in_form(listed, dense=True)
@@ -121,27 +126,27 @@ def test_steps_over_bits_and_codes_are_the_same(size, share):
         for options in (
             {"keep": 7},
             {"keep": 7, "renormalize": True},
+            {"keep": 7, "logits": True},
             {"keep": 300, "filter": filter, "exclude": exclude},
+            {"keep": 300, "filter": filter, "exclude": exclude, "logits": True},
             {"keep": 50, "floor": floor, "filter": filter},
         ):
             for backend in backends:
                 slow, fast = (
-                    expand_beams(
-                        of, 1, logits, nodes, scores, logits=True, backend=backend, **options
-                    )
+                    expand_beams(of, 1, log_probs, nodes, scores, backend=backend, **options)
                     for of in (listed, dense)
                 )
-                alive = slow.nodes >= 0
-                # Whether numba inlines what it loads from its cache moves a sum's last digit.
-                rounding = 1e-5 if "renormalize" in options else 3e-6
-                for name in ("nodes", "sound"):
-                    assert torch.equal(getattr(slow, name), getattr(fast, name)), name
-                for name in ("parent", "code"):
-                    assert torch.equal(getattr(slow, name)[alive], getattr(fast, name)[alive])
-                torch.testing.assert_close(fast.scores, slow.scores, atol=rounding, rtol=0)
-                torch.testing.assert_close(
-                    fast.best_dropped, slow.best_dropped, atol=rounding, rtol=0
-                )
+                rounded = "renormalize" in options or "logits" in options
+                rounding = 1e-5 if rounded else 0.0
+                for name in () if rounded else ("nodes", "parent", "code", "sound"):
+                    one, other = getattr(slow, name), getattr(fast, name)
+                    if name in ("parent", "code"):
+                        one, other = one[slow.nodes >= 0], other[slow.nodes >= 0]
+                    assert torch.equal(one, other), name
+                for name in ("scores", "best_dropped"):
+                    torch.testing.assert_close(
+                        getattr(fast, name), getattr(slow, name), atol=rounding, rtol=0
+                    )
                 torch.testing.assert_close(fast.leaked, slow.leaked, atol=1e-4, rtol=1e-4)
 
 
