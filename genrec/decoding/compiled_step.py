@@ -21,7 +21,7 @@ _SHARE = 2**18  # log-probabilities that are worth a thread
 # What the kernel gets for an option that is not used.
 _NO_BOOL, _NO_FLOAT = np.empty(0, dtype=bool), np.empty(0, dtype=np.float32)
 _NO_NODES = _NO_MARKS = np.empty((0, 0), dtype=np.int64)
-_NO_CODES, _NO_TIES = np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.int32)
+_NO_TIES = np.empty(0, dtype=np.int32)
 
 
 def compiled_step(given: Expansion) -> Step:
@@ -84,15 +84,18 @@ def tests_of_nodes(trie: PrefixTrie, depth: int, excluded: Exclusions) -> tuple[
 def level_arrays(trie: PrefixTrie, level: int) -> tuple[np.ndarray, ...]:
     """Codes, their bits, pointers and tie ranks of a level, for the kernels; made once.
 
-    Codes or bits: the other has no rows. Nodes that removed items left are told apart by number, so
-    there are no bits then.
+    Codes or bits: the other has no rows, but the codes the type they would have, so that both are
+    read by one compiled function and sums do not differ in their last digit. Nodes that removed
+    items left are told apart by number, so there are no bits then.
     """
     name = f"arrays {level}"
     if name not in trie.derived:
         found = trie.level(level)
         bits = found.dense and trie.live is None
         trie.derived[name] = (
-            _NO_CODES if bits else found.array(),
+            np.empty(0, dtype=np.uint8 if found.size <= 256 else np.uint16)
+            if bits
+            else found.array(),
             found.rows.numpy() if bits else _NO_NODES,
             trie.pointers[level].numpy(),
             trie.leaf_tie.numpy() if level == trie.num_levels - 1 else _NO_TIES,

@@ -150,6 +150,16 @@ def test_steps_over_bits_and_codes_are_the_same(size, share):
                 torch.testing.assert_close(fast.leaked, slow.leaked, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [200, 300])
+def test_bits_and_codes_are_read_by_one_compiled_function(size):
+    """Two would be compiled apart, and their sums could differ in the last digit."""
+    step = pytest.importorskip("genrec.decoding.compiled_step")
+    codes = np.random.default_rng(0).integers(0, (8, size), (900, 2))
+    tries = [in_form(PrefixTrie.from_codes(codes, (8, size)), dense=dense) for dense in (0, 1)]
+    kinds = [[(one.dtype, one.ndim) for one in step.level_arrays(trie, 1)] for trie in tries]
+    assert kinds[0] == kinds[1]
+
+
 def catalog(items=900, seed=0):
     rng = np.random.default_rng(seed)
     codes = np.stack([rng.integers(0, size, items) for size in (3, 256, 2)], axis=1)
