@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from genrec.artefacts import check_target
 from genrec.data.dataset import KIND, Dataset, write_dataset
+from genrec.data.ranges import draw_in_ranges
 from genrec.data.sources.generated_words import DEPARTMENTS, DETAILS, STYLE_PHRASES
 from genrec.errors import ConfigError
 
@@ -225,8 +226,8 @@ def _plan_successors(
     zero = np.zeros(num_items, dtype=np.int64)
     low = cells[department * per_department * NUM_STYLES]
     high = cells[(department + 1) * per_department * NUM_STYLES]
-    hidden = [_draw(rng, cumulative, low, high) for _ in range(2)]
-    hidden.append(_draw(rng, cumulative, zero, zero + num_items))
+    hidden = [draw_in_ranges(rng, cumulative, low, high) for _ in range(2)]
+    hidden.append(draw_in_ranges(rng, cumulative, zero, zero + num_items))
 
     following = department * per_department + (subcategory + 1) % per_department
     key = (subcategory * NUM_STYLES + style) * 6 + brand
@@ -251,15 +252,6 @@ def _widen_empty(
         empty = low >= high
         low, high = np.where(empty, wider_low, low), np.where(empty, wider_high, high)
     return low, high
-
-
-def _draw(
-    rng: np.random.Generator, cumulative: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> np.ndarray:
-    """One item from each range `[low, high)`, in proportion to popularity."""
-    begin, end = cumulative[low], cumulative[high]
-    point = begin + rng.random(len(low)) * (end - begin)
-    return np.clip(np.searchsorted(cumulative, point, side="right") - 1, low, high - 1)
 
 
 def simulate(
@@ -351,7 +343,7 @@ def _next_item(
             before = history[:, -back]
             low = np.where(reason == number, world.first[before, kind], low)
             high = np.where(reason == number, world.last[before, kind], high)
-    return _draw(rng, world.cumulative, low, high)
+    return draw_in_ranges(rng, world.cumulative, low, high)
 
 
 def _texts(rng: np.random.Generator, world: World, order: np.ndarray) -> dict[str, list[str]]:

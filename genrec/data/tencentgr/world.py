@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from genrec.data.ranges import draw_in_ranges
 from genrec.data.tencentgr.hashes import unit
 from genrec.data.tencentgr.schema import CLICK, CONVERSION, EXPOSURE
 from genrec.errors import ConfigError
@@ -280,18 +281,9 @@ def popular(world: World, rng: np.random.Generator, day: np.ndarray) -> np.ndarr
 def draw(world: World, rng: np.random.Generator, topic: np.ndarray, day: np.ndarray) -> np.ndarray:
     """An item of each topic that lives on each day, by popularity and age; int64, same shape."""
     cell = topic.astype(np.int64) * DAYS + day
-    slot = _pick(rng, world.alive, cell * len(AGES), (cell + 1) * len(AGES))
+    slot = draw_in_ranges(rng, world.alive, cell * len(AGES), (cell + 1) * len(AGES))
     cell -= np.minimum(slot - cell * len(AGES), day)
-    return _pick(rng, world.cumulative, world.cells[cell], world.cells[cell + 1])
-
-
-def _pick(
-    rng: np.random.Generator, cumulative: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> np.ndarray:
-    """Of each range of entries one, by what the running sum gains there; int64, same shape."""
-    start, stop = cumulative[low], cumulative[high]
-    place = start + rng.random(len(low)) * (stop - start)
-    return np.clip(np.searchsorted(cumulative, place, side="right") - 1, low, high - 1)
+    return draw_in_ranges(rng, world.cumulative, world.cells[cell], world.cells[cell + 1])
 
 
 def following(world: World, items: np.ndarray) -> np.ndarray:

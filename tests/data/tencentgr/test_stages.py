@@ -17,10 +17,10 @@ from genrec.data.tencentgr.lines import pieces
 from tests.data.tencentgr.reading import ready, rewrite
 
 
-def test_an_interrupted_reading_goes_on(
-    tmp_path: Path, huggingface: Path, monkeypatch: pytest.MonkeyPatch
-):
-    want = ready(tmp_path / "want", huggingface)
+def interrupted_after_seven(
+    monkeypatch: pytest.MonkeyPatch, target: Path, source: Path
+) -> list[str]:
+    """The names of the units that were done when the reading of a download was interrupted."""
     done: list[str] = []
     real = stages._perform
 
@@ -32,7 +32,16 @@ def test_an_interrupted_reading_goes_on(
 
     monkeypatch.setattr(stages, "_perform", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ready(tmp_path / "out", huggingface)
+        ready(target, source)
+    return done
+
+
+def test_an_interrupted_reading_goes_on(
+    tmp_path: Path, huggingface: Path, monkeypatch: pytest.MonkeyPatch
+):
+    want = ready(tmp_path / "want", huggingface)
+    real = stages._perform
+    done = interrupted_after_seven(monkeypatch, tmp_path / "out", huggingface)
     assert not (tmp_path / "out").exists() and len(done) == 7
     again: list[str] = []
     monkeypatch.setattr(stages, "_perform", lambda u, p: (real(u, p), again.append(u.name)))
@@ -93,18 +102,8 @@ def test_small_pieces_read_the_same(
 
 
 def test_a_dataset_inside_the_download_goes_on(copy: Path, monkeypatch: pytest.MonkeyPatch):
-    done: list[str] = []
     real = stages._perform
-
-    def interrupted(unit: stages.Unit, path: Path) -> None:
-        if len(done) == 7:
-            raise KeyboardInterrupt
-        real(unit, path)
-        done.append(unit.name)
-
-    monkeypatch.setattr(stages, "_perform", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        ready(copy / "out", copy)
+    done = interrupted_after_seven(monkeypatch, copy / "out", copy)
     (copy / "README.md").write_text("fetched later")
     again: list[str] = []
     monkeypatch.setattr(stages, "_perform", lambda u, p: (real(u, p), again.append(u.name)))
