@@ -85,13 +85,12 @@ def test_missing_columns(tmp_path: Path, files: Path, table: str, column: str):
     ("table", "column", "kind"),
     [
         ("seq", "user_id", pa.string()),
-        ("seq", "user_id", pa.float64()),
         ("user_feat", "user_id", pa.string()),
         ("user_feat", "103", pa.string()),
         ("item_feat", "item_id", pa.string()),
-        ("item_feat", "101", pa.float64()),
+        ("item_feat", "101", pa.decimal128(20, 0)),
         ("candidate", "retrieval_id", pa.string()),
-        ("candidate", "item_id", pa.float64()),
+        ("candidate", "item_id", pa.timestamp("s")),
     ],
 )
 def test_wrong_types(tmp_path: Path, files: Path, table: str, column: str, kind: pa.DataType):
