@@ -177,9 +177,9 @@ def whole_numbers(
     if pa.types.is_null(values.type):
         values = values.cast(pa.int64())
     if pa.types.is_floating(values.type):
-        values, wrong = _whole(values)
-        if wrong is not None:
-            place, value = wrong
+        values, broken = _whole(values)
+        if broken is not None:
+            place, value = broken
             raise DataError(
                 f"{path}: column {column!r} row {row(place)} is {value}; expected a whole number, "
                 "small enough for a float of this width to be exact"
