@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from genrec.data.tencentgr.feature_names import check_number, in_order
 from genrec.errors import DataError
 
 LARGEST = 2**31 - 1
@@ -105,7 +105,9 @@ def require(path: Path, schema: pa.Schema, columns: list[str]) -> None:
 
 def feature_columns(path: Path, schema: pa.Schema) -> list[str]:
     """The columns named by digits, in order of their numbers."""
-    return sorted((n for n in schema.names if re.fullmatch("[0-9]+", n)), key=int)
+    names = in_order(schema.names)
+    check_number(path, names)
+    return names
 
 
 def plain(values: pa.Array | pa.ChunkedArray, path: Path, column: str) -> pa.Array:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genrec.data.tencentgr.feature_names import SINGLE
 from genrec.data.tencentgr.parquet import (
     LARGEST,
     batches,
@@ -123,8 +124,8 @@ def _stacked(columns: list[np.ndarray], rows: int) -> np.ndarray:
 def read_users(path: Path, groups: list[int], first: int) -> dict[str, np.ndarray]:
     """Features of some users.
 
-    `users` [n]; a single feature `103` is int32 [n], a list `106` the flat values `106` and
-    `106.counts` [n].
+    `users` [n]; a single feature `103` is int32 [n]. A list `106`, and any feature that the paper
+    does not have, is the flat values `106` and `106.counts` [n].
     """
     schema = open_part(path).schema_arrow
     names = feature_columns(path, schema)
@@ -133,15 +134,28 @@ def read_users(path: Path, groups: list[int], first: int) -> dict[str, np.ndarra
         users = whole_numbers(table.column("user_id"), path, "user_id", row, low=1)
         parts.setdefault("users", []).append(users)
         for name in names:
-            column = table.column(name)
-            if is_listed(plain(column, path, name).type):
-                flat, counts, rows = lists(column, path, name)
-                values = whole_numbers(flat, path, name, row, null=0, rows=rows)
-                parts.setdefault(f"{name}.counts", []).append(counts)
+            values, counts = _user_values(table.column(name), path, name, row)
+            if name in SINGLE:
+                starts = np.cumsum(counts) - counts
+                first_of = np.zeros(len(users), dtype=np.int64)
+                first_of[counts > 0] = values[starts[counts > 0]]
+                values = first_of
             else:
-                values = whole_numbers(column, path, name, row, null=0)
+                parts.setdefault(f"{name}.counts", []).append(counts)
             parts.setdefault(name, []).append(values.astype(np.int32))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _user_values(
+    column: pa.ChunkedArray, path: Path, name: str, first: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values of a feature of users, flat, and how many each has; a null is no value."""
+    if is_listed(plain(column, path, name).type):
+        flat, counts, rows = lists(column, path, name)
+        return whole_numbers(flat, path, name, first, null=0, rows=rows), counts
+    values = whole_numbers(column, path, name, first, null=-1)
+    known = values >= 0
+    return values[known], known.astype(np.int64)
 
 
 def read_pool(path: Path) -> dict[str, np.ndarray]:
