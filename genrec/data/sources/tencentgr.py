@@ -124,6 +124,7 @@ def prepare_tencentgr(
         seen = [*read["seq"], *read.get("predict", [])]
         items = assemble.build_items(indexer, read["item_feat"], read["candidate"], seen)
         found = assemble.build_sequences(stage, sequences, items, indexer)
+        del indexer  # 40 bytes of each item and user that nothing below asks for
         if competition:
             asked = read_competition.target_actions(place) if histories == "predict" else {}
             profiles = [stage.path(unit) for unit in sequences]
