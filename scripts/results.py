@@ -155,7 +155,10 @@ def machines(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
 
 
 def over_seeds(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
-    """Mean and standard deviation of the methods that were trained with several seeds."""
+    """Mean and standard deviation of the methods that were trained with several seeds.
+
+    Where they read codes, of how many vocabularies: the chance of one is in no spread.
+    """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for _, method, metrics in rows:
         run, found, _ = method.rpartition("-seed")
@@ -170,14 +173,16 @@ def over_seeds(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
                 values = [metrics[f"test/{name}"]["value"] for metrics in found]
                 spread = number(statistics.stdev(values))
                 cells.append(f"{number(statistics.mean(values))} ({spread})")
-            lines.append(f"| {run} | {order} | {len(found)} | {' | '.join(cells)} |")
+            read = {one["fingerprints"].get("vocabulary") for one in found} - {None, ""}
+            cells = [run, order, str(len(found)), str(len(read) or ""), *cells]
+            lines.append(f"| {' | '.join(cells)} |")
     if not lines:
         return []
     return [
         "## Over seeds: mean (standard deviation)",
         "",
-        "| method | order | seeds | R@10 | N@10 | masked R@10 | masked N@10 |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| method | order | seeds | vocabularies | R@10 | N@10 | masked R@10 | masked N@10 |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
         *lines,
         "",
     ]

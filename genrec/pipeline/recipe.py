@@ -22,6 +22,7 @@ from genrec.pipeline.evaluate import check_evaluation, evaluate
 from genrec.pipeline.features import assumed_features
 from genrec.pipeline.jobs import train_all
 from genrec.pipeline.notes import plural
+from genrec.pipeline.reseeding import OPTION
 from genrec.pipeline.resolved import options_of, resolved, resolved_embedder, resolved_vocabulary
 from genrec.pipeline.scales import scaled
 from genrec.pipeline.settings import SplitConfig, names
@@ -69,8 +70,9 @@ class Recipe:
         vocabularies: name -> `vectors` (a name above), `quantizer`, `collisions`, `seed`, and for a
             quantizer that learns from them `collaborative` (a name above).
         runs: name -> options of `train`; `vocabulary` and `vectors` are names above; `seeds`
-            repeats the run, once per seed, and `sweep` tries a grid of settings, of which the best
-            by validation is tested (all of them with `test_all: true`).
+            repeats the run, once per seed (with `reseed_vocabulary: true` each reads a vocabulary
+            fitted with its seed, `rq-seed1`), and `sweep` tries a grid of settings, of which the
+            best by validation is tested (all of them with `test_all: true`).
         evaluate: options of `evaluate`.
     """
 
@@ -135,7 +137,7 @@ class Recipe:
             for variant, chosen in each.items():
                 self._check_run(f"{where}: runs: {variant}", variant, chosen, sizes)
         with _naming(f"{where}: runs"):
-            for name in planned_runs(self.runs):
+            for name in planned_runs(self.runs, self.vocabularies):
                 _check_name(where, "runs", name)
         check_keys(f"{where}: evaluate", self.evaluate, options_of(evaluate, SUPPLIED_TO_EVALUATE))
         check_types(f"{where}: evaluate", self.evaluate, evaluate)
@@ -171,7 +173,7 @@ class Recipe:
     def _check_run(
         self, place: str, name: str, options: dict[str, Any], sizes: Mapping[str, tuple[int, ...]]
     ) -> None:
-        check_keys(place, options, [*options_of(train), "seeds"])
+        check_keys(place, options, [*options_of(train), "seeds", OPTION])
         if name == "popularity":
             raise ConfigError(f"{place}: is the name of a baseline; choose another name")
         seeds = options.get("seeds", [])
@@ -246,7 +248,9 @@ def run(
             f"run: jobs={jobs}; expected at least 1, and 1 where several processes were launched"
         )
     plan = Recipe.load(recipe)
-    planned = planned_runs(plan.runs)
+    planned = planned_runs(plan.runs, plan.vocabularies)
+    for one in planned.values():
+        plan.vocabularies = plan.vocabularies | one.reseeded
     if wanted := set(names(only or [])):
         answers = {name: {name, one.variant, one.run} for name, one in planned.items()}
         known = dict.fromkeys(sorted(set().union(*answers.values())))

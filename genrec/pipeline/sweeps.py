@@ -6,7 +6,7 @@ import copy
 import itertools
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,7 @@ from genrec.artefacts import read_json, replacing
 from genrec.errors import ConfigError
 from genrec.evaluation.report import number
 from genrec.evaluation.results import told_of
+from genrec.pipeline.reseeding import OPTION, check_reseeding, reseeded
 
 UNTESTED = "not tested"
 # Sweeps choose by validation, which these define: numbers under different ones do not compare.
@@ -35,40 +36,57 @@ class PlannedRun:
         variant: name of its settings; the runs of one variant differ in the seed alone.
         options: of `train`.
         always_tested: also where another variant of a sweep has the better validation.
+        reseeded: name -> options of the vocabulary it reads, if that is fitted for its seed.
     """
 
     run: str
     variant: str
     options: dict[str, Any]
     always_tested: bool = True
+    reseeded: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def planned_runs(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, PlannedRun]:
+def planned_runs(
+    runs: Mapping[str, Mapping[str, Any]],
+    vocabularies: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> dict[str, PlannedRun]:
     """Every training of a recipe by the name of its folder.
 
     A run with a `sweep` becomes one variant per combination of its lists, named after their values
     (`sid-learning_rate0.001-dropout0.3`); a run with `seeds` one training per seed (`sid-seed1`).
+    With `reseed_vocabulary` each of these reads a vocabulary fitted with its seed (`rq-seed1`),
+    which is the recipe's own where that has the seed.
+
+    Args:
+        runs: of the recipe.
+        vocabularies: of the recipe, which those of runs that reseed are among.
 
     Raises:
-        ConfigError: if two of them have one name, and so one folder, or a sweep makes no sense.
+        ConfigError: if two of them have one name, and so one folder, or a sweep or reseeding makes
+            no sense.
     """
     planned: dict[str, PlannedRun] = {}
     for run, listed in runs.items():
         always = "sweep" not in listed or bool(listed.get("test_all", False))
         for variant, options in variants(run, listed).items():
+            reseeds = check_reseeding(variant, options)
+            options.pop(OPTION, None)
             seeds = options.pop("seeds", None)
             for seed in seeds if seeds else [None]:
-                training = dict(options.get("training", {}))
+                options_of_seed = {**options, "training": dict(options.get("training", {}))}
+                fitted: dict[str, dict[str, Any]] = {}
                 if seed is not None:
-                    training["seed"] = seed
+                    options_of_seed["training"]["seed"] = seed
+                    if reseeds:
+                        own, fitted = reseeded(variant, vocabularies, options["vocabulary"], seed)
+                        options_of_seed["vocabulary"] = own
                 name = variant if seed is None else f"{variant}-seed{seed}"
                 if name in planned:
                     raise ConfigError(
                         f"two runs are called {name!r}, one by the seeds or the sweep of {run!r}; "
                         "choose another name or seed"
                     )
-                options_of_seed = {**options, "training": training}
-                planned[name] = PlannedRun(run, variant, options_of_seed, always)
+                planned[name] = PlannedRun(run, variant, options_of_seed, always, fitted)
     return planned
 
 

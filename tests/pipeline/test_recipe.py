@@ -141,6 +141,36 @@ def test_a_run_per_seed(recipe, plan, tmp_path):
     assert "sid-seed2" in page
 
 
+def test_seeds_that_fit_the_vocabulary_too(recipe, plan, tmp_path):
+    del plan["runs"]["ids"]
+    plan["runs"]["sid"]["seeds"] = [0, 1, 2]
+    assert "vocabularies.rq" in recipe(only="sid-seed0,sid-seed1")
+    plan["runs"]["sid"]["reseed_vocabulary"] = True
+    # Seed 0 is what it was; of the other seeds only the one asked for has its vocabulary made.
+    assert recipe(only="sid-seed0,sid-seed1") == [
+        "report",
+        "runs.sid-seed1",
+        "vocabularies.rq-seed1",
+    ]
+    assert recipe(only="sid-seed1") == ["report"]
+    shutil.rmtree(tmp_path / "out/vocabularies/rq")
+    assert recipe(only="sid-seed1") == []
+    everything = recipe()
+    assert [name for name in everything if "vocab" in name] == [
+        "vocabularies.rq", "vocabularies.rq-seed2",
+    ]  # fmt: skip
+    assert recipe() == []
+    runs = [Run.open(tmp_path / f"out/runs/sid-seed{seed}") for seed in (0, 1, 2)]
+    kinds = [run.vocabulary for run in runs]
+    assert [one.quantizer.seed for one in kinds] == [0, 1, 2]
+    assert len({run.config["vocabulary_fingerprint"] for run in runs}) == 3
+    assert len({run.config["tie_order_fingerprint"] for run in runs}) == 1
+    assert not (kinds[1].codes == kinds[2].codes).all()
+    assert {os.path.basename(run.config["vocabulary"]) for run in runs} == {
+        "rq", "rq-seed1", "rq-seed2",
+    }  # fmt: skip
+
+
 def test_a_grid_of_settings_with_seeds_several_at_a_time(recipe, plan, tmp_path):
     del plan["runs"]["ids"]
     plan["runs"]["sid"]["sweep"] = {"training.learning_rate": [0.01, 0.001], "d_model": [8]}
@@ -323,6 +353,7 @@ WRONG = [
     ("runs/sid/d_model", "8", "runs: sid: d_model='8'; expected int"),
     ("runs/sid/max_history", 0, "max_history=0; expected at least 1"),
     ("runs/sid/seeds", [1, "2"], "seeds=[1, '2']; expected a list of integers"),
+    ("runs/sid/reseed_vocabulary", True, "runs: sid: reseed_vocabulary needs `seeds`"),
     ("runs/sid/seeds", [1, 1], "runs: two runs are called 'sid-seed1'"),
     ("runs/sid/sweep", [1], "runs: sid: sweep=[1]; expected options with a list of values"),
     ("runs/sid/sweep", {"d_model": 8}, "runs: sid: sweep: d_model: 8; expected a list"),

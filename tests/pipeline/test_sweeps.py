@@ -7,6 +7,7 @@ import pytest
 
 from genrec.errors import ConfigError, GenrecError
 from genrec.pipeline.sweeps import planned_runs, runs_to_test, summary, variants, write_summary
+from genrec.quantization import QUANTIZERS, Quantizer
 
 
 def test_a_sweep_is_the_product_of_its_lists() -> None:
@@ -94,6 +95,85 @@ def test_runs_of_one_variant_differ_in_the_seed_alone() -> None:
     assert planned["a-d_model16-seed4"].variant == "a-d_model16"
     assert planned["a-d_model16-seed4"].options == {"d_model": 16, "training": {"seed": 4}}
     assert planned["b"].options == {"d_model": 2, "training": {}}
+
+
+VOCABULARIES = {
+    "rq": {"vectors": "text", "quantizer": {"type": "rq-kmeans", "codebook_sizes": [4, 4]}},
+    "other": {"vectors": "text", "quantizer": {"type": "opq", "seed": 7}, "collisions": "allow"},
+}
+
+
+def test_seeds_fit_the_vocabulary_where_a_run_says_so() -> None:
+    shared = {"vocabulary": "rq", "seeds": [0, 2]}
+    runs = {
+        "a": {**shared, "reseed_vocabulary": True},
+        "b": {**shared, "reseed_vocabulary": True, "vocabulary": "other", "seeds": [7, 0]},
+        "plain": {**shared, "reseed_vocabulary": False},
+        "off": {**shared, "reseed_vocabulary": True, "vocabulary": None, "seeds": []},
+    }
+    planned = planned_runs(runs, VOCABULARIES)
+    assert {name: one.options["vocabulary"] for name, one in planned.items()} == {
+        "a-seed0": "rq", "a-seed2": "rq-seed2", "b-seed7": "other", "b-seed0": "other-seed0",
+        "plain-seed0": "rq", "plain-seed2": "rq", "off": None,
+    }  # fmt: skip
+    made = {name: options for one in planned.values() for name, options in one.reseeded.items()}
+    assert made == {
+        "rq-seed2": {
+            "vectors": "text",
+            "quantizer": {"type": "rq-kmeans", "codebook_sizes": [4, 4], "seed": 2},
+        },
+        "other-seed0": {
+            "vectors": "text",
+            "quantizer": {"type": "opq", "seed": 0},
+            "collisions": "allow",
+        },
+    }
+    # What a training is told is what it was told before there was the option.
+    assert planned["a-seed0"].options == planned["plain-seed0"].options
+    assert planned["a-seed2"].options == {"vocabulary": "rq-seed2", "training": {"seed": 2}}
+    assert VOCABULARIES["rq"]["quantizer"] == {"type": "rq-kmeans", "codebook_sizes": [4, 4]}
+
+
+def test_each_vocabulary_of_a_sweep_is_fitted_with_the_seeds() -> None:
+    run = {"seeds": [7], "reseed_vocabulary": True, "sweep": {"vocabulary": ["rq", "other"]}}
+    planned = planned_runs({"a": run}, VOCABULARIES)
+    read = [(name, one.options["vocabulary"]) for name, one in planned.items()]
+    assert read == [("a-vocabularyrq-seed7", "rq-seed7"), ("a-vocabularyother-seed7", "other")]
+
+
+class Seedless(Quantizer):
+    """Draws nothing."""
+
+    type = "seedless"
+    codebook_sizes = (4,)
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vocabulary": "rq"}, "a: reseed_vocabulary needs `seeds`"),
+        ({"seeds": [1]}, "a: reseed_vocabulary: the run reads no vocabulary"),
+        ({"seeds": [1], "vocabulary": None}, "reads no vocabulary"),
+        ({"seeds": [1], "reseed_vocabulary": 1}, "reseed_vocabulary=1; expected true or false"),
+        ({"seeds": [3], "vocabulary": "rq"}, "'rq-seed3', which is another vocabulary"),
+        ({"seeds": [-1], "vocabulary": "rq"}, "seed: is -1; expected an integer of 0 or more"),
+        (
+            {"seeds": [1], "vocabulary": "fixed"},
+            "quantizer 'seedless' of vocabulary 'fixed' has no",
+        ),
+    ],
+)
+def test_reseeding_that_makes_no_sense(
+    monkeypatch: pytest.MonkeyPatch, options: dict, message: str
+) -> None:
+    monkeypatch.setattr(Seedless, "__abstractmethods__", frozenset())
+    monkeypatch.setitem(QUANTIZERS, "seedless", Seedless)
+    others = {"rq-seed3": VOCABULARIES["other"], "fixed": {"quantizer": {"type": "seedless"}}}
+    with pytest.raises(ConfigError, match=message):
+        planned_runs({"a": {"reseed_vocabulary": True, **options}}, VOCABULARIES | others)
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -94,7 +94,7 @@ def test_methods_and_baselines_are_ranked_by_result(results: ModuleType, tmp_pat
     assert "Trained on CPU of a test, 1 thread, torch 9.9. A note." in text
     means = [row for row in rows if row[0] == "rpg"]
     assert means == [
-        ["rpg", "file", "2", ".0300 (.0141)", ".0300 (.0141)", ".0600 (.0283)", ".0600 (.0283)"]
+        ["rpg", "file", "2", "", ".0300 (.0141)", ".0300 (.0141)", ".0600 (.0283)", ".0600 (.0283)"]
     ]
 
 
@@ -114,6 +114,21 @@ def test_codes_name_the_vectors_they_were_made_from(results: ModuleType, tmp_pat
         )
     head, *rows = rows_of(results.page([folder], "")[1])
     assert [row[head.index("vectors")] for row in rows[:2]] == ["white (codes)", ""]
+
+
+def test_vocabularies_behind_a_mean_are_counted(results: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "some-data"
+    read = {"one": ["v", "v"], "each": ["v", "w"], "none": ["", ""]}
+    for method, vocabularies in read.items():
+        for seed, vocabulary in enumerate(vocabularies):
+            made = {"dataset": "abc", "vocabulary": vocabulary}
+            write(folder / f"runs/{method}-seed{seed}", 0.04, seed=seed, fingerprints=made)
+    rows = rows_of(results.page([folder], "")[1])
+    assert {row[0]: row[2:4] for row in rows if row[0] in read} == {
+        "one": ["2", "1"],
+        "each": ["2", "2"],
+        "none": ["2", ""],
+    }
 
 
 def test_runs_of_several_machines_are_told_apart(results: ModuleType, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from genrec.data.tencentgr.completeness import gaps, told_counts
 from genrec.data.tencentgr.indexer import read_indexer
 from genrec.data.tencentgr.item_table import item_table
 from genrec.data.tencentgr.published import compare_dataset
-from genrec.data.tencentgr.stage import Stage, Unit, load
+from genrec.data.tencentgr.stage import Stage, Unit, load_one
+from genrec.data.tencentgr.user_table import profile_table, user_table
 from genrec.data.tencentgr.vectors import VectorSet, find_sets
 from genrec.errors import ConfigError, DataError
 
@@ -117,7 +118,7 @@ def prepare_tencentgr(
         if competition:
             stem = "predict_seq" if histories == "predict" else "seq"
             of = place if histories == "predict" else root
-            lines = sum(len(load(stage.path(unit))["users"]) for unit in sequences)
+            lines = sum(len(load_one(stage.path(unit), "users")) for unit in sequences)
             read_competition.check_offsets(of, stem, lines)
         indexer = read_indexer(root / "indexer.pkl")
         seen = [*read["seq"], *read.get("predict", [])]
@@ -125,9 +126,10 @@ def prepare_tencentgr(
         found = assemble.build_sequences(stage, sequences, items, indexer)
         if competition:
             asked = read_competition.target_actions(place) if histories == "predict" else {}
-            users = assemble.profile_table(found, stage, sequences, _targets(found, asked))
+            profiles = [stage.path(unit) for unit in sequences]
+            users = profile_table(found, profiles, _targets(found, asked))
         else:
-            users = assemble.user_table(found, (load(part) for part in read["user_feat"]), {})
+            users = user_table(found, read["user_feat"], {})
         table = item_table(stage, items, sets)
         rows = found.rows_read | items.rows_read
         if histories == "predict":
@@ -241,7 +243,7 @@ def _plan(
     files = [path for paths in _paths(units, sets).values() for path in paths]
     files = [path for path in [*files, root / "indexer.pkl"] if path.is_file()]
     return {
-        "format": 2,
+        "format": 3,
         "histories": histories,
         "vectors": [one.number for one in sets],
         "files": [[str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns] for p in files],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import pyarrow as pa
 from genrec.data.arrays import write_arrays
 from genrec.data.catalog import Catalog
 from genrec.data.dataset import Dataset
-from genrec.data.histories import Histories, ranges
+from genrec.data.histories import Histories
+from genrec.data.tencentgr.feature_names import ITEM_NAMES, in_order
 from genrec.data.tencentgr.indexer import Indexer
 from genrec.data.tencentgr.sequences import ACTIONS
-from genrec.data.tencentgr.stage import Stage, Unit, load
+from genrec.data.tencentgr.stage import Stage, Unit, load, load_one, names_of
 from genrec.data.tencentgr.submission import SILENT
 from genrec.errors import DataError
 
@@ -60,13 +62,19 @@ class Items:
             found = np.where(known, found, np.where(there, trained + place, -1))
         return found.astype(np.int32)
 
+    def cells(self, names: Iterable[str], rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The index of these features of some rows in `features`, which is then `[F, n]`."""
+        columns = np.array([self.names.index(str(name)) for name in names], dtype=np.int64)
+        return np.ix_(columns, rows)
+
 
 def build_items(
     indexer: Indexer, items: Sequence[Path], pool: Sequence[Path], sequences: Sequence[Path]
 ) -> Items:
     """Number the items and join their features.
 
-    A candidate's own values come before those of the item table.
+    A candidate's own values come before those of the item table. Features are all that any of the
+    files has, 0 where a row lacks one.
 
     Args:
         indexer: raw and re-numbered ids.
@@ -78,37 +86,26 @@ def build_items(
         DataError: if an item has two rows or no raw id, there are files of candidates without a
             candidate, or their places have gaps or repeats.
     """
-    parts = [load(path) for path in items]
-    numbers = np.concatenate([part["items"] for part in parts])
-    values = np.concatenate([part["features"] for part in parts])
-    names = [str(name) for name in parts[0]["names"]]
     size = len(indexer.item_names)
-    outside = numbers[numbers >= size]
-    if len(outside):
-        raise DataError(
-            f"item_feat: item {int(outside[0])} has no raw id in indexer.pkl, whose largest number "
-            f"is {size - 1}; the files are of different downloads"
-        )
-    counts = np.bincount(numbers, minlength=size)
-    if counts.max(initial=0) > 1:
-        raise DataError(
-            f"item_feat: item {int(np.argmax(counts > 1))} has more than one row; fetch it again"
-        )
-    wanted = counts > 0
+    wanted = np.zeros(size, dtype=bool)
+    total = 0
+    for path in items:
+        numbers = load_one(path, "items")
+        _note_numbers(wanted, numbers)
+        total += len(numbers)
     cold = [np.zeros(0, dtype=np.int64)]
-    cold_values: list[tuple[np.ndarray, np.ndarray]] = []
+    names = [load_one(path, "names").tolist() for path in (*items, *pool)]
     for path in sequences:
-        with np.load(path) as part:
-            seen = part["items"]
-            wanted[seen[seen < size]] = True
-            if "cold" in part:
-                cold.append(part["cold"])
-                cold_values.append((part["cold"], part["cold_features"]))
-    candidates = [load(path) for path in pool]
-    for part in candidates:
-        known = indexer.items(part["raw"])
+        seen = load_one(path, "items")
+        wanted[seen[seen < size]] = True
+        if "cold" in names_of(path):
+            cold.append(load_one(path, "cold"))
+            names.append(load_one(path, "cold_names").tolist())
+    for path in pool:
+        raw = load_one(path, "raw")
+        known = indexer.items(raw)
         wanted[known] = True
-        cold.append(part["raw"][known == 0])
+        cold.append(raw[known == 0])
     wanted[0] = False
     trained = np.flatnonzero(wanted)
     nameless = trained[indexer.item_names[trained] < 0]
@@ -119,61 +116,81 @@ def build_items(
         )
     new = np.unique(np.concatenate(cold))
     row = np.full(size, -1, dtype=np.int32)
-    row[trained] = np.arange(len(trained))
+    row[trained] = np.arange(len(trained), dtype=np.int32)
+    features = in_order(itertools.chain.from_iterable(names))
     made = Items(
         raw=np.concatenate([indexer.item_names[trained], new]),
-        number=np.concatenate([trained, np.zeros(len(new))]).astype(np.int32),
+        number=np.concatenate([trained, np.zeros(len(new), np.int64)]).astype(np.int32),
         row=row,
-        names=names,
-        features=np.zeros((len(names), len(trained) + len(new)), dtype=np.int32),
+        names=features,
+        features=np.zeros((len(features), len(trained) + len(new)), dtype=np.int32),
         retrieval=np.full(len(trained) + len(new), -1, dtype=np.int32),
     )
-    made.features[:, row[numbers]] = values.T
-    for ids, rows in cold_values:
-        made.features[:, made.rows(ids)] = rows.T
+    # A part at a time: parts, what they are together and the table would each be as large.
+    for path in items:
+        part = load(path)
+        made.features[made.cells(part["names"], row[part["items"]])] = part["features"].T
+    for path in sequences:
+        if "cold" in names_of(path):
+            rows = made.rows(load_one(path, "cold"))
+            cells = made.cells(load_one(path, "cold_names"), rows)
+            made.features[cells] = load_one(path, "cold_features").T
     made.counts = {
-        "items_without_features": int(len(trained) - len(numbers)),
+        "items_without_features": len(trained) - total,
         "items_not_in_training": len(new),
+        "item_features_not_published": len(set(features) - set(ITEM_NAMES)),
     }
-    made.rows_read = {"item_feat": len(numbers)}
-    _join_pool(made, candidates, indexer)
+    made.rows_read = {"item_feat": total}
+    _join_pool(made, pool, indexer)
     return made
 
 
-def _join_pool(made: Items, candidates: list[dict[str, np.ndarray]], indexer: Indexer) -> None:
+def _note_numbers(seen: np.ndarray, numbers: np.ndarray) -> None:
+    """Mark re-numbered items as seen; an error where one has been already, or is unknown."""
+    outside = numbers[numbers >= len(seen)]
+    if len(outside):
+        raise DataError(
+            f"item_feat: item {int(outside[0])} has no raw id in indexer.pkl, whose largest number "
+            f"is {len(seen) - 1}; the files are of different downloads"
+        )
+    ordered = np.sort(numbers)
+    twice = np.concatenate([ordered[1:][ordered[1:] == ordered[:-1]], numbers[seen[numbers]]])
+    if len(twice):
+        raise DataError(f"item_feat: item {int(twice[0])} has more than one row; fetch it again")
+    seen[numbers] = True
+
+
+def _join_pool(made: Items, pool: Sequence[Path], indexer: Indexer) -> None:
     """Note places and features of the candidates; one that comes twice keeps what it has first."""
-    total = sum(len(part["raw"]) for part in candidates)
-    if candidates and not total:
+    taken = np.concatenate([np.zeros(0, np.int64), *(load_one(path, "retrieval") for path in pool)])
+    total = len(taken)
+    if pool and not total:
         raise DataError(
             "candidates: the files hold not a single one; fetch candidate/ or predict_set.jsonl "
             "again"
         )
-    taken = np.concatenate([np.zeros(0, np.int64), *(part["retrieval"] for part in candidates)])
     if total and (taken.max() != total - 1 or len(np.unique(taken)) != total):
         raise DataError(
             "candidates: retrieval_id does not run from 0 without gaps or repeats; fetch them again"
         )
     differing = 0
-    for part in candidates:
-        names = [str(name) for name in part["names"]]
-        missing = [name for name in names if name not in made.names]
-        if missing:
-            raise DataError(f"candidates have the feature {missing[0]}, which the items lack")
+    for path in pool:
+        part = load(path)
         known = indexer.items(part["raw"])
         rows = made.rows(np.where(known > 0, known, part["raw"]))
         first = np.sort(np.unique(rows, return_index=True)[1])
         first = first[made.retrieval[rows[first]] < 0]
         rows, known, values = rows[first], known[first], part["features"][first].T
-        cells = np.ix_(np.array([made.names.index(name) for name in names], dtype=int), rows)
+        cells = made.cells(part["names"], rows)
         differing += int(((made.features[cells] != values) & (known > 0)).any(axis=0).sum())
         made.features[cells] = values
         made.retrieval[rows] = part["retrieval"][first]
-    pool = made.retrieval >= 0
-    if candidates:
+    inside = made.retrieval >= 0
+    if pool:
         made.rows_read["candidate"] = total
-    made.counts["candidates"] = int(pool.sum())
-    made.counts["candidates_repeated"] = total - int(pool.sum())
-    made.counts["candidates_not_in_training"] = int((made.number[pool] == 0).sum())
+    made.counts["candidates"] = int(inside.sum())
+    made.counts["candidates_repeated"] = total - int(inside.sum())
+    made.counts["candidates_not_in_training"] = int((made.number[inside] == 0).sum())
     made.counts["candidates_with_other_features"] = differing
 
 
@@ -357,76 +374,6 @@ def _check_distinct(names: pa.Array) -> None:
     if counts.max(initial=0) > 1:
         name = codes.dictionary[int(np.argmax(counts > 1))].as_py()
         raise DataError(f"seq: user {name!r} has more than one history; fetch it again")
-
-
-def user_table(
-    sequences: Sequences, parts: Iterator[dict[str, np.ndarray]], extra: dict[str, Any]
-) -> pa.Table:
-    """Features of users in the order of their histories.
-
-    Args:
-        sequences: the histories.
-        parts: arrays as `read_huggingface.read_users` returns them.
-        extra: columns to add.
-
-    Raises:
-        DataError: if a user has two rows.
-    """
-    found = list(parts)
-    columns: dict[str, Any] = {
-        "user_id": sequences.names,
-        "reid": pa.array(sequences.numbers.astype(np.int32)),
-    }
-    users = np.concatenate([part["users"] for part in found]) if found else np.zeros(0, np.int64)
-    row = np.full(int(max(users.max(initial=0), sequences.numbers.max())) + 1, -1, dtype=np.int64)
-    if len(users) and np.bincount(users).max() > 1:
-        raise DataError(
-            f"user_feat: user {int(np.argmax(np.bincount(users) > 1))} has more than one row"
-        )
-    row[users] = np.arange(len(users))
-    rows = row[sequences.numbers]
-    sequences.rows_read["user_feat"] = len(users)
-    sequences.counts["users_without_features"] = int((rows < 0).sum())
-    return pa.table(columns | _aligned(found, rows) | extra)
-
-
-def profile_table(
-    sequences: Sequences, stage: Stage, units: Sequence[Unit], extra: dict[str, Any]
-) -> pa.Table:
-    """Features of users where their histories carry them."""
-    found, profiled = [], []
-    for unit in units:
-        with np.load(stage.path(unit)) as part:
-            profiled.append(part["profiled"])
-            of_users = [n for n in part.files if n.split(".")[0].isdigit()]
-            found.append({name: part[name] for name in of_users})
-    columns: dict[str, Any] = {
-        "user_id": sequences.names,
-        "reid": pa.array(sequences.numbers.astype(np.int32)),
-    }
-    rows = np.flatnonzero(np.concatenate(sequences.kept))
-    sequences.counts["users_without_features"] = int((~np.concatenate(profiled)[rows]).sum())
-    return pa.table(columns | _aligned(found, rows) | extra)
-
-
-def _aligned(parts: list[dict[str, np.ndarray]], rows: np.ndarray) -> dict[str, pa.Array]:
-    """Columns of the rows asked for, unknown where that is -1."""
-    columns: dict[str, pa.Array] = {}
-    names = sorted({n for part in parts for n in part if n.isdigit()}, key=int)
-    known = rows >= 0
-    for name in names:
-        values = np.concatenate([part[name] for part in parts])
-        if f"{name}.counts" not in parts[0]:
-            wanted = np.where(known, values[np.maximum(rows, 0)], 0) if len(values) else rows * 0
-            columns[name] = pa.array(wanted.astype(np.int32))
-            continue
-        counts = np.concatenate([part[f"{name}.counts"] for part in parts])
-        ends = np.concatenate([[0], np.cumsum(counts)])
-        low = np.where(known, ends[np.maximum(rows, 0)], 0)
-        high = np.where(known, ends[np.maximum(rows, 0) + 1], 0) if len(counts) else low
-        offsets = np.concatenate([[0], np.cumsum(high - low)]).astype(np.int32)
-        columns[name] = pa.ListArray.from_arrays(offsets, pa.array(values[ranges(low, high)]))
-    return columns
 
 
 def write(

@@ -17,6 +17,8 @@ _TOLD = {
     "events_of_unknown_items_dropped": "events of unknown items left out",
     "users_without_events_dropped": "users without an event left out",
     "events_without_action": "events without action",
+    "item_features_not_published": "features of items that the paper does not list",
+    "user_features_not_published": "features of users that the paper does not list",
 }
 
 

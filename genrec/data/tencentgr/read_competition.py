@@ -14,14 +14,20 @@ import numpy as np
 
 from genrec.artefacts import read_json
 from genrec.data.plain_pickle import read_plain_pickle
+from genrec.data.tencentgr.feature_names import (
+    ITEM_NAMES,
+    SINGLE,
+    USER_NAMES,
+    check_number,
+    in_order,
+    is_feature,
+)
 from genrec.data.tencentgr.lines import LARGEST_ID, line_in_file, parsed_lines, pieces, raw_id
 from genrec.data.tencentgr.parquet import LARGEST
-from genrec.data.tencentgr.schema import ITEM_FEATURES, USER_FEATURES, Feature
 from genrec.data.tencentgr.sequences import ACTIONS, LATEST, in_time_order
 from genrec.data.tencentgr.stage import Unit
 from genrec.errors import DataError
 
-ITEM_NAMES = [feature.name for feature in ITEM_FEATURES]
 _BLOCK = 8 << 20
 _RECORD = "[user_id, item_id, user_feat, item_feat, action_type, timestamp]"
 
@@ -77,20 +83,20 @@ def read_seq(path: Path, low: int, high: int) -> dict[str, np.ndarray]:
     `users` int64 [n] (0 where the user has a raw id), `names` [n] (that raw id), `lengths` [n],
     `profiled` bool [n] (whether the line tells of the user);
     `items`, `times`, `actions` [T]; users' features as `read_huggingface.read_users` returns them;
-    `cold` and `cold_features`: items with a raw id, and what the lines say of them.
+    `cold`, `cold_features` and `cold_names`: items with a raw id, and what the lines say of them.
     """
     users, names, lengths = [], [], []
     items: list[int] = []
     times: list[int] = []
     actions: list[int] = []
-    profiles: list[list[Any]] = []
+    profiles: list[dict[str, list[int]]] = []
     profiled: list[bool] = []
     cold: dict[int, dict[str, Any]] = {}
     for number, records in parsed_lines(path, low, high):
         try:
             user, profile, events = _line(records)
             profiled.append(profile is not None)
-            profiles.append([_value(profile or {}, feature) for feature in USER_FEATURES])
+            profiles.append(_profile(profile or {}))
             for item, features, _, _ in events:
                 if item > LARGEST:
                     cold[item] = features or {}
@@ -110,15 +116,17 @@ def read_seq(path: Path, low: int, high: int) -> dict[str, np.ndarray]:
         np.array(times, dtype=np.int64),
         np.array(actions, dtype=np.int8),
     )
+    cold_names, cold_features = _feature_rows(path, list(cold), list(cold.values()))
     return {
         "users": np.array(users, dtype=np.int64),
         "names": np.array(names, dtype="U"),
         "lengths": counts,
         "profiled": np.array(profiled, dtype=bool),
         **dict(zip(("items", "times", "actions"), ordered, strict=True)),
-        **_profile_columns(profiles),
+        **_profile_columns(path, profiles),
         "cold": np.array(list(cold), dtype=np.int64),
-        "cold_features": _feature_rows(path, list(cold), list(cold.values())),
+        "cold_features": cold_features,
+        "cold_names": np.array(cold_names, dtype="U"),
     }
 
 
@@ -185,18 +193,23 @@ def _number(value: Any) -> int:
     return value
 
 
-def _value(profile: Any, feature: Feature) -> int | list[int]:
-    """A user's value or values of one feature."""
-    found = profile.get(feature.name)
-    return _listed(found) if feature.is_list else _single(found)
+def _profile(given: dict[str, Any]) -> dict[str, list[int]]:
+    """A user's values of each feature."""
+    return {
+        name: [_single(found)] if name in SINGLE else _listed(found)
+        for name, found in given.items()
+        if is_feature(name)
+    }
 
 
-def _profile_columns(profiles: list[list[Any]]) -> dict[str, np.ndarray]:
+def _profile_columns(path: Path, profiles: list[dict[str, list[int]]]) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
-    for place, feature in enumerate(USER_FEATURES):
-        name, rows = feature.name, [one[place] for one in profiles]
-        if not feature.is_list:
-            columns[name] = np.array(rows, dtype=np.int32)
+    names = in_order(set(USER_NAMES).union(*profiles))
+    check_number(path, names)
+    for name in names:
+        rows = [one.get(name, []) for one in profiles]
+        if name in SINGLE:
+            columns[name] = np.array([row[0] if row else 0 for row in rows], dtype=np.int32)
             continue
         columns[name] = np.array([v for row in rows for v in row], dtype=np.int32)
         columns[f"{name}.counts"] = np.array([len(row) for row in rows], dtype=np.int64)
@@ -216,18 +229,30 @@ def _listed(value: Any) -> list[int]:
     return [_number(one) for one in values if one is not None]
 
 
-def _feature_rows(path: Path, ids: list[Any], rows: list[Any]) -> np.ndarray:
-    """Features of items as int32 [n, F]."""
+def _feature_rows(
+    path: Path, ids: list[Any], rows: list[dict[str, Any]]
+) -> tuple[list[str], np.ndarray]:
+    """Names of the features of items, and their values, int32 [n, F]."""
+    if set(map(type, rows)) - {dict}:
+        item, row = next(
+            (i, row) for i, row in zip(ids, rows, strict=True) if type(row) is not dict
+        )
+        raise DataError(
+            f"{path}: item {item}: the features are {_shown(row)}; expected an object; fetch the "
+            "file again"
+        )
+    names = in_order(set(ITEM_NAMES).union(*rows))
+    check_number(path, names)
     try:
-        columns = [[_single(row.get(name)) for row in rows] for name in ITEM_NAMES]
-    except (AttributeError, TypeError, ValueError):
+        columns = [[_single(row.get(name)) for row in rows] for name in names]
+    except (TypeError, ValueError):
         for item, row in zip(ids, rows, strict=True):
             try:
-                _ = [_single(row.get(name)) for name in ITEM_NAMES]
-            except (AttributeError, TypeError, ValueError) as error:
+                _ = [_single(row.get(name)) for name in names]
+            except (TypeError, ValueError) as error:
                 raise DataError(f"{path}: item {item}: {error}; fetch the file again") from error
         raise
-    return np.array(columns, dtype=np.int32).T.reshape(len(rows), len(ITEM_NAMES))
+    return names, np.array(columns, dtype=np.int32).T
 
 
 def read_items(path: Path) -> dict[str, np.ndarray]:
@@ -235,7 +260,8 @@ def read_items(path: Path) -> dict[str, np.ndarray]:
 
     The file is one JSON object of gigabytes; it is read a block of entries at a time.
     """
-    ids, rows = [np.zeros(0, np.int64)], [np.zeros((0, len(ITEM_NAMES)), np.int32)]
+    ids = [np.zeros(0, np.int64)]
+    blocks: list[tuple[list[str], np.ndarray]] = []
     for start, block in _entries(path):
         try:
             found = json.loads(b"{" + block + b"}")
@@ -246,12 +272,17 @@ def read_items(path: Path) -> dict[str, np.ndarray]:
             ) from error
         numbers = [_item_number(path, key) for key in found]
         ids.append(np.array(numbers, dtype=np.int64))
-        rows.append(_feature_rows(path, numbers, list(found.values())))
-    return {
-        "items": np.concatenate(ids),
-        "features": np.concatenate(rows),
-        "names": np.array(ITEM_NAMES, dtype="U"),
-    }
+        blocks.append(_feature_rows(path, numbers, list(found.values())))
+    items = np.concatenate(ids)
+    names = in_order(set(ITEM_NAMES).union(*(have for have, _ in blocks)))
+    check_number(path, names)
+    features = np.zeros((len(items), len(names)), dtype=np.int32)
+    at = 0
+    for have, values in blocks:
+        columns = [names.index(name) for name in have]
+        features[at : at + len(values), columns] = values
+        at += len(values)
+    return {"items": items, "features": features, "names": np.array(names, dtype="U")}
 
 
 def _item_number(path: Path, key: str) -> int:
@@ -305,11 +336,12 @@ def read_pool(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: line {number}: expected an object with creative_id, retrieval_id and "
                 f"features, got {_shown(line)} ({error})"
             ) from error
+    names, features = _feature_rows(path, raw, rows)
     return {
         "raw": np.array(raw, dtype=np.int64),
         "retrieval": np.array(place, dtype=np.int64),
-        "features": _feature_rows(path, raw, rows),
-        "names": np.array(ITEM_NAMES, dtype="U"),
+        "features": features,
+        "names": np.array(names, dtype="U"),
     }
 
 

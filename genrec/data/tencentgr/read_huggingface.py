@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genrec.data.tencentgr.feature_names import SINGLE
 from genrec.data.tencentgr.parquet import (
     LARGEST,
     batches,
@@ -17,6 +18,7 @@ from genrec.data.tencentgr.parquet import (
     lists,
     open_part,
     parts_of,
+    plain,
     require,
     row_group_units,
     whole_numbers,
@@ -122,8 +124,8 @@ def _stacked(columns: list[np.ndarray], rows: int) -> np.ndarray:
 def read_users(path: Path, groups: list[int], first: int) -> dict[str, np.ndarray]:
     """Features of some users.
 
-    `users` [n]; a single feature `103` is int32 [n], a list `106` the flat values `106` and
-    `106.counts` [n].
+    `users` [n]; a single feature `103` is int32 [n]. A list `106`, and any feature that the paper
+    does not have, is the flat values `106` and `106.counts` [n].
     """
     schema = open_part(path).schema_arrow
     names = feature_columns(path, schema)
@@ -132,15 +134,28 @@ def read_users(path: Path, groups: list[int], first: int) -> dict[str, np.ndarra
         users = whole_numbers(table.column("user_id"), path, "user_id", row, low=1)
         parts.setdefault("users", []).append(users)
         for name in names:
-            column = table.column(name)
-            if is_listed(column.type):
-                flat, counts, rows = lists(column, path, name)
-                values = whole_numbers(flat, path, name, row, null=0, rows=rows)
-                parts.setdefault(f"{name}.counts", []).append(counts)
+            values, counts = _user_values(table.column(name), path, name, row)
+            if name in SINGLE:
+                starts = np.cumsum(counts) - counts
+                first_of = np.zeros(len(users), dtype=np.int64)
+                first_of[counts > 0] = values[starts[counts > 0]]
+                values = first_of
             else:
-                values = whole_numbers(column, path, name, row, null=0)
+                parts.setdefault(f"{name}.counts", []).append(counts)
             parts.setdefault(name, []).append(values.astype(np.int32))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _user_values(
+    column: pa.ChunkedArray, path: Path, name: str, first: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values of a feature of users, flat, and how many each has; a null is no value."""
+    if is_listed(plain(column, path, name).type):
+        flat, counts, rows = lists(column, path, name)
+        return whole_numbers(flat, path, name, first, null=0, rows=rows), counts
+    values = whole_numbers(column, path, name, first, null=-1)
+    known = values >= 0
+    return values[known], known.astype(np.int64)
 
 
 def read_pool(path: Path) -> dict[str, np.ndarray]:
@@ -171,8 +186,8 @@ def read_pool(path: Path) -> dict[str, np.ndarray]:
 
 def raw_ids(column: pa.ChunkedArray, path: Path, name: str, first: int) -> np.ndarray:
     """Raw ids, integers or decimal text, as int64."""
-    values = column.combine_chunks()
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+    values = plain(column, path, name)
+    if pa.types.is_large_string(values.type):
         values = _decimal(values, path, name, first, "a whole number")
     return whole_numbers(values, path, name, first, high=2**62)
 
@@ -191,7 +206,7 @@ def _decimal(values: pa.Array, path: Path, name: str, first: int, expected: str)
 
 def _flagged(column: pa.ChunkedArray, path: Path, name: str, first: int) -> np.ndarray:
     """Values of a candidate's feature: 0 where unknown, or not seen in training."""
-    values = column.combine_chunks()
+    values = plain(column, path, name)
     if pa.types.is_null(values.type):
         return np.zeros(len(values), dtype=np.int64)
     fields = {f.name for f in values.type} if pa.types.is_struct(values.type) else set()
@@ -202,15 +217,12 @@ def _flagged(column: pa.ChunkedArray, path: Path, name: str, first: int) -> np.n
             "cold_start (or is_str)"
         )
     # `struct_field` of a null struct is null too.
-    flags = pc.struct_field(values, flag)
+    flags = plain(pc.struct_field(values, flag), path, f"{name}.{flag}")
     if pa.types.is_boolean(flags.type):
         flags = flags.cast(pa.int64())
     cold = whole_numbers(flags, path, f"{name}.{flag}", first, null=1, low=-LARGEST) != 0
-    text = pc.struct_field(values, "feature_value")
-    if pa.types.is_integer(text.type) or pa.types.is_null(text.type):
-        seen = text.cast(pa.int64())
-    else:
-        text = pc.if_else(pa.array(cold), pa.scalar(None, text.type), text)
-        seen = _decimal(text, path, f"{name}.feature_value", first, "a number where not cold")
-    seen = pc.if_else(pa.array(cold), pa.scalar(None, pa.int64()), seen)
+    seen = plain(pc.struct_field(values, "feature_value"), path, f"{name}.feature_value")
+    seen = pc.if_else(pa.array(cold), pa.scalar(None, seen.type), seen)
+    if pa.types.is_large_string(seen.type):
+        seen = _decimal(seen, path, f"{name}.feature_value", first, "a number where not cold")
     return whole_numbers(seen, path, f"{name}.feature_value", first, null=0)

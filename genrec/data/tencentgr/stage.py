@@ -149,3 +149,15 @@ def load(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a unit."""
     with np.load(path) as file:
         return {name: file[name] for name in file.files}
+
+
+def load_one(path: Path, name: str) -> np.ndarray:
+    """One of the arrays of a unit; the others stay on disk."""
+    with np.load(path) as file:
+        return np.asarray(file[name])
+
+
+def names_of(path: Path) -> list[str]:
+    """The names of the arrays of a unit."""
+    with np.load(path) as file:
+        return list(file.files)

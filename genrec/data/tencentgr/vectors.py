@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from genrec.data.pickled_arrays import PickledArray
 from genrec.data.plain_pickle import read_plain_pickle
 from genrec.data.tencentgr.lines import line_in_file, parsed_lines, pieces, raw_id
-from genrec.data.tencentgr.parquet import batches, lists, row_group_units
+from genrec.data.tencentgr.parquet import batches, lists, plain, row_group_units
 from genrec.data.tencentgr.read_huggingface import raw_ids
 from genrec.data.tencentgr.schema import vector_set
 from genrec.data.tencentgr.stage import Unit
@@ -162,8 +162,8 @@ def _of_parquet(
     columns = ["anonymous_cid", "emb"]
     for row, table in batches(path, groups, first, columns, rows=rows):
         ids = raw_ids(table.column("anonymous_cid"), path, "anonymous_cid", row)
-        column = table.column("emb")
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = plain(table.column("emb"), path, "emb")
+        if pa.types.is_large_string(column.type):
             found = [_parsed(path, row, n, text) for n, text in enumerate(column.to_pylist())]
             yield _checked(path, ids, found, width, _row_of(row))
             continue
