@@ -341,19 +341,3 @@ def test_options_that_make_no_sense(tmp_path: Path, huggingface: Path):
     with pytest.raises(DataError, match="holds neither seq"):
         ready(tmp_path / "out", tmp_path / "empty")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_name_of_the_hub_is_fetched(
-    tmp_path: Path, huggingface: Path, monkeypatch: pytest.MonkeyPatch
-):
-    asked: dict[str, Any] = {}
-
-    def fetched(name: str, **options: Any) -> str:
-        asked.update(name=name, **options)
-        return str(huggingface)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
-    dataset = prepare("tencentgr", tmp_path / "out", "TAAC2025/TencentGR-1M", progress=False)
-    assert asked["name"] == "TAAC2025/TencentGR-1M" and asked["repo_type"] == "dataset"
-    assert "mm_emb/emb_81_*/*" in asked["allow_patterns"] and "seq/*" in asked["allow_patterns"]
-    assert dataset.histories.num_events > 0
