@@ -46,6 +46,7 @@ COLUMNS = (
     "rank of states",
     "vectors",
     "training",
+    "CPU",
     "memory",
     "evaluation",
     "published",
@@ -77,6 +78,7 @@ def row(
         ]
     # With validations; earlier versions called it by the other name.
     training = metrics.get("run_seconds", metrics.get("training_seconds"))
+    cpu = metrics.get("run_cpu_seconds")
     memory = run.get("peak_device_memory_mb", run.get("peak_memory_mb"))
     rank = metrics.get("effective_rank")
     return [
@@ -87,6 +89,7 @@ def row(
         "" if rank is None else f"{rank:.1f}",
         run.get("vectors", ""),
         f"{training / 60:.1f} min" if training else "",
+        f"{cpu / 60:.1f} min" if cpu else "",
         f"{memory:,.0f} MiB" if memory else "",
         f"{metrics['seconds']:.0f} s",
         beside(published.get(method.rpartition("-seed")[0] or method)),
@@ -305,6 +308,11 @@ def page(
         columns.insert(place, "told")
         for one, text in zip(cells, known, strict=True):
             one.insert(place, text)
+    times_cpu = any(one[columns.index("CPU")] for one in cells)
+    if not times_cpu:
+        place = columns.index("CPU")
+        for one in (columns, *cells):
+            del one[place]
     lines = [
         f"# {name}",
         "",
@@ -317,6 +325,7 @@ def page(
         "expectation; intervals from a bootstrap over users. Best first within each order. Rank of "
         "states: the effective rank of the users' hidden states. Memory: peak of the training "
         "process."
+        + (" CPU: time of processors, which others on the machine do not add to." * times_cpu)
         + (" Told: what a method knew of the event to be predicted." if any(known) else "")
         + choosers(runs),
         "",

@@ -40,10 +40,14 @@ HEAD = (
     "parameters",
     "vectors",
     "minutes",
+    "CPU minutes",
     "memory",
     "published",
     "page",
 )
+
+# Columns that stand only where a method has something in them.
+SOME = ("told", "CPU minutes")
 
 
 @dataclass
@@ -64,9 +68,6 @@ class Method:
     def cells(self) -> list[str]:
         """Its row."""
         first = self.runs[0]
-        minutes = [
-            float(run["training"].removesuffix(" min")) for run in self.runs if run["training"]
-        ]
         certified = [float(run["certified"].removesuffix("%")) for run in self.runs]
         memory = [run["memory"] for run in self.runs if run.get("memory")]
         baseline = not first["seed"]
@@ -80,11 +81,17 @@ class Method:
             f"{statistics.mean(certified):.1f}%",
             self.listed("parameters"),
             self.listed("vectors"),
-            f"{statistics.mean(minutes):.0f}" if minutes else "",
+            self.minutes("training"),
+            self.minutes("CPU"),
             max(memory, key=mebibytes, default=""),
             first.get("published", ""),
             f"[{self.page}]({self.page}.md)",
         ]
+
+    def minutes(self, column: str) -> str:
+        """Mean of a column of minutes; empty where no page of a seed has it."""
+        found = [float(run[column].removesuffix(" min")) for run in self.runs if run.get(column)]
+        return f"{statistics.mean(found):.0f}" if found else ""
 
     def listed(self, column: str) -> str:
         """A column that the seeds agree on, or each of its values once; older pages lack some."""
@@ -167,7 +174,11 @@ def table(pages: list[Path]) -> str:
         "and protocol; training budgets differ between pages. Published figures had other texts, "
         "encoders and budgets. Told: what a method knew of the event to be predicted, its time or "
         "its action, and others did not. Vectors: what the model read, or (codes) what its "
-        "codes were made from. Memory: peak of the training process; older pages do not say it.",
+        "codes were made from. "
+        + "CPU minutes: of processors, which others on the machine do not add to; older pages have "
+        "minutes by the clock alone. "
+        * any(entry.minutes("CPU") for entry in entries)
+        + "Memory: peak of the training process; older pages do not say it.",
         "",
     ]
     for dataset, title in DATASETS.items():
@@ -176,7 +187,7 @@ def table(pages: list[Path]) -> str:
             continue
         chosen.sort(key=lambda entry: (entry.order, -entry.mean("N@10")))
         rows = [dict(zip(HEAD, entry.cells(), strict=True)) for entry in chosen]
-        head = [name for name in HEAD if name != "told" or any(row["told"] for row in rows)]
+        head = [name for name in HEAD if name not in SOME or any(row[name] for row in rows)]
         lines += [f"## {title}", "", f"| {' | '.join(head)} |"]
         lines.append(f"|{'|'.join('---' if c in ('method', 'page') else '---:' for c in head)}|")
         lines += [f"| {' | '.join(row[name] for name in head)} |" for row in rows]

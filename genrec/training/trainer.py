@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +26,7 @@ from genrec.processes import processes, summed
 from genrec.training.arguments import quiet_transformers, training_arguments
 from genrec.training.average import WeightAverage
 from genrec.training.checkpoints import SCHEDULE_FILE, last_checkpoint, log_of, writing
+from genrec.training.clock import Clock, Spent
 from genrec.training.config import TrainingConfig
 from genrec.training.optimizers import build_optimizer
 from genrec.training.progress import METRIC, EpochLines, PlainLines
@@ -71,7 +71,7 @@ class RecommenderTrainer(Trainer):
         config: which optimisers train which parameters.
         average: running average of the weights, used for validation and for the best model.
         patience: stop after so many validations without a better one; 0 never stops.
-        spent: seconds that the steps before a resume took, and of these without validation.
+        spent: what the steps before a resume took.
         **kwargs: of `transformers.Trainer`.
     """
 
@@ -84,7 +84,7 @@ class RecommenderTrainer(Trainer):
         config: TrainingConfig,
         average: WeightAverage | None = None,
         patience: int = 0,
-        spent: tuple[float, float] = (0.0, 0.0),
+        spent: Spent,
         **kwargs: Any,
     ) -> None:
         # Asked for by Trainer as both; `evaluate` ranks the validation users.
@@ -97,8 +97,7 @@ class RecommenderTrainer(Trainer):
                 device=self.accelerator.device,
             )
         self._step, self._part = -1, 0  # of the last draw
-        self.begun = time.perf_counter() - spent[0]
-        self.validating = spent[0] - spent[1]  # seconds so far
+        self.clock = Clock(spent)
         self.validate, self.average, self.patience = validate, average, patience
         self.sequences, self.batches, self.config = sequences, batches, config
 
@@ -183,25 +182,18 @@ class RecommenderTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Rank the validation users with the (averaged) weights; keep the model if it is best."""
-        if torch.accelerator.is_available():  # what the steps began is theirs
-            torch.accelerator.synchronize()
-        started = time.perf_counter()
-        model: Recommender = self.accelerator.unwrap_model(self.model)
-        if self.shards:
-            model = whole_model(model)
-        swapped = self.average.swapped() if self.average else contextlib.nullcontext()
-        with swapped, full_precision(model):
+        with self.clock.validating(), contextlib.ExitStack() as stack:
+            model: Recommender = self.accelerator.unwrap_model(self.model)
+            if self.shards:
+                model = whole_model(model)
+            if self.average:
+                stack.enter_context(self.average.swapped())
+            stack.enter_context(full_precision(model))
             self._check_finite(model)
             found = dict(self.validate(model))
             self._keep_if_best(model, found)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        now = time.perf_counter()
-        self.validating += now - started
-        times = {
-            "seconds": round(now - self.begun, 2),
-            "training_seconds": round(now - self.begun - self.validating, 2),
-        }
-        self.log({**metrics, **times})
+        self.log({**metrics, **self.clock.read().known()})
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
@@ -307,19 +299,6 @@ def is_spent(log: Sequence[Mapping[str, float]], patience: int) -> bool:
     return bool(patience and found) and len(found) - 1 - found.index(max(found)) >= patience
 
 
-def seconds_spent(log: Sequence[Mapping[str, float]]) -> tuple[float, float]:
-    """Seconds that the steps up to the last validation of a log took, repeated ones left out.
-
-    Returns:
-        With validations, and without them. A log of an earlier version counts them always.
-    """
-    entries = [entry for entry in log if "seconds" in entry]
-    if not entries:
-        return 0.0, 0.0
-    last = max(entries, key=lambda entry: entry["seconds"])
-    return last["seconds"], last.get("training_seconds", last["seconds"])
-
-
 @launcher_settings()
 def train_model(
     build: Callable[[], Recommender],
@@ -388,7 +367,7 @@ def train_model(
         config=config,
         average=average,
         patience=config.patience,
-        spent=seconds_spent(log),
+        spent=Spent.of(log),
         callbacks=[average] if average else [],
     )
     if team.process_index:  # dropout; a checkpoint has the state of each process

@@ -172,6 +172,7 @@ def test_curves_are_drawn_where_there_are_logs(results: ModuleType, tmp_path: Pa
     (folders[0] / "runs/a/log.json").write_text(json.dumps(log))
     assert results.draw_curves(folders, drawn)
     assert drawn.read_text().count("<svg") == 1
+    assert "<!-- minutes of training with validations -->" in drawn.read_text()
     _, text = results.page(folders, "", curves="curves.svg")
     assert "![Validation by epoch](curves.svg)" in text
     assert "curves" not in results.page(folders, "")[1]
@@ -206,9 +207,20 @@ def test_the_time_to_a_runs_best_is_told(results: ModuleType, tmp_path: Path) ->
     _, text = results.page([folder], "", reach="slow")
     rows = rows_of(text.partition("### Training until")[2].partition("## ")[0])[1:]
     assert rows == [
-        ["fast", ".0400", "2", "2.0", "10.0%"],
+        ["fast", ".0400", "2", "4.0", "20.0%"],
         ["slow", ".0300", "2", "20.0", "100.0%"],
     ]
+    assert "Minutes of training with validations, by which all" in text
+    for name, run in (("slow", 0.25), ("fast", 5)):  # while others slowed the slow one
+        path = folder / f"runs/{name}/log.json"
+        log = json.loads(path.read_text())
+        for entry in log:
+            entry.setdefault("training_seconds", entry["seconds"])
+            entry["training_cpu_seconds"] = entry["training_seconds"] * run
+        path.write_text(json.dumps(log))
+    _, text = results.page([folder], "", reach="slow")
+    assert "Minutes of processors, by which all its runs can be compared; validations are" in text
+    assert ["fast", ".0400", "2", "10.0", "200.0%"] in rows_of(text)
     _, text = results.page([folder], "", reach="fast")
     assert ["slow", ".0300", "never", "", ""] in rows_of(text)
     with pytest.raises(SystemExit, match="no such run"):
@@ -291,6 +303,32 @@ def test_methods_are_compared_user_by_user(results: ModuleType, tmp_path: Path) 
     with pytest.raises(SystemExit, match=r"no such run .* there are a-seed0, a-seed1, few"):
         section("popularity")
     assert "## Against" not in results.page([folder], "")[1]
+
+
+def test_time_of_processors_has_a_column(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "amazon2014-beauty"
+    for seed, spent in enumerate((90.0, 150.0)):
+        write(folder / f"runs/sid-seed{seed}", 0.03, seed=seed, run_cpu_seconds=spent)
+    write(folder / "runs/earlier", 0.02, seed=0)
+    _, text = results.page([folder], "")
+    head, *rows = rows_of(text)
+    shown = {row[0]: row[head.index("CPU")] for row in rows[:3]}
+    assert shown == {"sid-seed0": "1.5 min", "sid-seed1": "2.5 min", "earlier": ""}
+    assert rows[0][head.index("training")] == "2.0 min" and "CPU: time of processors" in text
+    page = tmp_path / "amazon2014-beauty.md"
+    page.write_text(text)
+    text = results_table.table([page])
+    head, *rows = rows_of(text)
+    assert {row[0]: row[head.index("CPU minutes")] for row in rows} == {"sid": "2", "earlier": ""}
+    assert "CPU minutes: of processors" in text
+    write(tmp_path / "steam-100k/runs/a", 0.02, seed=0)
+    _, text = results.page([tmp_path / "steam-100k"], "")
+    assert "CPU" not in rows_of(text)[0] and "CPU: " not in text
+    page.write_text(text)
+    text = results_table.table([page])
+    assert "CPU minutes" not in text
 
 
 def test_each_order_is_compared_with_its_own(results: ModuleType, tmp_path: Path) -> None:
