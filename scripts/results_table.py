@@ -12,6 +12,7 @@ events.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ HEAD = (
     "seeds",
     *RESULTS,
     "told",
+    "chosen by",
+    "ranked by",
     "beam",
     "certified",
     "parameters",
@@ -47,7 +50,7 @@ HEAD = (
 )
 
 # Columns that stand only where a method has something in them.
-SOME = ("told", "CPU minutes")
+SOME = ("told", "chosen by", "ranked by", "CPU minutes")
 
 
 @dataclass
@@ -77,6 +80,8 @@ class Method:
             "" if baseline else str(len(self.runs)),
             *(self.spread(column) for column in RESULTS),
             self.listed("told"),
+            self.listed("chosen by"),
+            self.listed("ranked by"),
             self.listed("beam"),
             f"{statistics.mean(certified):.1f}%",
             self.listed("parameters"),
@@ -113,9 +118,29 @@ def mebibytes(cell: str) -> float:
 
 
 def read_page(path: Path) -> list[dict[str, str]]:
-    """The rows of a page's main table by column; none where the page has no such table."""
-    rows = first_table(path.read_text())
-    return rows if rows and list(rows[0])[:3] == ["method", "order", "seed"] else []
+    """The rows of a page's main table by column; none where the page has no such table.
+
+    Older pages say in a sentence by which validation the epochs were chosen.
+    """
+    text = path.read_text()
+    rows = first_table(text)
+    if not rows or list(rows[0])[:3] != ["method", "order", "seed"]:
+        return []
+    chosen = choosers(text)
+    for row in rows:
+        known = chosen.get(row["method"], chosen.get("", "")) if row["seed"] else ""
+        row.setdefault("chosen by", known)
+    return rows
+
+
+def choosers(text: str) -> dict[str, str]:
+    """The validation that chose the epochs of each method an older page names, `""` of all."""
+    sentence = re.search(r"Epochs were chosen (.*?) \(?validation NDCG@10", text)
+    found = {}
+    for part in sentence[1].split(" and ") if sentence else []:
+        kind, _, names = part.removeprefix("by ").partition(" of ")
+        found |= dict.fromkeys(names.split(", "), kind)
+    return found
 
 
 def read_seeds(path: Path) -> dict[tuple[str, str], dict[str, str]]:
@@ -173,8 +198,10 @@ def table(pages: list[Path]) -> str:
         "standard deviation in brackets where there are several seeds. Runs of one page share data "
         "and protocol; training budgets differ between pages. Published figures had other texts, "
         "encoders and budgets. Told: what a method knew of the event to be predicted, its time or "
-        "its action, and others did not. Vectors: what the model read, or (codes) what its "
-        "codes were made from. "
+        "its action, and others did not. Chosen by: the validation that chose the epochs, masked "
+        "or not. Ranked by: whose scores order the lists, items', codes', or items' among those "
+        "that codes proposed; older pages do not say it. Vectors: what the model read, or (codes) "
+        "what its codes were made from. "
         + "CPU minutes: of processors, which others on the machine do not add to; older pages have "
         "minutes by the clock alone. "
         * any(entry.minutes("CPU") for entry in entries)

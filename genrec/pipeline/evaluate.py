@@ -245,7 +245,7 @@ def evaluate(
         slices["popularity"][name] = by_popularity(evaluations[name], counts, metrics=shown_metrics)
         slices["history_length"][name] = by_history_length(evaluations[name], metrics=shown_metrics)
         record: dict[str, Any] = {
-            "tie_order": _order(first, data),
+            "day_order": _order(first, data),
             "split_settings": first.config["split"],
             **about[name],
             "slices": {key: [one.as_dict() for one in cut[name]] for key, cut in slices.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -135,6 +136,21 @@ class RecommenderTrainer(Trainer):
             self.optimizer = build_optimizer(model, self.config, decayed=decayed)
         return self.optimizer
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The batches of one step, and the labels of one of them in the mean over all processes.
+
+        None for the only batch of a step in the only process.
+        """
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        parts = len(batches) * self.accelerator.num_processes
+        if parts < 2:
+            return batches, None
+        model: Recommender = self.accelerator.unwrap_model(self.model)
+        whole = torch.stack([labels_mass(model, batch) for batch in batches]).sum()
+        return batches, self.accelerator.reduce(whole.to(device), reduction="sum") / parts
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -142,10 +158,17 @@ class RecommenderTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The mean over the labels of all processes, not the mean of their means.
+        """The mean over the labels of a step's batches in all processes, not the mean of means.
 
-        The gradients are averaged over the processes afterwards, so each one's mean counts in
-        proportion to its labels, or to what they weigh.
+        Gradients are averaged afterwards over processes and over the batches that accumulate, so
+        each batch's mean counts in proportion to its labels, or to what they weigh.
+
+        Args:
+            model: as wrapped for training.
+            inputs: a batch.
+            return_outputs: return the model's output too.
+            num_items_in_batch: labels of a batch of this step, in the mean; see
+                `get_batch_samples`.
         """
         plain: Recommender = self.accelerator.unwrap_model(model)
         head: Head = plain.head
@@ -154,14 +177,9 @@ class RecommenderTrainer(Trainer):
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=half):
             output = model(**inputs)
         loss = output.loss
-        if self.accelerator.num_processes > 1:
-            given = {key: inputs.get(key) for key in ("action", "query_action")}
-            targets, actions = plain.asked(
-                inputs["items"], inputs["mask"], inputs["labels"], **given
-            )
-            known = targets >= 0
-            own = head.mass(targets[known], None if actions is None else actions[known])
-            loss = loss * own / self.accelerator.reduce(own, reduction="mean").clamp_min(1e-9)
+        if num_items_in_batch is not None:
+            mean = torch.as_tensor(num_items_in_batch).clamp_min(1e-9)
+            loss = loss * (labels_mass(plain, inputs) / mean)
         return (loss, output) if return_outputs else loss
 
     def _next_draw_seed(self) -> int:
@@ -291,6 +309,14 @@ def full_precision(model: Recommender) -> Iterator[None]:
     finally:
         if wrapped is not None:
             model.__dict__["forward"] = wrapped
+
+
+def labels_mass(model: Recommender, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What the mean loss of a batch divides by, a scalar: its labels, or what they weigh."""
+    given = {key: batch.get(key) for key in ("action", "query_action")}
+    targets, actions = model.asked(batch["items"], batch["mask"], batch["labels"], **given)
+    known = targets >= 0
+    return model.head.mass(targets[known], None if actions is None else actions[known])
 
 
 def is_spent(log: Sequence[Mapping[str, float]], patience: int) -> bool:
