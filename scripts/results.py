@@ -17,7 +17,7 @@ import argparse
 import datetime
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from results_against import against
 from results_curves import draw_curves, picture, reached
 
 from genrec.artefacts import read_json
-from genrec.evaluation.report import number
+from genrec.evaluation.report import number, read_record
 from genrec.evaluation.results import told_of
+from genrec.models import HEADS
 
 PUBLISHED = Path(__file__).with_name("published.json")
 DOCS = Path(__file__).parent.parent / "docs" / "results"
@@ -40,12 +41,15 @@ COLUMNS = (
     "masked R@10",
     "masked N@10",
     "95%",
+    "chosen by",
+    "ranked by",
     "beam",
     "certified",
     "parameters",
     "rank of states",
     "vectors",
     "training",
+    "CPU",
     "memory",
     "evaluation",
     "published",
@@ -65,7 +69,7 @@ def row(
     """
     cells = [
         method,
-        str(metrics["tie_order"]),
+        str(metrics["day_order"]),
         "" if metrics.get("seed") is None else str(metrics["seed"]),
     ]
     for mask in ("unmasked", "masked"):
@@ -77,16 +81,20 @@ def row(
         ]
     # With validations; earlier versions called it by the other name.
     training = metrics.get("run_seconds", metrics.get("training_seconds"))
+    cpu = metrics.get("run_cpu_seconds")
     memory = run.get("peak_device_memory_mb", run.get("peak_memory_mb"))
     rank = metrics.get("effective_rank")
     return [
         *cells,
+        chosen_by(run),
+        ranked_by(metrics, run),
         "exact" if metrics.get("exact") else str(metrics["beam_width"]),
         f"{metrics['certificate_rate']:.1%}",
         f"{metrics.get('parameters', 0):,}",
         "" if rank is None else f"{rank:.1f}",
         run.get("vectors", ""),
         f"{training / 60:.1f} min" if training else "",
+        f"{cpu / 60:.1f} min" if cpu else "",
         f"{memory:,.0f} MiB" if memory else "",
         f"{metrics['seconds']:.0f} s",
         beside(published.get(method.rpartition("-seed")[0] or method)),
@@ -110,6 +118,24 @@ def vectors_of(folder: Path, run: dict[str, Any]) -> str:
         if made_from and read_json(path).get("fingerprint") == made_from:
             return f"{path.parent.name} (codes)"
     return ""
+
+
+def chosen_by(run: dict[str, Any]) -> str:
+    """Which validation chose a run's epochs: `masked`, `unmasked`; empty where it does not say."""
+    masked = run.get("training", {}).get("eval_masked")
+    return "" if masked is None else "masked" if masked else "unmasked"
+
+
+def ranked_by(metrics: dict[str, Any], run: dict[str, Any]) -> str:
+    """Whose scores order a method's lists: `codes`, `items`, or `items` that codes proposed."""
+    head = HEADS.get(run.get("model", {}).get("head", {}).get("type"))
+    if head is None:
+        return ""
+    if not head.uses_trie:
+        return "items"
+    if not head.ranks_items:
+        return "codes"
+    return "items" if metrics.get("exact") else "items, of codes"
 
 
 def told(metrics: dict[str, Any], run: dict[str, Any]) -> str:
@@ -163,7 +189,7 @@ def over_seeds(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
     for _, method, metrics in rows:
         run, found, _ = method.rpartition("-seed")
         if found:
-            groups.setdefault((run, str(metrics["tie_order"])), []).append(metrics)
+            groups.setdefault((run, str(metrics["day_order"])), []).append(metrics)
     names = [f"{mask}/{name}@10" for mask in ("unmasked", "masked") for name in ("recall", "ndcg")]
     lines = []
     for (run, order), found in groups.items():
@@ -209,26 +235,8 @@ def by_popularity(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
             " / ".join(number(part[f"{mask}/ndcg@10"]["value"]) for mask in ("unmasked", "masked"))
             for part in slices
         ]
-        lines.append(f"| {method} | {metrics['tie_order']} | {' | '.join(cells)} |")
+        lines.append(f"| {method} | {metrics['day_order']} | {' | '.join(cells)} |")
     return [*lines, ""] if lines else []
-
-
-def choosers(runs: Mapping[tuple[str, str], dict[str, Any]]) -> str:
-    """By which validation the epochs were chosen; empty where no run says so."""
-    masked = {
-        method: run["training"]["eval_masked"]
-        for (method, _), run in runs.items()
-        if "eval_masked" in run.get("training", {})
-    }
-    kinds = {
-        f"{'' if which else 'un'}masked": [name for name, one in masked.items() if one is which]
-        for which in (False, True)
-    }
-    found = [(kind, names) for kind, names in kinds.items() if names]
-    if len(found) == 1:
-        return f" Epochs were chosen by {found[0][0]} validation NDCG@10."
-    parts = (f"by {kind} of {', '.join(names)}" for kind, names in found)
-    return f" Epochs were chosen {' and '.join(parts)} (validation NDCG@10)." if found else ""
 
 
 def beams(method: str, study: dict[str, Any]) -> list[str]:
@@ -282,29 +290,34 @@ def page(
         for path in [*found, folder / "report" / "popularity" / "metrics.json"]:
             if not path.is_file():
                 continue
-            metrics = read_json(path)
+            metrics = read_record(path)
             about = path.parent / "run.json"
             run = read_json(about) if about.is_file() else {}
             run["vectors"] = vectors_of(path.parent, run)
-            runs[path.parent.name, metrics["tie_order"]] = run
+            runs[path.parent.name, metrics["day_order"]] = run
             study = metrics.get("beams")
             rows.append((metrics["test/unmasked/ndcg@10"]["value"], path.parent.name, metrics))
             if study:
-                studies += beams(f"{path.parent.name}, {metrics['tie_order']} order", study)
+                studies += beams(f"{path.parent.name}, {metrics['day_order']} order", study)
             fingerprints = ", ".join(f"{k} {v}" for k, v in metrics["fingerprints"].items() if v)
             if fingerprints:
-                facts.append(f"- {path.parent.name}, {metrics['tie_order']} order: {fingerprints}")
-    rows.sort(key=lambda entry: (entry[2]["tie_order"], -entry[0]))
+                facts.append(f"- {path.parent.name}, {metrics['day_order']} order: {fingerprints}")
+    rows.sort(key=lambda entry: (entry[2]["day_order"], -entry[0]))
     users, pool = rows[0][2]["test/users"], rows[0][2].get("candidates")
     ranked = "the whole catalog ranked" if pool is None else f"a pool of {pool:,} items ranked"
     columns = list(COLUMNS)
-    cells = [row(method, one, runs[method, one["tie_order"]], published) for _, method, one in rows]
-    known = [told(metrics, runs[method, metrics["tie_order"]]) for _, method, metrics in rows]
+    cells = [row(method, one, runs[method, one["day_order"]], published) for _, method, one in rows]
+    known = [told(metrics, runs[method, metrics["day_order"]]) for _, method, metrics in rows]
     if any(known):
         place = columns.index("beam")
         columns.insert(place, "told")
         for one, text in zip(cells, known, strict=True):
             one.insert(place, text)
+    times_cpu = any(one[columns.index("CPU")] for one in cells)
+    if not times_cpu:
+        place = columns.index("CPU")
+        for one in (columns, *cells):
+            del one[place]
     lines = [
         f"# {name}",
         "",
@@ -317,8 +330,11 @@ def page(
         "expectation; intervals from a bootstrap over users. Best first within each order. Rank of "
         "states: the effective rank of the users' hidden states. Memory: peak of the training "
         "process."
+        + (" CPU: time of processors, which others on the machine do not add to." * times_cpu)
         + (" Told: what a method knew of the event to be predicted." if any(known) else "")
-        + choosers(runs),
+        + " Chosen by: the validation, masked or not, whose NDCG@10 chose the epochs. Ranked by: "
+        "the scores that order the lists, of items, of codes, or of items among those that codes "
+        "proposed.",
         "",
         f"| {' | '.join(columns)} |",
         f"|{'|'.join('---' if c in ('method', 'order') else '---:' for c in columns)}|",

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genrec.artefacts import read_json
 from genrec.evaluation import Difference, Evaluation
-from genrec.evaluation.report import number, span
+from genrec.evaluation.report import number, read_record, span
 from genrec.evaluation.results import difference_of_means
 
 MASKS = ("unmasked", "masked")
@@ -51,9 +50,9 @@ def read(run: Path) -> Ranked | None:
     path = run / "ranks" / "test.parquet"
     if not path.is_file():
         return None
-    metrics = read_json(run / "metrics.json")
+    metrics = read_record(run / "metrics.json")
     return Ranked(
-        run.name, str(metrics["tie_order"]), metrics.get("candidates"), Evaluation.load(path)
+        run.name, str(metrics["day_order"]), metrics.get("candidates"), Evaluation.load(path)
     )
 
 

@@ -13,16 +13,31 @@ import matplotlib
 from genrec.artefacts import read_json, replacing
 from genrec.evaluation.report import number
 
+# The first that all logs of a page know: time of processors, which others on the machine do not add
+# to; by the clock without validations; by the clock with them, as the oldest logs have it.
+TIMES = {
+    "training_cpu_seconds": "minutes of processors",
+    "training_seconds": "minutes of training",
+    "seconds": "minutes of training with validations",
+}
+Logs = dict[Path, list[dict[str, float]]]
 
-def validation(log: Path) -> list[dict[str, float]]:
-    """The evaluations of a run's log: `epoch`, `eval_ndcg@10` and `seconds` of training so far.
 
-    The seconds are without validations where the log knows them, as all but older ones do.
-    """
-    entries = [entry for entry in read_json(log) if "eval_ndcg@10" in entry]
-    return [
-        {**entry, "seconds": entry.get("training_seconds", entry["seconds"])} for entry in entries
-    ]
+def read_logs(folders: list[Path]) -> Logs:
+    """The evaluations of every run with a log, by its folder."""
+    logs = {}
+    for folder in folders:
+        for log in sorted((folder / "runs").glob("*/log.json")):
+            entries = [entry for entry in read_json(log) if "eval_ndcg@10" in entry]
+            if entries:
+                logs[log.parent] = entries
+    return logs
+
+
+def time_of(logs: Logs) -> str:
+    """The key of `TIMES` by which runs are compared."""
+    entries = [entry for log in logs.values() for entry in log]
+    return next(key for key in TIMES if all(key in entry for entry in entries))
 
 
 def draw_curves(folders: list[Path], path: Path) -> bool:
@@ -31,30 +46,31 @@ def draw_curves(folders: list[Path], path: Path) -> bool:
     Returns:
         Whether any run left a log to draw.
     """
+    folders = folders[:2]
+    logs = read_logs(folders)
+    if not logs:
+        return False
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     colours: dict[str, Any] = {}
     try:
-        for folder, style in zip(folders, ("-", "--"), strict=False):
-            for log in sorted((folder / "runs").glob("*/log.json")):
-                entries, method = validation(log), log.parent.name
-                label = method if method not in colours else None
-                look = {
-                    "color": colours.setdefault(method, f"C{len(colours) % 10}"),
-                    "marker": "osv^"[len(colours) // 11 % 4],
-                    "ms": 4,
-                }
-                values = [entry["eval_ndcg@10"] for entry in entries]
-                epochs = [entry["epoch"] for entry in entries]
-                minutes = [entry["seconds"] / 60 for entry in entries]
-                panels[0].plot(epochs, values, style, label=label, **look)
-                panels[1].plot(minutes, values, style, **look)
-        if not colours:
-            return False
+        for run, entries in logs.items():
+            style = ("-", "--")[folders.index(run.parents[1])]
+            label = run.name if run.name not in colours else None
+            look = {
+                "color": colours.setdefault(run.name, f"C{len(colours) % 10}"),
+                "marker": "osv^"[len(colours) // 11 % 4],
+                "ms": 4,
+            }
+            values = [entry["eval_ndcg@10"] for entry in entries]
+            epochs = [entry["epoch"] for entry in entries]
+            minutes = [entry[time_of(logs)] / 60 for entry in entries]
+            panels[0].plot(epochs, values, style, label=label, **look)
+            panels[1].plot(minutes, values, style, **look)
         panels[0].set(xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
-        panels[1].set(xlabel="minutes of training")
+        panels[1].set(xlabel=TIMES[time_of(logs)])
         for axes in panels:
             axes.grid(color="#e5e7eb")
             axes.spines[["top", "right"]].set_visible(False)
@@ -70,26 +86,25 @@ def picture(curves: str | None) -> list[str]:
     """The section of the learning curves."""
     if curves is None:
         return []
-    text = (
-        "Validation NDCG@10 by epoch and by minutes of training; the best epoch of each run was "
-        "kept."
-    )
+    text = "Validation NDCG@10 by epoch and by minutes; the best epoch of each run was kept."
     return ["## Learning curves", "", text, "", f"![Validation by epoch]({curves})", ""]
 
 
 def reached(folder: Path, run: str) -> list[str]:
     """A table of how long each run trained until its validation was that of the best of `run`."""
-    logs = {
-        log.parent.name: validation(log) for log in sorted((folder / "runs").glob("*/log.json"))
-    }
+    found = read_logs([folder])
+    logs = {place.name: entries for place, entries in found.items()}
     if not logs.get(run):
         raise SystemExit(f"--reach {run}: no such run with a log; there are {', '.join(logs)}")
     best = max(logs[run], key=lambda entry: entry["eval_ndcg@10"])
-    aim, spent = best["eval_ndcg@10"], best["seconds"]
+    time = time_of(found)
+    aim, spent = best["eval_ndcg@10"], best[time]
     lines = [
         f"### Training until validation NDCG@10 is {run}'s best, {number(aim)}",
         "",
-        "Minutes of training, validations left out where the log tells them apart.",
+        f"{TIMES[time].capitalize()}, by which all its runs can be compared"
+        + ("" if time == "seconds" else "; validations are left out")
+        + ".",
         "",
         "| method | best validation | epoch | minutes | share of the time |",
         "|---|---:|---:|---:|---:|",
@@ -99,7 +114,7 @@ def reached(folder: Path, run: str) -> list[str]:
         first = next((entry for entry in entries if entry["eval_ndcg@10"] >= aim), None)
         when = ["never", "", ""]
         if first is not None:
-            seconds = first["seconds"]
+            seconds = first[time]
             when = [f"{first['epoch']:.0f}", f"{seconds / 60:.1f}", f"{seconds / spent:.1%}"]
         lines.append(f"| {name} | {top} | {' | '.join(when)} |")
     return [*lines, ""]

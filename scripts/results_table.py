@@ -12,6 +12,7 @@ events.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +36,21 @@ HEAD = (
     "seeds",
     *RESULTS,
     "told",
+    "chosen by",
+    "ranked by",
     "beam",
     "certified",
     "parameters",
     "vectors",
     "minutes",
+    "CPU minutes",
     "memory",
     "published",
     "page",
 )
+
+# Columns that stand only where a method has something in them.
+SOME = ("told", "chosen by", "ranked by", "CPU minutes")
 
 
 @dataclass
@@ -64,9 +71,6 @@ class Method:
     def cells(self) -> list[str]:
         """Its row."""
         first = self.runs[0]
-        minutes = [
-            float(run["training"].removesuffix(" min")) for run in self.runs if run["training"]
-        ]
         certified = [float(run["certified"].removesuffix("%")) for run in self.runs]
         memory = [run["memory"] for run in self.runs if run.get("memory")]
         baseline = not first["seed"]
@@ -76,15 +80,23 @@ class Method:
             "" if baseline else str(len(self.runs)),
             *(self.spread(column) for column in RESULTS),
             self.listed("told"),
+            self.listed("chosen by"),
+            self.listed("ranked by"),
             self.listed("beam"),
             f"{statistics.mean(certified):.1f}%",
             self.listed("parameters"),
             self.listed("vectors"),
-            f"{statistics.mean(minutes):.0f}" if minutes else "",
+            self.minutes("training"),
+            self.minutes("CPU"),
             max(memory, key=mebibytes, default=""),
             first.get("published", ""),
             f"[{self.page}]({self.page}.md)",
         ]
+
+    def minutes(self, column: str) -> str:
+        """Mean of a column of minutes; empty where no page of a seed has it."""
+        found = [float(run[column].removesuffix(" min")) for run in self.runs if run.get(column)]
+        return f"{statistics.mean(found):.0f}" if found else ""
 
     def listed(self, column: str) -> str:
         """A column that the seeds agree on, or each of its values once; older pages lack some."""
@@ -106,9 +118,29 @@ def mebibytes(cell: str) -> float:
 
 
 def read_page(path: Path) -> list[dict[str, str]]:
-    """The rows of a page's main table by column; none where the page has no such table."""
-    rows = first_table(path.read_text())
-    return rows if rows and list(rows[0])[:3] == ["method", "order", "seed"] else []
+    """The rows of a page's main table by column; none where the page has no such table.
+
+    Older pages say in a sentence by which validation the epochs were chosen.
+    """
+    text = path.read_text()
+    rows = first_table(text)
+    if not rows or list(rows[0])[:3] != ["method", "order", "seed"]:
+        return []
+    chosen = choosers(text)
+    for row in rows:
+        known = chosen.get(row["method"], chosen.get("", "")) if row["seed"] else ""
+        row.setdefault("chosen by", known)
+    return rows
+
+
+def choosers(text: str) -> dict[str, str]:
+    """The validation that chose the epochs of each method an older page names, `""` of all."""
+    sentence = re.search(r"Epochs were chosen (.*?) \(?validation NDCG@10", text)
+    found = {}
+    for part in sentence[1].split(" and ") if sentence else []:
+        kind, _, names = part.removeprefix("by ").partition(" of ")
+        found |= dict.fromkeys(names.split(", "), kind)
+    return found
 
 
 def read_seeds(path: Path) -> dict[tuple[str, str], dict[str, str]]:
@@ -166,8 +198,14 @@ def table(pages: list[Path]) -> str:
         "standard deviation in brackets where there are several seeds. Runs of one page share data "
         "and protocol; training budgets differ between pages. Published figures had other texts, "
         "encoders and budgets. Told: what a method knew of the event to be predicted, its time or "
-        "its action, and others did not. Vectors: what the model read, or (codes) what its "
-        "codes were made from. Memory: peak of the training process; older pages do not say it.",
+        "its action, and others did not. Chosen by: the validation that chose the epochs, masked "
+        "or not. Ranked by: whose scores order the lists, items', codes', or items' among those "
+        "that codes proposed; older pages do not say it. Vectors: what the model read, or (codes) "
+        "what its codes were made from. "
+        + "CPU minutes: of processors, which others on the machine do not add to; older pages have "
+        "minutes by the clock alone. "
+        * any(entry.minutes("CPU") for entry in entries)
+        + "Memory: peak of the training process; older pages do not say it.",
         "",
     ]
     for dataset, title in DATASETS.items():
@@ -176,7 +214,7 @@ def table(pages: list[Path]) -> str:
             continue
         chosen.sort(key=lambda entry: (entry.order, -entry.mean("N@10")))
         rows = [dict(zip(HEAD, entry.cells(), strict=True)) for entry in chosen]
-        head = [name for name in HEAD if name != "told" or any(row["told"] for row in rows)]
+        head = [name for name in HEAD if name not in SOME or any(row[name] for row in rows)]
         lines += [f"## {title}", "", f"| {' | '.join(head)} |"]
         lines.append(f"|{'|'.join('---' if c in ('method', 'page') else '---:' for c in head)}|")
         lines += [f"| {' | '.join(row[name] for name in head)} |" for row in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import platform
 import sys
 import weakref
@@ -32,7 +33,9 @@ class PeakMemory:
 
     System and CUDA each keep one peak per process, which can be set back but not split. So whoever
     begins a measurement adds the peak so far to all others that are still read, and sets it back: a
-    training knows its peak though its validations measure their own.
+    training knows its peak though its validations measure their own. What earlier work left to the
+    garbage collector, as the model of a recipe's last run, is collected before; what it still
+    holds, and what the process holds of libraries, counts.
 
     Where the system's peak cannot be set back (only Linux can, and some containers forbid it), it
     is that since the process started.
@@ -44,6 +47,7 @@ class PeakMemory:
         self._most: dict[str, float] = {}
         for other in self._others:
             other.read()
+        gc.collect()
         with contextlib.suppress(OSError):  # elsewhere than on Linux, or not permitted
             _RESET.write_text("5")
         if torch.cuda.is_available():

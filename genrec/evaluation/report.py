@@ -21,14 +21,14 @@ from genrec.evaluation.intervals import Difference, Interval
 from genrec.evaluation.results import Evaluation, best_first
 
 _BARE: Any = {"show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
-TIE_ORDERS = ("file", "shuffled-day")
+DAY_ORDERS = ("file", "shuffled-day")
 
 
 def metrics_record(
     evaluations: Sequence[Evaluation],
     *,
     seed: int | None = None,
-    tie_order: str | None = None,
+    day_order: str | None = None,
     fingerprints: Mapping[str, str] | None = None,
     **extra: Any,
 ) -> dict[str, Any]:
@@ -37,32 +37,32 @@ def metrics_record(
     Args:
         evaluations: one ranker on one or more splits.
         seed: seed of the training run.
-        tie_order: how events of one day are ordered, `file` or `shuffled-day`.
+        day_order: how events of one day are ordered, `file` or `shuffled-day`.
         fingerprints: of the dataset, the vectors, the SID vocabulary, the model.
         **extra: anything else worth keeping, for example `beams` or `vocabulary`.
 
     Returns:
         `test/unmasked/ndcg@10` and the like to `{"value", "low", "high"}`; `test/users`,
         `test/seconds`, `test/masked/seconds` and the share of targets that occur in the history;
-        `ranker`, `seed`, `tie_order`, `fingerprints`, `parameters`, `beam_width`, `exact`, peak
+        `ranker`, `seed`, `day_order`, `fingerprints`, `parameters`, `beam_width`, `exact`, peak
         memory, and `certificate_rate` of the last split's first mask.
 
     Raises:
-        ConfigError: if the evaluations are of different rankers, or the tie order is unknown.
+        ConfigError: if the evaluations are of different rankers, or the order of a day is unknown.
     """
     if not evaluations:
         raise ConfigError("there is no evaluation to report")
     names = sorted({evaluation.ranker for evaluation in evaluations})
     if len(names) > 1:
         raise ConfigError(f"metrics.json is about one ranker, got {', '.join(names)}")
-    if tie_order is not None and tie_order not in TIE_ORDERS:
-        raise ConfigError(f"tie_order={tie_order!r}: expected one of {', '.join(TIE_ORDERS)}")
+    if day_order is not None and day_order not in DAY_ORDERS:
+        raise ConfigError(f"day_order={day_order!r}: expected one of {', '.join(DAY_ORDERS)}")
     last = evaluations[-1]
     record: dict[str, Any] = {
         "genrec_version": genrec.__version__,
         "ranker": last.ranker,
         "seed": seed,
-        "tie_order": tie_order,
+        "day_order": day_order,
         "fingerprints": dict(fingerprints or {}),
         "bootstrap": last.bootstrap,
         **{key: value for key, value in last.facts.items() if key != "seconds"},
@@ -106,16 +106,27 @@ def write_metrics(
     return folder / "metrics.json"
 
 
-def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read `metrics.json`, with `{"value", "low", "high"}` entries as `Interval`."""
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read `metrics.json` as it stands, of an earlier version too.
+
+    Those called the order of events of one day `tie_order`, as that of items of equal score is
+    called everywhere else.
+    """
     record = read_json(path)
     if not isinstance(record, dict):
         raise ArtefactError(f"{path}: expected an object of metrics; evaluate again")
+    if "day_order" not in record:
+        record["day_order"] = record.pop("tie_order", None)
+    return record
+
+
+def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read `metrics.json`, with `{"value", "low", "high"}` entries as `Interval`."""
     return {
         key: Interval(**value)
         if isinstance(value, dict) and value.keys() == {"value", "low", "high"}
         else value
-        for key, value in record.items()
+        for key, value in read_record(path).items()
     }
 
 

@@ -245,7 +245,7 @@ def evaluate(
         slices["popularity"][name] = by_popularity(evaluations[name], counts, metrics=shown_metrics)
         slices["history_length"][name] = by_history_length(evaluations[name], metrics=shown_metrics)
         record: dict[str, Any] = {
-            "tie_order": _order(first, data),
+            "day_order": _order(first, data),
             "split_settings": first.config["split"],
             **about[name],
             "slices": {key: [one.as_dict() for one in cut[name]] for key, cut in slices.items()},
@@ -366,12 +366,14 @@ def _training_record(run: Run, counts: np.ndarray) -> dict[str, Any]:
     """What stands beside the metrics of a trained run."""
     return {
         "seed": run.config["training"].get("seed"),
-        # A run of an earlier version knows the first alone.
+        # A run of an earlier version does not know all of them.
         **{
             name: round(run.config[key], 1)
             for name, key in (
                 ("run_seconds", "seconds"),
                 ("training_seconds", "training_seconds"),
+                ("run_cpu_seconds", "cpu_seconds"),
+                ("training_cpu_seconds", "training_cpu_seconds"),
             )
             if key in run.config
         },

@@ -47,8 +47,8 @@ from genrec.pipeline.settings import (
 from genrec.processes import processes
 from genrec.tokenizers import SidVocabulary, make_tie_order
 from genrec.training import TrainingConfig, as_launched, train_model
+from genrec.training.clock import Spent
 from genrec.training.sharding import tables_to_split
-from genrec.training.trainer import seconds_spent
 
 ENCODER_DEFAULT: dict[str, Any] = {"type": "sid"}
 BACKBONE_DEFAULT: dict[str, Any] = {"type": "transformer"}
@@ -265,15 +265,13 @@ def train(
     if team.is_main_process:
         log = read_json(folder / "log.json")
         plot_learning_curve(log, folder / "learning_curve.png")
-        seconds, training_seconds = seconds_spent(log)
         finish(
             folder,
             {
                 **resolved,
                 "parameters": sum(p.numel() for p in checked.parameters()),
                 "processes": team.num_processes,
-                "seconds": seconds,
-                "training_seconds": training_seconds,
+                **Spent.of(log).known(),
                 **machine(),
                 **memory.read(),
             },

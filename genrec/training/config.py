@@ -39,7 +39,9 @@ class TrainingConfig:
         adam_beta2: AdamW's second moment.
         schedule: `constant`, `linear` or `cosine`, after the warm-up.
         warmup: share of all steps, 0 to 1.
-        gradient_accumulation: batches per optimiser step.
+        gradient_accumulation: batches per optimiser step, whose gradient is that of the mean loss
+            of all their labels, as of one larger batch. Dropout, and negatives that are drawn or
+            taken from the batch, are those of the smaller batches.
         max_grad_norm: gradient clipping; 0 switches it off.
         precision: `fp32`, `bf16` or `fp16` (autocast).
         average: decay per step of the running average of the weights that is validated and

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from genrec.processes import processes, summed
 from genrec.training.arguments import quiet_transformers, training_arguments
 from genrec.training.average import WeightAverage
 from genrec.training.checkpoints import SCHEDULE_FILE, last_checkpoint, log_of, writing
+from genrec.training.clock import Clock, Spent
 from genrec.training.config import TrainingConfig
 from genrec.training.optimizers import build_optimizer
 from genrec.training.progress import METRIC, EpochLines, PlainLines
@@ -71,7 +72,7 @@ class RecommenderTrainer(Trainer):
         config: which optimisers train which parameters.
         average: running average of the weights, used for validation and for the best model.
         patience: stop after so many validations without a better one; 0 never stops.
-        spent: seconds that the steps before a resume took, and of these without validation.
+        spent: what the steps before a resume took.
         **kwargs: of `transformers.Trainer`.
     """
 
@@ -84,7 +85,7 @@ class RecommenderTrainer(Trainer):
         config: TrainingConfig,
         average: WeightAverage | None = None,
         patience: int = 0,
-        spent: tuple[float, float] = (0.0, 0.0),
+        spent: Spent,
         **kwargs: Any,
     ) -> None:
         # Asked for by Trainer as both; `evaluate` ranks the validation users.
@@ -97,8 +98,7 @@ class RecommenderTrainer(Trainer):
                 device=self.accelerator.device,
             )
         self._step, self._part = -1, 0  # of the last draw
-        self.begun = time.perf_counter() - spent[0]
-        self.validating = spent[0] - spent[1]  # seconds so far
+        self.clock = Clock(spent)
         self.validate, self.average, self.patience = validate, average, patience
         self.sequences, self.batches, self.config = sequences, batches, config
 
@@ -136,6 +136,21 @@ class RecommenderTrainer(Trainer):
             self.optimizer = build_optimizer(model, self.config, decayed=decayed)
         return self.optimizer
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The batches of one step, and the labels of one of them in the mean over all processes.
+
+        None for the only batch of a step in the only process.
+        """
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        parts = len(batches) * self.accelerator.num_processes
+        if parts < 2:
+            return batches, None
+        model: Recommender = self.accelerator.unwrap_model(self.model)
+        whole = torch.stack([labels_mass(model, batch) for batch in batches]).sum()
+        return batches, self.accelerator.reduce(whole.to(device), reduction="sum") / parts
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -143,10 +158,17 @@ class RecommenderTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The mean over the labels of all processes, not the mean of their means.
+        """The mean over the labels of a step's batches in all processes, not the mean of means.
 
-        The gradients are averaged over the processes afterwards, so each one's mean counts in
-        proportion to its labels, or to what they weigh.
+        Gradients are averaged afterwards over processes and over the batches that accumulate, so
+        each batch's mean counts in proportion to its labels, or to what they weigh.
+
+        Args:
+            model: as wrapped for training.
+            inputs: a batch.
+            return_outputs: return the model's output too.
+            num_items_in_batch: labels of a batch of this step, in the mean; see
+                `get_batch_samples`.
         """
         plain: Recommender = self.accelerator.unwrap_model(model)
         head: Head = plain.head
@@ -155,14 +177,9 @@ class RecommenderTrainer(Trainer):
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=half):
             output = model(**inputs)
         loss = output.loss
-        if self.accelerator.num_processes > 1:
-            given = {key: inputs.get(key) for key in ("action", "query_action")}
-            targets, actions = plain.asked(
-                inputs["items"], inputs["mask"], inputs["labels"], **given
-            )
-            known = targets >= 0
-            own = head.mass(targets[known], None if actions is None else actions[known])
-            loss = loss * own / self.accelerator.reduce(own, reduction="mean").clamp_min(1e-9)
+        if num_items_in_batch is not None:
+            mean = torch.as_tensor(num_items_in_batch).clamp_min(1e-9)
+            loss = loss * (labels_mass(plain, inputs) / mean)
         return (loss, output) if return_outputs else loss
 
     def _next_draw_seed(self) -> int:
@@ -183,25 +200,18 @@ class RecommenderTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Rank the validation users with the (averaged) weights; keep the model if it is best."""
-        if torch.accelerator.is_available():  # what the steps began is theirs
-            torch.accelerator.synchronize()
-        started = time.perf_counter()
-        model: Recommender = self.accelerator.unwrap_model(self.model)
-        if self.shards:
-            model = whole_model(model)
-        swapped = self.average.swapped() if self.average else contextlib.nullcontext()
-        with swapped, full_precision(model):
+        with self.clock.validating(), contextlib.ExitStack() as stack:
+            model: Recommender = self.accelerator.unwrap_model(self.model)
+            if self.shards:
+                model = whole_model(model)
+            if self.average:
+                stack.enter_context(self.average.swapped())
+            stack.enter_context(full_precision(model))
             self._check_finite(model)
             found = dict(self.validate(model))
             self._keep_if_best(model, found)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        now = time.perf_counter()
-        self.validating += now - started
-        times = {
-            "seconds": round(now - self.begun, 2),
-            "training_seconds": round(now - self.begun - self.validating, 2),
-        }
-        self.log({**metrics, **times})
+        self.log({**metrics, **self.clock.read().known()})
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
@@ -301,23 +311,18 @@ def full_precision(model: Recommender) -> Iterator[None]:
             model.__dict__["forward"] = wrapped
 
 
+def labels_mass(model: Recommender, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What the mean loss of a batch divides by, a scalar: its labels, or what they weigh."""
+    given = {key: batch.get(key) for key in ("action", "query_action")}
+    targets, actions = model.asked(batch["items"], batch["mask"], batch["labels"], **given)
+    known = targets >= 0
+    return model.head.mass(targets[known], None if actions is None else actions[known])
+
+
 def is_spent(log: Sequence[Mapping[str, float]], patience: int) -> bool:
     """Whether the last `patience` validations of a log brought nothing better; 0 is never spent."""
     found = [entry[f"eval_{METRIC}"] for entry in log if f"eval_{METRIC}" in entry]
     return bool(patience and found) and len(found) - 1 - found.index(max(found)) >= patience
-
-
-def seconds_spent(log: Sequence[Mapping[str, float]]) -> tuple[float, float]:
-    """Seconds that the steps up to the last validation of a log took, repeated ones left out.
-
-    Returns:
-        With validations, and without them. A log of an earlier version counts them always.
-    """
-    entries = [entry for entry in log if "seconds" in entry]
-    if not entries:
-        return 0.0, 0.0
-    last = max(entries, key=lambda entry: entry["seconds"])
-    return last["seconds"], last.get("training_seconds", last["seconds"])
 
 
 @launcher_settings()
@@ -388,7 +393,7 @@ def train_model(
         config=config,
         average=average,
         patience=config.patience,
-        spent=seconds_spent(log),
+        spent=Spent.of(log),
         callbacks=[average] if average else [],
     )
     if team.process_index:  # dropout; a checkpoint has the state of each process

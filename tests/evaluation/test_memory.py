@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -50,3 +51,21 @@ def test_a_peak_that_cannot_be_set_back_is_that_of_the_process(
     with_array = peak(PeakMemory())
     assert with_array > HELD
     assert peak(PeakMemory()) == with_array
+
+
+class Cycle:
+    """Holds an array until the garbage collector comes."""
+
+    def __init__(self) -> None:
+        self.array = np.ones(HELD * 2**20, dtype=np.uint8)
+        self.itself = self
+
+
+def test_what_waits_for_the_garbage_collector_is_not_counted() -> None:
+    gc.disable()
+    try:
+        before = PeakMemory()
+        Cycle()
+        assert peak(PeakMemory()) < peak(before) - HELD / 2
+    finally:
+        gc.enable()

@@ -77,7 +77,7 @@ def test_metrics_json_follows_the_run_folder_contract(
         tmp_path / "run",
         evaluations[:1],
         seed=3,
-        tie_order="shuffled-day",
+        day_order="shuffled-day",
         fingerprints={"dataset": "ab", "vocabulary": "cd"},
         beams=study.as_dict(),
     )
@@ -86,7 +86,7 @@ def test_metrics_json_follows_the_run_folder_contract(
     assert set(entry) == {"value", "low", "high"}
     assert entry["value"] == pytest.approx(evaluations[0].value("unmasked", "ndcg@10"))
     assert {"test/masked/recall@20", "test/masked/tuple_recall@10"} <= set(record)
-    assert record["seed"] == 3 and record["tie_order"] == "shuffled-day"
+    assert record["seed"] == 3 and record["day_order"] == "shuffled-day"
     assert record["beam_width"] == 5 and record["exact"] is False
     assert record["parameters"] > 0 and record["seconds"] > 0 and record["test/users"] == 90
     assert 0 < record["certificate_rate"] <= 1
@@ -105,7 +105,7 @@ def test_metrics_json_refuses_nonsense(evaluations: list[Evaluation], tmp_path: 
     with pytest.raises(ConfigError, match="no evaluation"):
         write_metrics(tmp_path, [])
     with pytest.raises(ConfigError, match="shuffled-day"):
-        write_metrics(tmp_path, evaluations[:1], tie_order="random")
+        write_metrics(tmp_path, evaluations[:1], day_order="random")
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtefactError, match="writing failed"):
         write_metrics(tmp_path / "file", evaluations[:1])

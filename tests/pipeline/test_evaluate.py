@@ -84,7 +84,7 @@ def test_metrics_json_keeps_the_contract(evaluated):
                 assert entry["low"] <= entry["value"] <= entry["high"]
                 assert entry["value"] == pytest.approx(found[name].value(mask, metric))
         assert record["test/users"] == 200
-        assert record["tie_order"] == "file"
+        assert record["day_order"] == "file"
         assert record["seconds"] >= 0
         assert {"parameters", "certificate_rate", "exact"} <= record.keys()
         assert ("peak_memory_mb" in record) == (name != "popularity")
@@ -159,7 +159,7 @@ def test_runs_that_read_histories_of_different_lengths_share_a_report(shop, tmp_
     evaluate([str(tmp_path / "short"), str(tmp_path / "long")], str(tmp_path / "report"))
     found = read_json(tmp_path / "long" / "metrics.json")
     assert found["max_length"] == 30
-    assert found["tie_order"] == "file"
+    assert found["day_order"] == "file"
     assert set(found["fingerprints"]) == {"dataset", "tie_order", "model"}
     before = (tmp_path / "long" / "metrics.json").read_bytes()
     evaluate(
@@ -344,7 +344,7 @@ def test_a_temporal_split_in_both_orders(shop, tmp_path, order):
     assert (asked >= late - (86_400 if order == "shuffled-day" else 0)).all()
     evaluate(str(run.folder), str(tmp_path / "r"), beams=[], examples=0, **QUICK)
     record = json.loads((run.folder / "metrics.json").read_text())
-    assert record["tie_order"] == order
+    assert record["day_order"] == order
     assert order in (tmp_path / "r" / "report.html").read_text()
 
 

@@ -80,6 +80,10 @@ def test_killed_and_resumed_is_left_alone(shop, tmp_path, training):
     trained_at = max(entry.get("training_seconds", 0) for log in spent for entry in log)
     assert resumed.config["seconds"] > resumed.config["training_seconds"] > trained_at > 0
     assert trained_at < killed_at
+    for name in ("cpu_seconds", "training_cpu_seconds"):
+        spent_at = max(entry.get(name, 0) for log in spent for entry in log)
+        assert resumed.config[name] > spent_at > 0
+    assert resumed.config["cpu_seconds"] > resumed.config["training_cpu_seconds"]
     logs = [json.loads((r.folder / "log.json").read_text()) for r in (whole, resumed)]
     for key in ("loss", "eval_ndcg@10", "eval_recall@10"):
         found = [[(e["epoch"], e[key]) for e in log if key in e] for log in logs]
@@ -90,6 +94,8 @@ def test_killed_and_resumed_is_left_alone(shop, tmp_path, training):
     ]
     values = [{key: found.value for key, found in each["run"].metrics.items()} for each in metrics]
     assert values[0] == values[1]
+    record = json.loads((resumed.folder / "metrics.json").read_text())
+    assert record["run_cpu_seconds"] == round(resumed.config["cpu_seconds"], 1)
     assert {p.name for p in resumed.folder.iterdir()} == {
         "run.json", "model", "log.json", "learning_curve.png", "metrics.json", "ranks",
     }  # fmt: skip

@@ -42,7 +42,7 @@ def write(folder: Path, ndcg: float, *, machine: str = "CPU of a test", **more: 
     """`metrics.json` of a method; with a seed also the `run.json` of its training."""
     folder.mkdir(parents=True)
     metrics: dict[str, Any] = {
-        "tie_order": "file",
+        "day_order": "file",
         "certificate_rate": 0.5,
         "parameters": 1234,
         "seconds": 3.0,
@@ -131,6 +131,25 @@ def test_vocabularies_behind_a_mean_are_counted(results: ModuleType, tmp_path: P
     }
 
 
+def test_folders_of_earlier_versions_make_the_same_page(
+    results: ModuleType, tmp_path: Path
+) -> None:
+    pages = []
+    for version in ("now", "earlier"):
+        folder = tmp_path / version / "some-data"
+        for seed in (0, 1):
+            write(folder / f"runs/a-seed{seed}", 0.04, seed=seed, day_order="shuffled-day")
+            write_ranks(folder / f"runs/a-seed{seed}", np.arange(USERS) % 7)
+        write(folder / "report/popularity", 0.01, day_order="shuffled-day")
+        for path in folder.glob("*/*/metrics.json"):
+            if version == "earlier":
+                record = json.loads(path.read_text())
+                record["tie_order"] = record.pop("day_order")
+                path.write_text(json.dumps(record))
+        pages.append(results.page([folder], "", compare="a-seed0"))
+    assert pages[0] == pages[1] and "| shuffled-day |" in pages[0][1]
+
+
 def test_runs_of_several_machines_are_told_apart(results: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "some-data"
     write(folder / "runs/a", 0.04, seed=0)
@@ -141,7 +160,7 @@ def test_runs_of_several_machines_are_told_apart(results: ModuleType, tmp_path: 
 
 def test_both_orders_stand_on_one_page(results: ModuleType, tmp_path: Path) -> None:
     write(tmp_path / "some-data/runs/a", 0.02, seed=0)
-    write(tmp_path / "some-data-shuffled-day/runs/a", 0.04, seed=0, tie_order="shuffled-day")
+    write(tmp_path / "some-data-shuffled-day/runs/a", 0.04, seed=0, day_order="shuffled-day")
     _, text = results.page([tmp_path / "some-data", tmp_path / "some-data-shuffled-day"], "")
     assert [row[:2] for row in rows_of(text)[1:3]] == [["a", "file"], ["a", "shuffled-day"]]
     assert "--order shuffled-day" in text
@@ -161,7 +180,7 @@ def test_cold_items_are_told_apart(results: ModuleType, tmp_path: Path) -> None:
 def test_curves_are_drawn_where_there_are_logs(results: ModuleType, tmp_path: Path) -> None:
     folders = [tmp_path / "some-data", tmp_path / "some-data-shuffled-day"]
     for number, folder in enumerate(folders):
-        write(folder / "runs/a", 0.02, seed=0, tie_order=("file", "shuffled-day")[number])
+        write(folder / "runs/a", 0.02, seed=0, day_order=("file", "shuffled-day")[number])
     drawn = tmp_path / "curves.svg"
     assert not results.draw_curves(folders, drawn)
     assert not drawn.exists()
@@ -172,22 +191,60 @@ def test_curves_are_drawn_where_there_are_logs(results: ModuleType, tmp_path: Pa
     (folders[0] / "runs/a/log.json").write_text(json.dumps(log))
     assert results.draw_curves(folders, drawn)
     assert drawn.read_text().count("<svg") == 1
+    assert "<!-- minutes of training with validations -->" in drawn.read_text()
     _, text = results.page(folders, "", curves="curves.svg")
     assert "![Validation by epoch](curves.svg)" in text
     assert "curves" not in results.page(folders, "")[1]
 
 
-def test_which_validation_chose_is_told(results: ModuleType, tmp_path: Path) -> None:
-    folder = tmp_path / "some-data"
-    for name, masked in (("a", True), ("b", False), ("c", False)):
-        write(folder / f"runs/{name}", 0.02, seed=0)
-        about = {"training": {"eval_masked": masked}}
-        (folder / f"runs/{name}/run.json").write_text(json.dumps(about))
-    _, text = results.page([folder], "")
-    assert "Epochs were chosen by unmasked of b, c and by masked of a (validation NDCG@10)." in text
-    (folder / "runs/a/metrics.json").unlink()
-    _, text = results.page([folder], "")
-    assert "Epochs were chosen by unmasked validation NDCG@10." in text
+def test_which_validation_chose_and_whose_scores_rank_is_told(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "amazon2014-beauty"
+    heads = {
+        "dense": (True, {"exact": True}, ("masked", "items")),
+        "parallel": (False, {"exact": True}, ("unmasked", "codes")),
+        "liger": (False, {"exact": False, "beam_width": 5}, ("unmasked", "items, of codes")),
+        "gone": (False, {}, ("unmasked", "")),
+    }
+    for head, (masked, how, _) in heads.items():
+        write(folder / f"runs/{head}", 0.02, seed=0, **how)
+        about = {"training": {"eval_masked": masked}, "model": {"head": {"type": head}}}
+        (folder / f"runs/{head}/run.json").write_text(json.dumps(about))
+    write(folder / "runs/all", 0.02, seed=0, exact=True)
+    about = {"model": {"head": {"type": "liger"}}}
+    (folder / "runs/all/run.json").write_text(json.dumps(about))
+    write(folder / "report/popularity", 0.01)
+    expected = {name: cells for name, (*_, cells) in heads.items()}
+    expected |= {"all": ("", "items"), "popularity": ("", "")}
+    page = tmp_path / "amazon2014-beauty.md"
+    page.write_text(results.page([folder], "")[1])
+    for text in (page.read_text(), results_table.table([page])):
+        head, *rows = rows_of(text)
+        places = [head.index(name) for name in ("method", "chosen by", "ranked by")]
+        found = [[row[place] for place in places] for row in rows[:6]]
+        assert {row[0]: tuple(row[1:]) for row in found} == expected
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("Epochs were chosen by masked validation NDCG@10.", ["masked", "masked", "masked", ""]),
+        (
+            "Epochs were chosen by unmasked of a, b-x0.1 and by masked of c (validation NDCG@10).",
+            ["unmasked", "unmasked", "masked", ""],
+        ),
+        ("Nobody says it.", ["", "", "", ""]),
+    ],
+)
+def test_older_pages_say_in_a_sentence_which_validation_chose(
+    results_table: ModuleType, tmp_path: Path, sentence: str, expected: list[str]
+) -> None:
+    rows = [f"| {name} | file | {seed} |" for name, seed in (("a", 0), ("b-x0.1", 0), ("c", 1))]
+    table = ["| method | order | seed |", "|---|---|---:|", *rows, "| popularity | file |  |"]
+    page = tmp_path / "amazon2014-beauty.md"
+    page.write_text("\n".join(["# A page", "", f"Test split. {sentence}", "", *table]))
+    assert [row["chosen by"] for row in results_table.read_page(page)] == expected
 
 
 def test_the_time_to_a_runs_best_is_told(results: ModuleType, tmp_path: Path) -> None:
@@ -206,9 +263,20 @@ def test_the_time_to_a_runs_best_is_told(results: ModuleType, tmp_path: Path) ->
     _, text = results.page([folder], "", reach="slow")
     rows = rows_of(text.partition("### Training until")[2].partition("## ")[0])[1:]
     assert rows == [
-        ["fast", ".0400", "2", "2.0", "10.0%"],
+        ["fast", ".0400", "2", "4.0", "20.0%"],
         ["slow", ".0300", "2", "20.0", "100.0%"],
     ]
+    assert "Minutes of training with validations, by which all" in text
+    for name, run in (("slow", 0.25), ("fast", 5)):  # while others slowed the slow one
+        path = folder / f"runs/{name}/log.json"
+        log = json.loads(path.read_text())
+        for entry in log:
+            entry.setdefault("training_seconds", entry["seconds"])
+            entry["training_cpu_seconds"] = entry["training_seconds"] * run
+        path.write_text(json.dumps(log))
+    _, text = results.page([folder], "", reach="slow")
+    assert "Minutes of processors, by which all its runs can be compared; validations are" in text
+    assert ["fast", ".0400", "2", "10.0", "200.0%"] in rows_of(text)
     _, text = results.page([folder], "", reach="fast")
     assert ["slow", ".0300", "never", "", ""] in rows_of(text)
     with pytest.raises(SystemExit, match="no such run"):
@@ -293,11 +361,37 @@ def test_methods_are_compared_user_by_user(results: ModuleType, tmp_path: Path) 
     assert "## Against" not in results.page([folder], "")[1]
 
 
+def test_time_of_processors_has_a_column(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "amazon2014-beauty"
+    for seed, spent in enumerate((90.0, 150.0)):
+        write(folder / f"runs/sid-seed{seed}", 0.03, seed=seed, run_cpu_seconds=spent)
+    write(folder / "runs/earlier", 0.02, seed=0)
+    _, text = results.page([folder], "")
+    head, *rows = rows_of(text)
+    shown = {row[0]: row[head.index("CPU")] for row in rows[:3]}
+    assert shown == {"sid-seed0": "1.5 min", "sid-seed1": "2.5 min", "earlier": ""}
+    assert rows[0][head.index("training")] == "2.0 min" and "CPU: time of processors" in text
+    page = tmp_path / "amazon2014-beauty.md"
+    page.write_text(text)
+    text = results_table.table([page])
+    head, *rows = rows_of(text)
+    assert {row[0]: row[head.index("CPU minutes")] for row in rows} == {"sid": "2", "earlier": ""}
+    assert "CPU minutes: of processors" in text
+    write(tmp_path / "steam-100k/runs/a", 0.02, seed=0)
+    _, text = results.page([tmp_path / "steam-100k"], "")
+    assert "CPU" not in rows_of(text)[0] and "CPU: " not in text
+    page.write_text(text)
+    text = results_table.table([page])
+    assert "CPU minutes" not in text
+
+
 def test_each_order_is_compared_with_its_own(results: ModuleType, tmp_path: Path) -> None:
     folders = [tmp_path / "some-data", tmp_path / "some-data-shuffled-day"]
     for folder, order in zip(folders, ("file", "shuffled-day"), strict=True):
         for name, place in (("base", 3), ("other", 0 if order == "file" else 4)):
-            write(folder / f"runs/{name}", 0.04, seed=0, tie_order=order)
+            write(folder / f"runs/{name}", 0.04, seed=0, day_order=order)
             write_ranks(folder / f"runs/{name}", np.full(USERS, place))
     text = results.page(folders, "", compare="base")[1].partition("## Against")[2]
     rows = rows_of(text.partition("\n## ")[0])[1:]
