@@ -25,6 +25,7 @@ from results_against import against
 from results_curves import draw_curves, picture, reached
 
 from genrec.artefacts import read_json
+from genrec.evaluation import BASELINES
 from genrec.evaluation.report import number, read_record
 from genrec.evaluation.results import told_of
 from genrec.models import HEADS
@@ -287,13 +288,13 @@ def page(
     rows, runs, studies, facts = [], {}, [], []
     for folder in folders:
         found = sorted((folder / "runs").glob("*/metrics.json"))
-        for path in [*found, folder / "report" / "popularity" / "metrics.json"]:
+        for path in [*found, *(folder / "report" / name / "metrics.json" for name in BASELINES)]:
             if not path.is_file():
                 continue
             metrics = read_record(path)
             about = path.parent / "run.json"
             run = read_json(about) if about.is_file() else {}
-            run["vectors"] = vectors_of(path.parent, run)
+            run["vectors"] = metrics.get("vectors") or vectors_of(path.parent, run)
             runs[path.parent.name, metrics["day_order"]] = run
             study = metrics.get("beams")
             rows.append((metrics["test/unmasked/ndcg@10"]["value"], path.parent.name, metrics))

@@ -17,6 +17,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from genrec.evaluation import BASELINES
 from genrec.evaluation.report import number
 
 DOCS = Path(__file__).parent.parent / "docs" / "results"
@@ -167,7 +168,7 @@ def first_table(text: str) -> list[dict[str, str]]:
 
 
 def methods(pages: list[Path]) -> list[Method]:
-    """The methods of all pages; popularity once for each data set and order."""
+    """The methods of all pages; a baseline once for each data set and order."""
     found: dict[tuple[str, str, str, str], Method] = {}
     for path in pages:
         dataset = next((name for name in DATASETS if path.stem.startswith(name)), None)
@@ -176,12 +177,12 @@ def methods(pages: list[Path]) -> list[Method]:
         seeds = read_seeds(path)
         for row in read_page(path):
             name = row["method"].rpartition("-seed")[0] or row["method"]
-            page = "" if name == "popularity" else path.stem
+            page = "" if name in BASELINES else path.stem
             key = (dataset, page, name, row["order"])
             if key not in found:
                 over = seeds.get((name, row["order"]), {})
                 found[key] = Method(dataset, path.stem, name, row["order"], [row], over)
-            elif name != "popularity":
+            elif name not in BASELINES:
                 found[key].runs.append(row)
     return list(found.values())
 

@@ -6,8 +6,9 @@ from genrec.evaluation.html import write_report
 from genrec.evaluation.intervals import Difference, Interval, bootstrap_intervals, paired_difference
 from genrec.evaluation.memory import PeakMemory, machine
 from genrec.evaluation.metrics import mrr_at, ndcg_at, recall_at
+from genrec.evaluation.neighbours import NeighbourRanker
 from genrec.evaluation.protocol import MASKS, evaluate, history_matrix
-from genrec.evaluation.rankers import ModelRanker, PopularityRanker, Ranker
+from genrec.evaluation.rankers import BASELINES, ModelRanker, PopularityRanker, Ranker
 from genrec.evaluation.ranks import Ranks, ranks_from_scores, ranks_from_search
 from genrec.evaluation.report import (
     comparison_table,
@@ -33,6 +34,7 @@ from genrec.evaluation.slices import (
 )
 
 __all__ = [
+    "BASELINES",
     "MASKS",
     "BeamRow",
     "BeamStudy",
@@ -41,6 +43,7 @@ __all__ = [
     "Example",
     "Interval",
     "ModelRanker",
+    "NeighbourRanker",
     "PeakMemory",
     "PopularityRanker",
     "PowerLaw",

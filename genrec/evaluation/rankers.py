@@ -22,6 +22,8 @@ from genrec.evaluation.metrics import IntArray
 from genrec.models import Recommender
 from genrec.models.recommender import META_KEYS
 
+BASELINES = ("popularity", "last-item")  # names that no run may have
+
 
 @runtime_checkable
 class Ranker(Protocol):

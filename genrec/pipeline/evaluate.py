@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,13 +12,17 @@ from rich.console import Console
 
 from genrec.artefacts import MANIFEST, check_folder_place
 from genrec.data import Dataset, Split
+from genrec.embedding import ItemVectors
 from genrec.errors import ArtefactError, ConfigError
 from genrec.evaluation import (
+    BASELINES,
     MASKS,
     BeamStudy,
     Evaluation,
     ModelRanker,
+    NeighbourRanker,
     PopularityRanker,
+    Ranker,
     Slice,
     beam_study,
     best_first,
@@ -35,7 +40,7 @@ from genrec.pipeline.contest import Scores, contest_scores, print_scores
 from genrec.pipeline.lists import read_items
 from genrec.pipeline.notes import note, note_missing_titles
 from genrec.pipeline.runs import Run
-from genrec.pipeline.settings import choose_device, names
+from genrec.pipeline.settings import check_training_events, choose_device, names
 from genrec.pipeline.train import fitted_without_training
 from genrec.processes import processes
 from genrec.tokenizers import summarize
@@ -60,6 +65,7 @@ def evaluate(
     out: str,
     *,
     popularity: bool = True,
+    neighbours: str | None = None,
     split: Literal["test", "validation"] = "test",
     # Lists as defaults are never changed, and `--help` shows them as they are typed.
     ks: list[int] = [5, 10, 20],  # noqa: B006
@@ -97,6 +103,8 @@ def evaluate(
             goes into its run folder for the test split, and here for the validation split or a pool
             of candidates.
         popularity: also evaluate popularity counted over training events.
+        neighbours: folder of item vectors; also evaluate, as `last-item`, the items nearest to the
+            last one of each history by their cosine: content alone, without training.
         split: `test` or `validation`.
         ks: list lengths.
         masks: `unmasked`, `masked` (items of the history left out) or both.
@@ -175,7 +183,7 @@ def evaluate(
         pool = read_items(candidates, data.catalog, "--candidates")
     if examples and progress:
         note_missing_titles(data.catalog, title_column)
-    rankers: dict[str, ModelRanker | PopularityRanker] = {
+    rankers: dict[str, Ranker] = {
         name: ModelRanker(
             run.model_on(place_of_models),
             run.vocabulary.trie()
@@ -195,6 +203,12 @@ def evaluate(
     )
     if popularity and popular is not None:
         rankers["popularity"] = popular
+    content = None
+    if neighbours is not None:
+        content = ItemVectors.from_pretrained(neighbours).aligned_to(data.catalog)
+        stored = first.load_dataset()
+        check_training_events(neighbours, content.config, stored, first.split_config)
+        rankers["last-item"] = NeighbourRanker(content.vectors, tie_order)
 
     reads = {name: run.model.config.max_history for name, run in opened.items()}
     evaluations: dict[str, Evaluation] = {}
@@ -239,7 +253,11 @@ def evaluate(
         run = opened.get(name)
         own = run is not None and split == "test" and candidates is None
         place = run.folder if run is not None and own else folder / name
-        about[name] = _tie_record(first) if run is None else _training_record(run, counts)
+        if run is not None:
+            about[name] = _training_record(run, counts)
+        else:
+            read = content if name == "last-item" else None
+            about[name] = _baseline_record(first, read, neighbours)
         ndcg = headline_metric(evaluations[name])
         shown_metrics = (ndcg.replace("ndcg", "recall"), ndcg)
         slices["popularity"][name] = by_popularity(evaluations[name], counts, metrics=shown_metrics)
@@ -316,7 +334,7 @@ def check_evaluation(options: Mapping[str, Any]) -> None:
 def _named(runs: list[Run]) -> dict[str, Run]:
     named: dict[str, Run] = {}
     for run in runs:
-        if run.name in named or run.name == "popularity":
+        if run.name in named or run.name in BASELINES:
             other = named[run.name].folder if run.name in named else "the baseline"
             raise ConfigError(
                 f"{run.folder}: is called {run.name!r}, as is {other}; train with another --name"
@@ -357,9 +375,13 @@ def _order(run: Run, data: Dataset) -> str:
     return run.split_config.order if run.split_config.order != "file" else data.info["order"]
 
 
-def _tie_record(run: Run) -> dict[str, Any]:
+def _baseline_record(run: Run, vectors: ItemVectors | None, folder: str | None) -> dict[str, Any]:
     """What stands beside the metrics of a baseline that takes data and tie order from a run."""
-    return {"fingerprints": _fingerprints(run, "dataset", "tie_order")}
+    fingerprints = _fingerprints(run, "dataset", "tie_order")
+    if vectors is None or folder is None:
+        return {"fingerprints": fingerprints}
+    fingerprints["vectors"] = vectors.fingerprint
+    return {"fingerprints": fingerprints, "vectors": Path(folder).name}
 
 
 def _training_record(run: Run, counts: np.ndarray) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from genrec.artefacts import check_folder_place
 from genrec.data.sources import SOURCES
 from genrec.errors import ConfigError, GenrecError
+from genrec.evaluation import BASELINES
 from genrec.models import RecommenderConfig
 from genrec.pipeline.checks import check_keys, check_types, expand_variables, read_yaml
 from genrec.pipeline.evaluate import check_evaluation, evaluate
@@ -143,6 +144,7 @@ class Recipe:
         check_types(f"{where}: evaluate", self.evaluate, evaluate)
         with _naming(where):
             check_evaluation(self.evaluate)
+        _refer(f"{where}: evaluate", "neighbours", self.evaluate.get("neighbours"), self.vectors)
 
     def needed_by(self, runs: Mapping[str, dict[str, Any]]) -> Recipe:
         """The recipe with the vectors and vocabularies only that these of its runs read."""
@@ -154,6 +156,7 @@ class Recipe:
         vocabularies = {name: self.vocabularies[name] for name in self.vocabularies if name in read}
         users = [reads(run, "vectors") for run in runs.values()]
         users += [reads(one, "vectors", "collaborative") for one in vocabularies.values()]
+        users.append(reads(self.evaluate, "neighbours"))
         read = set().union(*users)
         vectors = {name: self.vectors[name] for name in self.vectors if name in read}
         return replace(self, vectors=vectors, vocabularies=vocabularies)
@@ -174,7 +177,7 @@ class Recipe:
         self, place: str, name: str, options: dict[str, Any], sizes: Mapping[str, tuple[int, ...]]
     ) -> None:
         check_keys(place, options, [*options_of(train), "seeds", OPTION])
-        if name == "popularity":
+        if name in BASELINES:
             raise ConfigError(f"{place}: is the name of a baseline; choose another name")
         seeds = options.get("seeds", [])
         if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds):
@@ -314,11 +317,15 @@ def run(
     if trained:
         # Another variant may be the best without those that failed, or with them.
         about = [sorted(failed)] if failed else []
+        options = dict(plan.evaluate)
+        read = [f"vectors/{options['neighbours']}"] if options.get("neighbours") else []
+        if read:
+            options["neighbours"] = str(folder / read[0])
         evaluated = stages.do(
             "report",
             [resolved(evaluate, plan.evaluate, SUPPLIED_TO_EVALUATE), *about],
-            partial(_report, folder, planned, failed, plan.evaluate, progress),
-            after=["dataset", *trained],
+            partial(_report, folder, planned, failed, options, progress),
+            after=["dataset", *read, *trained],
             shared=True,
         )
         if progress and not evaluated:

@@ -147,7 +147,11 @@ class Run:
 
     @cached_property
     def data(self) -> tuple[Dataset, Split]:
-        """The dataset in the run's order, and its split.
+        """The dataset in the run's order, and its split; raises as `load_dataset` does."""
+        return self.split_config.apply(self.load_dataset())
+
+    def load_dataset(self) -> Dataset:
+        """The dataset as it is stored.
 
         Raises:
             ArtefactError: if the dataset is not the one the model was trained on.
@@ -164,7 +168,7 @@ class Run:
                 f"{folder}: is dataset {loaded.fingerprint}, but {self.folder} was trained on "
                 f"{self.config['dataset_fingerprint']}; prepare the same dataset or train again"
             )
-        return self.split_config.apply(loaded)
+        return loaded
 
     @cached_property
     def vocabulary(self) -> SidVocabulary | None:

@@ -10,6 +10,7 @@ import torch
 
 from genrec.artefacts import read_json
 from genrec.data import Dataset, batch
+from genrec.embedding import ItemVectors
 from genrec.errors import ArtefactError, ConfigError
 from genrec.pipeline import Run, SplitConfig, evaluate, train
 from genrec.pipeline.runs import record_fingerprint
@@ -275,14 +276,52 @@ def test_runs_of_different_tie_orders_are_compared_with_a_note(own_shop, tmp_pat
         assert ("break ties by different orders" in capsys.readouterr().err) == noted
 
 
+def test_the_neighbours_of_the_last_item_are_a_baseline(own_shop, tmp_path, capsys):
+    found = evaluate(
+        str(own_shop / "ids"),
+        str(tmp_path / "r"),
+        neighbours=str(own_shop / "vectors"),
+        beams=[],
+        bootstrap=10,
+    )
+    assert list(found) == ["ids", "popularity", "last-item"]
+    assert "last-item" in capsys.readouterr().out
+    record = read_json(tmp_path / "r/last-item/metrics.json")
+    vectors = ItemVectors.from_pretrained(own_shop / "vectors")
+    assert record["vectors"] == "vectors"
+    assert record["fingerprints"]["vectors"] == vectors.fingerprint
+    data = Dataset.load(own_shop / "dataset")
+    _, parts = SplitConfig().apply(data)
+    unit = vectors.aligned_to(data.catalog).vectors
+    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    last = data.histories.items[parts.test.end - 1]
+    scores = np.einsum("ud,nd->un", unit[last], unit)
+    target = scores[np.arange(len(last)), parts.test.targets][:, None]
+    # Between those that are nearer and those that are as near, as far as rounding tells.
+    sure = (scores >= target - 1e-5).sum(1) <= 10
+    maybe = (scores > target + 1e-5).sum(1) < 10
+    assert sure.mean() - 1e-9 <= record["test/unmasked/recall@10"]["value"] <= maybe.mean() + 1e-9
+
+
+def test_neighbours_by_vectors_that_know_the_test_are_refused(own_shop, tmp_path):
+    vectors = ItemVectors.from_pretrained(own_shop / "vectors")
+    seen = {"training_events": {"dataset_fingerprint": "another", "split": {}}}
+    ItemVectors(vectors.vectors, vectors.item_ids, seen).save_pretrained(tmp_path / "seen")
+    with pytest.raises(ArtefactError, match="may know events that are tested here"):
+        evaluate(
+            str(own_shop / "ids"), str(tmp_path / "r"), neighbours=str(tmp_path / "seen"), **QUICK
+        )
+
+
 def test_two_rankers_of_one_name_are_refused(shop, own_shop, tmp_path):
     with pytest.raises(ConfigError, match=r"is called 'ids', as is .*ids; train with another"):
         evaluate([str(own_shop / "ids"), str(shop / "ids")], str(tmp_path / "r"), **QUICK)
     path = own_shop / "ids" / "run.json"
-    config = {**json.loads(path.read_text()), "name": "popularity"}
-    path.write_text(json.dumps({**config, "fingerprint": record_fingerprint(config)}))
-    with pytest.raises(ConfigError, match="is called 'popularity', as is the baseline"):
-        evaluate(str(own_shop / "ids"), str(tmp_path / "r"), **QUICK)
+    for baseline in ("popularity", "last-item"):
+        config = {**json.loads(path.read_text()), "name": baseline}
+        path.write_text(json.dumps({**config, "fingerprint": record_fingerprint(config)}))
+        with pytest.raises(ConfigError, match=f"is called '{baseline}', as is the baseline"):
+            evaluate(str(own_shop / "ids"), str(tmp_path / "r"), **QUICK)
 
 
 @pytest.mark.parametrize(

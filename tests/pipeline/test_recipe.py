@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from genrec.artefacts import read_json
 from genrec.errors import ConfigError, GenrecError
 from genrec.pipeline import Recipe, Run, run
 from genrec.quantization import RQKMeans
@@ -261,6 +262,16 @@ def test_only_some_runs(recipe, plan, tmp_path):
         recipe(only="ids-seed3")
 
 
+def test_neighbours_by_vectors_that_no_run_reads(recipe, plan, tmp_path):
+    plan["vectors"]["other"] = {"type": "lexical", "dim": 5}
+    plan["evaluate"]["neighbours"] = "other"
+    assert recipe(only="ids") == ["dataset", "report", "runs.ids", "vectors.other"]
+    record = read_json(tmp_path / "out/report/last-item/metrics.json")
+    assert record["vectors"] == "other"
+    plan["vectors"]["other"]["dim"] = 4
+    assert recipe(only="ids") == ["report", "vectors.other"]
+
+
 def test_an_order_in_place_of_the_recipes(recipe, tmp_path, monkeypatch):
     recipe(order="shuffled-day", only="ids")
     assert Run.open(tmp_path / "out/runs/ids").config["split"]["order"] == "shuffled-day"
@@ -361,6 +372,7 @@ WRONG = [
     ("runs/sid/d_model", "8", "runs: sid: d_model='8'; expected int"),
     ("runs/sid/max_history", 0, "max_history=0; expected at least 1"),
     ("runs/sid/seeds", [1, "2"], "seeds=[1, '2']; expected a list of integers"),
+    ("evaluate/neighbours", "none", "evaluate: neighbours is 'none'; expected one of the recipe's"),
     ("runs/sid/reseed_vocabulary", True, "runs: sid: reseed_vocabulary needs `seeds`"),
     ("runs/sid/seeds", [1, 1], "runs: two runs are called 'sid-seed1'"),
     ("runs/sid/sweep", [1], "runs: sid: sweep=[1]; expected options with a list of values"),
