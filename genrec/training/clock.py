@@ -85,12 +85,17 @@ class Clock:
         whole = _now() - self._begun
         (seconds, cpu), (paused, cpu_paused) = whole, self._paused
         before = self._before
-        clock = (before.seconds + seconds, before.training_seconds + seconds - paused)
+        total = float(before.seconds + seconds)
+        training = float(before.training_seconds + seconds - paused)
         if before.cpu_seconds is None or before.training_cpu_seconds is None or _accelerated():
-            return Spent(*map(float, clock), None, None)
+            return Spent(total, training, None, None)
         cpu, cpu_training = summed(np.array([cpu, cpu - cpu_paused]))
-        processors = (before.cpu_seconds + cpu, before.training_cpu_seconds + cpu_training)
-        return Spent(*map(float, clock), *map(float, processors))
+        return Spent(
+            total,
+            training,
+            float(before.cpu_seconds + cpu),
+            float(before.training_cpu_seconds + cpu_training),
+        )
 
 
 def _accelerated() -> bool:
