@@ -52,7 +52,7 @@ def prepare(args: argparse.Namespace) -> None:
         if not files.exists():
             generate_tencentgr(files, users=users, seed=args.seed)
         generated = time.perf_counter() - started
-        seconds, spent, peak, _ = prepared(files, out, "--workers", str(args.workers))
+        seconds, spent, peak, own = prepared(files, out, "--workers", str(args.workers))
         started = time.perf_counter()
         dataset = Dataset.load(out)
         opened = time.perf_counter() - started
@@ -61,7 +61,8 @@ def prepare(args: argparse.Namespace) -> None:
             f"{users:,} users, {events:,} events, {items:,} items: generated in {generated:.0f} s "
             f"({size(files):.2f} GB), prepared in {seconds:.1f} s by {args.workers} processes "
             f"({spent:.1f} s of processor time, {1e6 * spent / events:.2f} us an event), peak "
-            f"{peak / 2**30:.2f} GiB, folder {size(out):.2f} GB, opened in {opened:.2f} s",
+            f"{peak / 2**30:.2f} GiB ({own / 2**30:.2f} GiB without mapped files), folder "
+            f"{size(out):.2f} GB, opened in {opened:.2f} s",
             flush=True,
         )
 

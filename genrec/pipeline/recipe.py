@@ -351,7 +351,8 @@ def _report(
     own = split == "test" and not options.get("candidates")
     rows = summary(folder, trained, evaluated=chosen, split=split, own=own)
     write_summary(folder / "report" / "runs.md", rows, failed)
-    if progress:
+    # Without seeds, sweeps and failures the report has just said all of it.
+    if progress and (failed or len(chosen) < len(trained) or len(rows) < len(trained)):
         print_summary(rows)
 
 

@@ -70,7 +70,9 @@ class MHQ(Quantizer):
         orthogonality_weight: of the penalty.
         balance: weight of L_bal. It evens out what the subspaces carry; vectors that are whitened
             have little to even out. The principal axes are a saddle point of it, which "hard"
-            leaves slowly: more `epochs` help where it matters.
+            leaves slowly: more `epochs` or a larger weight help where it matters. Whether it did
+            anything stands in `report["energies"]`: on 384 standardized numbers of text and 8
+            subspaces, .01 changes nothing that can be seen and 3 evens out most.
         epochs: passes over the sample.
         batch_size: rows per step.
         decay: of the moving averages.
@@ -251,9 +253,11 @@ class MHQ(Quantizer):
             missed += float((part - chosen).square().sum(dim=1).mean())
             codebooks.append(books)
         energies = self._energies(z)
+        values = torch.linalg.svdvals(weight)
         self.report |= {
             "reconstruction": round(missed, 6),
             "energies": [round(float(energy), 6) for energy in energies],
+            "singular_values": [round(float(values[at]), 6) for at in (0, -1)],
         }
         return weight, codebooks
 
@@ -283,6 +287,7 @@ class MHQ(Quantizer):
         mean = energies.mean()
         sign = ((energies - mean) / (0.05 * mean).clamp(min=1e-12)).clamp(-1, 1)
         pull = self.balance * (sign - sign.mean()) / self.num_subspaces
+        pull = pull.clamp(-0.5, 0.5)  # more would turn a subspace away from its codes
         return coded - pull.repeat_interleave(z.shape[1] // self.num_subspaces) * z
 
     def _regularisation(self, weight: Tensor, z: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def recipe(plan, tmp_path, monkeypatch):
     def go(**options):
         path.write_text(yaml.safe_dump(plan))
         notes = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/.stages").glob("*.json")}
-        folder = run(str(path), out=str(tmp_path / "out"), progress=False, **options)
+        folder = run(str(path), out=str(tmp_path / "out"), **{"progress": False, **options})
         assert folder == tmp_path / "out"
         after = (tmp_path / "out/.stages").glob("*.json")
         return sorted(p.stem for p in after if notes.get(p) != p.stat().st_mtime_ns)
@@ -139,6 +139,14 @@ def test_a_run_per_seed(recipe, plan, tmp_path):
     page = (tmp_path / "out/report/report.html").read_text()
     assert "sid-seed1" in page
     assert "sid-seed2" in page
+
+
+def test_the_table_over_seeds_is_printed_where_the_report_is_not_all(recipe, plan, capsys):
+    recipe(progress=True, only="ids")
+    assert "results over seeds" not in capsys.readouterr().out
+    plan["runs"]["ids"]["seeds"] = [1, 2]
+    recipe(progress=True, only="ids")
+    assert "results over seeds" in capsys.readouterr().out
 
 
 def test_seeds_that_fit_the_vocabulary_too(recipe, plan, tmp_path):

@@ -117,6 +117,9 @@ def test_without_orthogonality_the_projection_collapses():
     assert energy["none"] < 0.5
     assert energy["hard"] == pytest.approx(1, abs=1e-4)
     assert energy["penalty"] > 0.9
+    smallest = {kind: quantizer.report["singular_values"][1] for kind, quantizer in found.items()}
+    assert smallest["hard"] == pytest.approx(1, abs=1e-4)
+    assert smallest["none"] < 0.1 < 0.9 < smallest["penalty"]
     # The vanishing loss is worth nothing: the vectors come back worse.
     assert distortion(found["none"], x) > 1.5 * distortion(found["hard"], x)
     assert distortion(found["penalty"], x) < 1.2 * distortion(found["hard"], x)
@@ -142,6 +145,15 @@ def test_the_balance_term_evens_out_the_energies(orthogonality, share):
         energies = np.array(quantizer.report["energies"])
         spread.append(float(np.abs(energies - energies.mean()).mean()))
     assert spread[1] < share * spread[0]
+
+
+def test_a_heavy_balance_term_does_not_turn_subspaces_over():
+    x = vectors() * np.linspace(3, 0.3, 16, dtype=np.float32)
+    spread = []
+    for weight in (0.0, 100.0):
+        energies = np.array(MHQ(4, 2, 16, balance=weight).fit(x).report["energies"])
+        spread.append(float(np.abs(energies - energies.mean()).mean() / energies.mean()))
+    assert spread[1] < spread[0]
 
 
 def test_modalities_weigh_the_same():

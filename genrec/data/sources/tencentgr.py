@@ -8,7 +8,6 @@ user; features are 0 where they are unknown or were not seen in training.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from genrec.artefacts import check_target
 from genrec.data.dataset import KIND, Dataset
 from genrec.data.tencentgr import assemble, read_competition, read_huggingface
 from genrec.data.tencentgr.completeness import gaps, told_counts
+from genrec.data.tencentgr.hub import fetch, is_name
 from genrec.data.tencentgr.indexer import read_indexer
 from genrec.data.tencentgr.item_table import item_table
 from genrec.data.tencentgr.published import compare_dataset
@@ -82,7 +82,7 @@ def prepare_tencentgr(
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}; expected at least 1")
     wanted = [str(number) for number in dict.fromkeys(vectors)]
-    root = _root(path, wanted, revision)
+    root = _root(path, wanted, revision, progress)
     competition = (root / "seq.jsonl").is_file()
     place = _evaluation(root, evaluation)
     if not competition:
@@ -124,6 +124,7 @@ def prepare_tencentgr(
         seen = [*read["seq"], *read.get("predict", [])]
         items = assemble.build_items(indexer, read["item_feat"], read["candidate"], seen)
         found = assemble.build_sequences(stage, sequences, items, indexer)
+        del indexer  # 40 bytes of each item and user that nothing below asks for
         if competition:
             asked = read_competition.target_actions(place) if histories == "predict" else {}
             profiles = [stage.path(unit) for unit in sequences]
@@ -186,7 +187,9 @@ def _compare(made: Dataset, progress: bool) -> None:
         tqdm.write(f"{made.name}: {'; '.join(map(str, found))} ({name})", file=sys.stderr)
 
 
-def _root(path: str | os.PathLike[str], vectors: list[str], revision: str | None) -> Path:
+def _root(
+    path: str | os.PathLike[str], vectors: list[str], revision: str | None, progress: bool
+) -> Path:
     """The folder of the files, fetched from the hub where it is a name there."""
     root = Path(path)
     if root.is_dir():
@@ -196,27 +199,11 @@ def _root(path: str | os.PathLike[str], vectors: list[str], revision: str | None
                 "the hub"
             )
         return root
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) or root.exists():
+    if not is_name(str(path)):
         raise DataError(f"{path}: no such folder; expected the files of TencentGR")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-
     patterns = ["indexer.pkl", *(f"{table}/*" for table in read_huggingface.TABLES)]
     patterns += [f"mm_emb/emb_{number}_*/*" for number in vectors]
-    try:
-        found = snapshot_download(
-            str(path), repo_type="dataset", revision=revision, allow_patterns=patterns
-        )
-    except RepositoryNotFoundError as error:
-        raise DataError(
-            f"{path}: no such folder, and no such dataset on the hub (or none that you may read)"
-        ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: no such folder, and fetching it from the hub failed ({error}); run the "
-            "command again to go on, or fetch the files yourself and name their folder"
-        ) from error
-    return Path(found)
+    return fetch(str(path), patterns, revision=revision, progress=progress)
 
 
 def _evaluation(root: Path, given: str | None) -> Path:

@@ -153,11 +153,16 @@ def _note_numbers(seen: np.ndarray, numbers: np.ndarray) -> None:
             f"item_feat: item {int(outside[0])} has no raw id in indexer.pkl, whose largest number "
             f"is {len(seen) - 1}; the files are of different downloads"
         )
+    if (twice := _mark(seen, numbers)) is not None:
+        raise DataError(f"item_feat: item {twice} has more than one row; fetch it again")
+
+
+def _mark(seen: np.ndarray, numbers: np.ndarray) -> int | None:
+    """Mark numbers as seen; the first that was seen before or comes twice."""
     ordered = np.sort(numbers)
-    twice = np.concatenate([ordered[1:][ordered[1:] == ordered[:-1]], numbers[seen[numbers]]])
-    if len(twice):
-        raise DataError(f"item_feat: item {int(twice[0])} has more than one row; fetch it again")
+    again = np.concatenate([numbers[seen[numbers]], ordered[1:][ordered[1:] == ordered[:-1]]])
     seen[numbers] = True
+    return int(again[0]) if len(again) else None
 
 
 def _join_pool(made: Items, pool: Sequence[Path], indexer: Indexer) -> None:
@@ -231,7 +236,8 @@ def build_sequences(
     """
     lengths, numbers, names, kept = [], [], [], []
     silent = [pa.array([], pa.large_string())]
-    padding = empty = 0
+    met = np.zeros(len(indexer.user_names), dtype=bool)
+    padding = empty = unnumbered = 0
     strangers = _Strangers()
     actions = np.zeros(1 + len(ACTIONS), dtype=np.int64)
     for unit in units:
@@ -247,7 +253,10 @@ def build_sequences(
         left = np.bincount(np.repeat(np.arange(len(users)), per_user)[known], minlength=len(users))
         keep = left > 0
         empty += int((~keep).sum())
+        unnumbered += int((users == 0).sum())
         every = _user_names(unit, users, raw, indexer)
+        if (twice := _mark(met, users[users > 0])) is not None:
+            raise _two_histories(indexer.user_names[twice].as_py())
         names.append(every.filter(pa.array(keep)))
         silent.append(every.filter(pa.array(~keep)))
         lengths.append(left[keep])
@@ -257,7 +266,8 @@ def build_sequences(
     all_names = pa.concat_arrays(names) if names else pa.array([], pa.large_string())
     if len(all_names) == 0:
         raise DataError("no history has an event of a known item; is this the right folder?")
-    _check_distinct(pa.concat_arrays([all_names, *silent]))
+    if unnumbered:  # then only names tell users apart
+        _check_distinct(pa.concat_arrays([all_names, *silent]))
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     total = int(offsets[-1])
     arrays = {
@@ -373,7 +383,11 @@ def _check_distinct(names: pa.Array) -> None:
     counts = np.bincount(np.asarray(codes.indices))
     if counts.max(initial=0) > 1:
         name = codes.dictionary[int(np.argmax(counts > 1))].as_py()
-        raise DataError(f"seq: user {name!r} has more than one history; fetch it again")
+        raise _two_histories(name)
+
+
+def _two_histories(name: str) -> DataError:
+    return DataError(f"seq: user {name!r} has more than one history; fetch it again")
 
 
 def write(

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from genrec.data.tencentgr.assemble import Items
 from genrec.data.tencentgr.stage import Stage, load
-from genrec.data.tencentgr.vectors import VectorSet, units
+from genrec.data.tencentgr.vectors import VectorSet, units, write_ids
 from genrec.errors import DataError
 
 
@@ -32,13 +32,13 @@ def item_table(stage: Stage, items: Items, sets: list[VectorSet]) -> pa.Table:
         columns[name] = pa.array(values)
     if not sets:
         return pa.table(columns)
-    raw = stage.folder / "raw.npy"
-    np.save(raw, items.raw)
+    ids = stage.folder / "ids.npy"
+    write_ids(ids, items.raw)
     for one in sets:
         matrix = stage.folder / f"vectors-{one.number}.npy"
         if not matrix.is_file():
             _empty_matrix(matrix, len(items.raw), one.width)
-        known = _place(stage, items, one, matrix, raw)
+        known = _place(stage, items, one, matrix, ids)
         flat = np.load(matrix, mmap_mode="r").reshape(-1)
         values = pa.Array.from_buffers(pa.float32(), len(flat), [None, pa.py_buffer(flat)])
         columns[f"mm_{one.number}"] = pa.FixedSizeListArray.from_arrays(values, one.width)
@@ -46,13 +46,13 @@ def item_table(stage: Stage, items: Items, sets: list[VectorSet]) -> pa.Table:
     return pa.table(columns)
 
 
-def _place(stage: Stage, items: Items, one: VectorSet, matrix: Path, raw: Path) -> np.ndarray:
+def _place(stage: Stage, items: Items, one: VectorSet, matrix: Path, ids: Path) -> np.ndarray:
     """Read the vectors of a set into a matrix; which items have one, bool `[N]`."""
     known = np.zeros(len(items.raw), dtype=bool)
     sums = np.zeros(len(items.raw), dtype=np.uint64)
     lost = np.zeros(3, dtype=np.int64)
     repeated = 0
-    for path in stage.run(f"vectors {one.number}", units(one, matrix, raw)):
+    for path in stage.run(f"vectors {one.number}", units(one, matrix, ids)):
         part = load(path)
         rows, first, again = np.unique(part["rows"], return_index=True, return_inverse=True)
         differ = part["sums"] != part["sums"][first][again]

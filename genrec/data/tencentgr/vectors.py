@@ -83,13 +83,28 @@ def _json(path: Path) -> bool:
     return path.suffix in (".json", ".jsonl")
 
 
-def units(of: VectorSet, matrix: Path, raw: Path) -> list[Unit]:
+def write_ids(path: Path, raw: np.ndarray) -> None:
+    """Write raw ids in order, and the row of each, for `place_vectors` to search in.
+
+    Sorted once and memory-mapped: of millions of items each piece would sort them again, and each
+    process hold them.
+
+    Args:
+        path: npy file to write, int64 `[2, N]`.
+        raw: int64 `[N]`, raw id of each item.
+    """
+    ids = np.lib.format.open_memmap(path, "w+", np.int64, (2, len(raw)))
+    ids[1] = np.argsort(raw, kind="stable")
+    ids[0] = raw[ids[1]]
+
+
+def units(of: VectorSet, matrix: Path, ids: Path) -> list[Unit]:
     """The work of one set.
 
     Args:
         of: the set.
         matrix: npy file float32 `[N, width]` that the vectors go into.
-        raw: npy file int64 `[N]`, raw id of each item.
+        ids: npy file of `write_ids`.
     """
     found = []
     for number, path in enumerate(of.files):
@@ -103,13 +118,13 @@ def units(of: VectorSet, matrix: Path, raw: Path) -> list[Unit]:
             places = [((low, high), high - low) for low, high in pieces(path)]
         for piece, (place, size) in enumerate(places):
             name = f"vectors-{of.number}-{number:05d}-{piece:05d}"
-            arguments = (path, place, of.width, matrix, raw)
+            arguments = (path, place, of.width, matrix, ids)
             found.append(Unit(name, place_vectors, arguments, size))
     return found
 
 
 def place_vectors(
-    path: Path, place: Any, width: int, matrix: Path, raw: Path
+    path: Path, place: Any, width: int, matrix: Path, ids: Path
 ) -> dict[str, np.ndarray]:
     """Write the vectors of one piece into the rows of their items.
 
@@ -117,9 +132,7 @@ def place_vectors(
         `rows` int64, the items that have a vector now, and `sums` uint64, by which vectors of one
         item are compared; `lost` int64 [3], vectors of no item, vectors that are null, all read.
     """
-    names = np.load(raw)
-    order = np.argsort(names, kind="stable")
-    names = names[order]
+    names, order = np.load(ids, mmap_mode="r")
     vectors = np.lib.format.open_memmap(matrix, mode="r+")
     rows = [np.zeros(0, dtype=np.int64)]
     sums = [np.zeros(0, dtype=np.uint64)]
@@ -127,10 +140,10 @@ def place_vectors(
     factors = np.random.default_rng(0).integers(1, 2**63, width, dtype=np.uint64)
 
     def put(batch: Batch) -> None:
-        ids, found, known = batch
-        at = np.minimum(np.searchsorted(names, ids), max(len(names) - 1, 0))
-        mine = (names[at] == ids) if len(names) else np.zeros(len(ids), dtype=bool)
-        lost[:] += (int((~mine).sum()), int((~known).sum()), len(ids))
+        wanted, found, known = batch
+        at = np.minimum(np.searchsorted(names, wanted), len(names) - 1)
+        mine = names[at] == wanted
+        lost[:] += (int((~mine).sum()), int((~known).sum()), len(wanted))
         mine &= known
         found = found[mine]
         vectors[order[at[mine]]] = found

@@ -201,3 +201,30 @@ def test_item_features_that_are_none(tmp_path: Path, contest: Path):
     refused(tmp_path, contest, r"item_feat_dict\.json: is no JSON object")
     path.unlink()
     refused(tmp_path, contest, r"item_feat_dict\.json: no such file")
+
+
+@pytest.mark.parametrize("who", ["a number", "a name", "a name that has a number"])
+@pytest.mark.parametrize("silent", [False, True])
+def test_two_histories_of_one_user(tmp_path: Path, contest: Path, who: str, silent: bool):
+    path = contest / "eval" / "predict_seq.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    numbers = pickle.loads((contest / "indexer.pkl").read_bytes())["u"]
+    known = next(line for line in lines if isinstance(line[0][0], int))
+    if who == "a name":
+        line = next(line for line in lines if isinstance(line[0][0], str))
+        name = line[0][0]
+    else:
+        line = known
+        name = next(raw for raw, number in numbers.items() if number == known[0][0])
+    other = name if who == "a name that has a number" else line[0][0]
+    again = [[other, *record[1:]] for record in line]
+    lines.append(again[:1] if silent else again)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (contest / "eval" / "predict_seq_offsets.pkl").unlink()
+    refused(
+        tmp_path,
+        contest,
+        f"user '{name}' has more than one history",
+        histories="predict",
+        vectors=[],
+    )

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.data.tencentgr.read_competition import read_items, read_pool, read_seq
-from genrec.data.tencentgr.vectors import place_vectors
+from genrec.data.tencentgr.vectors import place_vectors, write_ids
 from genrec.errors import DataError
 
 odd = st.recursive(
@@ -43,10 +43,10 @@ def of_seq(path: Path) -> Any:
 
 
 def of_vectors(path: Path) -> Any:
-    raw, matrix = path.with_name("raw.npy"), path.with_name("matrix.npy")
-    np.save(raw, np.arange(5, dtype=np.int64))
+    ids, matrix = path.with_name("ids.npy"), path.with_name("matrix.npy")
+    write_ids(ids, np.arange(5, dtype=np.int64))
     np.save(matrix, np.zeros((5, 3), dtype=np.float32))
-    return place_vectors(path, (0, path.stat().st_size), 3, matrix, raw)
+    return place_vectors(path, (0, path.stat().st_size), 3, matrix, ids)
 
 
 RECORDS = [[4, None, {"103": 2, "106": [1, 3]}, None, None, 9]]

@@ -208,11 +208,11 @@ def test_other_pickles_of_vectors(tmp_path: Path, competition: Path, protocol: i
     path = tmp_path / "emb_81_8.pkl"
     path.write_bytes(pickle.dumps(changed, protocol))
     raw = np.sort(np.array(list(stored)))[::2]  # every other creative is not asked for
-    np.save(tmp_path / "raw.npy", raw)
+    vectors.write_ids(tmp_path / "ids.npy", raw)
     matrix = np.lib.format.open_memmap(
         tmp_path / "matrix.npy", mode="w+", dtype=np.float32, shape=(len(raw), 8)
     )
-    found = vectors.place_vectors(path, None, 8, tmp_path / "matrix.npy", tmp_path / "raw.npy")
+    found = vectors.place_vectors(path, None, 8, tmp_path / "matrix.npy", tmp_path / "ids.npy")
     np.testing.assert_array_equal(np.sort(found["rows"]), np.arange(len(raw)))
     assert found["lost"].tolist() == [len(stored) - len(raw), 0, len(stored)]
     np.testing.assert_array_equal(matrix, np.stack([stored[key] for key in raw.tolist()]))
@@ -341,19 +341,3 @@ def test_options_that_make_no_sense(tmp_path: Path, huggingface: Path):
     with pytest.raises(DataError, match="holds neither seq"):
         ready(tmp_path / "out", tmp_path / "empty")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_name_of_the_hub_is_fetched(
-    tmp_path: Path, huggingface: Path, monkeypatch: pytest.MonkeyPatch
-):
-    asked: dict[str, Any] = {}
-
-    def fetched(name: str, **options: Any) -> str:
-        asked.update(name=name, **options)
-        return str(huggingface)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
-    dataset = prepare("tencentgr", tmp_path / "out", "TAAC2025/TencentGR-1M", progress=False)
-    assert asked["name"] == "TAAC2025/TencentGR-1M" and asked["repo_type"] == "dataset"
-    assert "mm_emb/emb_81_*/*" in asked["allow_patterns"] and "seq/*" in asked["allow_patterns"]
-    assert dataset.histories.num_events > 0

@@ -118,10 +118,10 @@ def test_empty_vectors_of_parquet_are_missing(tmp_path: Path, files: Path, text:
 def test_empty_vectors_of_a_pickle_are_missing(tmp_path: Path):
     value = {5: [], 6: np.zeros(0, np.float32), 7: [1.0, 2.0], 8: (), 9: ""}
     (tmp_path / "emb_81_2.pkl").write_bytes(pickle.dumps(value))
-    np.save(tmp_path / "raw.npy", np.array([5, 6, 7, 8]))
+    vector_files.write_ids(tmp_path / "ids.npy", np.array([8, 5, 7, 6]))
     np.save(tmp_path / "matrix.npy", np.zeros((4, 2), np.float32))
     found = vector_files.place_vectors(
-        tmp_path / "emb_81_2.pkl", None, 2, tmp_path / "matrix.npy", tmp_path / "raw.npy"
+        tmp_path / "emb_81_2.pkl", None, 2, tmp_path / "matrix.npy", tmp_path / "ids.npy"
     )
     assert found["rows"].tolist() == [2] and found["lost"].tolist() == [1, 4, 5]
 
