@@ -94,7 +94,8 @@ class PairColumns:
         """Keys (int64 or large_string) and values (int64), in the order of the file.
 
         A key that the file gives twice is there twice. Pairs that make no columns are an error
-        here and not before: of a dict that nobody asks for, any key will do.
+        here and not before: of a dict that nobody asks for, any key will do. The pairs are handed
+        over, not kept beside the columns.
 
         Raises:
             TypeError: if keys are neither all integers nor all text.
@@ -108,7 +109,9 @@ class PairColumns:
             return pa.array([], pa.int64()), np.zeros(0, np.int64)
         if len({chunk.type for chunk in self._keys}) > 1:
             raise TypeError("keys are both integers and text")
-        return pa.concat_arrays(self._keys), np.concatenate(self._values)
+        keys, self._keys = pa.concat_arrays(self._keys), []
+        values, self._values = np.concatenate(self._values), []
+        return keys, values
 
     def _flush(self) -> None:
         keys, values = self._waiting
