@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from genrec.decoding import Filter, PrefixTrie, SearchResult, dense_search
 from genrec.decoding.pool import item_result, pool_search
 from genrec.errors import ConfigError
-from genrec.models.heads.base import Head
+from genrec.models.heads.base import (
+    Head,
+    register,
+)
 from genrec.models.heads.dense_contrast import ItemSampler, Seen, contrast, pairs
 from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
@@ -24,6 +27,7 @@ PAIR_BUDGET = {"cpu": 2**18, "default": 2**26}  # products held at once; on a CP
 _BLOCK = 1 << 15
 
 
+@register("dense")
 class DenseHead(Head):
     """Softmax over items, full or sampled.
 
