@@ -74,9 +74,9 @@ def prepared(files: Path, out: Path, *options: str) -> tuple[float, float, int, 
     child = subprocess.Popen([*command, "--from", str(files), *options])
     peak = own = 0
     while child.poll() is None:
-        peak = max(peak, memory(child.pid))
-        own = max(own, memory(child.pid, "Pss_Anon:"))
-        time.sleep(0.05)
+        whole, of_no_file = memory(child.pid)
+        peak, own = max(peak, whole), max(own, of_no_file)
+        time.sleep(0.1)
     if child.returncode:
         raise SystemExit(child.returncode)
     return time.perf_counter() - started, processor_seconds() - spent, peak, own
@@ -122,18 +122,21 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def memory(pid: int, field: str = "Pss:") -> int:
-    """Bytes of a process and those it started, shared pages counted once.
+def memory(pid: int) -> tuple[int, int]:
+    """Bytes of a process and those it started, and how many of them are of no file.
 
-    `Pss:` counts mapped pages of files too, which the system may take back, `Pss_Anon:` does not.
+    Shared pages count once. The first counts mapped pages of files too, which the system may take
+    back.
     """
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        own = 1024 * int(next(line for line in text.splitlines() if field in line).split()[1])
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (OSError, StopIteration):
-        return 0
-    return own + sum(memory(int(child), field) for child in children)
+    except OSError:
+        return 0, 0
+    found = {line.split(":")[0]: line.split()[1] for line in text.splitlines()[1:]}
+    each = [memory(int(child)) for child in children]
+    own = 1024 * int(found.get("Pss", 0)), 1024 * int(found.get("Pss_Anon", 0))
+    return own[0] + sum(whole for whole, _ in each), own[1] + sum(part for _, part in each)
 
 
 def size(folder: Path) -> float:

@@ -129,9 +129,15 @@ def read_page(path: Path) -> list[dict[str, str]]:
         return []
     chosen = choosers(text)
     for row in rows:
-        known = chosen.get(row["method"], chosen.get("", "")) if row["seed"] else ""
-        row.setdefault("chosen by", known)
+        named = (row["method"], without_seed(row["method"]), "")
+        known = next((chosen[name] for name in named if name in chosen), "")
+        row.setdefault("chosen by", known if row["seed"] else "")
     return rows
+
+
+def without_seed(run: str) -> str:
+    """Name of a run's method."""
+    return run.rpartition("-seed")[0] or run
 
 
 def choosers(text: str) -> dict[str, str]:
@@ -176,7 +182,7 @@ def methods(pages: list[Path]) -> list[Method]:
             continue
         seeds = read_seeds(path)
         for row in read_page(path):
-            name = row["method"].rpartition("-seed")[0] or row["method"]
+            name = without_seed(row["method"])
             page = "" if name in BASELINES else path.stem
             key = (dataset, page, name, row["order"])
             if key not in found:

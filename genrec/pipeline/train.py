@@ -88,11 +88,10 @@ def train(
         out: run folder to write.
         vocabulary: SID vocabulary folder, for models that read or write codes.
         vectors: item vectors folder, for models that read them.
-        item_encoder: `type` (sid, sid-tokens, prefix, semantic, id, features, sum; in a sum also
-            user, time-gap, calendar, action, next-action) and its options.
-        backbone: `type` (transformer, hstu, fuxi-alpha, fuxi-beta, tokenformer, nextitnet, t5,
-            hf) and its options.
-        head: `type` (autoregressive, parallel, dense, regression, tokens, liger) and its options.
+        item_encoder: `type` (sid, semantic, id, sum of parts, ...) and its options; `--help` lists
+            them all, as it does the next two.
+        backbone: `type` (transformer, hstu, hf, ...) and its options.
+        head: `type` (autoregressive, parallel, dense, ...) and its options.
         scale: preset of width, layers and heads, in place of `d_model`: xs, s, m, l, xl, xxl, or
             layers x width of published models (4x128, 8x256, 8x512, 24x512, 12x1024).
         d_model: width, 64 by default.

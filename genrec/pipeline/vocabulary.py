@@ -92,8 +92,7 @@ def quantize(
     Args:
         vectors: folder of item vectors.
         out: folder to write.
-        quantizer: `type` (rq-kmeans, rq-kmeans-plus, rq-vae, opq, mhq; random and hash are
-            controls) and its options.
+        quantizer: `type` (rq-kmeans, opq, mhq, ...) and its options; `--help` lists them all.
         collisions: `reassign`, `append`, `allow` or `sinkhorn`.
         dataset: dataset folder; with it the quantizer is fitted on items that occur in training
             only, as an honest evaluation needs, and titles are shown.

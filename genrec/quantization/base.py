@@ -1,7 +1,7 @@
 """What every quantizer is: fit, encode, decode, save, load; and the registry of quantizers.
 
-A new quantizer is one file: a subclass of `Quantizer` under `@register("name")`, imported in the
-package's `__init__`. The contract tests then pick it up by themselves.
+A new quantizer is one file in this package: a subclass of `Quantizer` under `@register("name")`.
+The contract tests then pick it up by themselves.
 """
 
 from __future__ import annotations

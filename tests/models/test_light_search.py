@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from genrec.decoding import Filter, MutableTrie, PrefixTrie, beam_search, levels
 from genrec.errors import ConfigError, GenrecError
-from genrec.models import HEADS, ItemTables, SidEmbedding
-from genrec.models.heads import light_search
+from genrec.models import HEADS, ItemTables, SidEmbedding, light_search
 from tests.decoding.cases import (
     FULL,
     brute_force,

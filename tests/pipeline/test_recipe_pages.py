@@ -26,7 +26,7 @@ def test_every_recipe_is_listed_and_says_how_it_is_run_where_and_with_what_resul
         assert f"genrec run recipes/{path.name}" in head and f"`{path.stem}`" in listed, path.name
 
 
-def test_the_page_of_recipes_names_every_part_and_option():
+def test_the_pages_name_every_part_and_option():
     import inspect
 
     from genrec.models import BACKBONES, HEADS, ITEM_ENCODERS
@@ -35,13 +35,21 @@ def test_the_page_of_recipes_names_every_part_and_option():
     from genrec.pipeline.resolved import SUPPLIED
     from genrec.quantization import QUANTIZERS
 
-    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
-    parts = [*QUANTIZERS, *ITEM_ENCODERS, *BACKBONES, *HEADS]
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "recipes.md").read_text()
+    models = [*ITEM_ENCODERS, *BACKBONES, *HEADS]
+    parts = [*QUANTIZERS, *models]
     options = [
         name
         for function, supplied in ((evaluate, SUPPLIED_TO_EVALUATE), (quantize, SUPPLIED))
         for name in inspect.signature(function).parameters
         if name not in supplied
     ]
-    assert [name for name in parts if f"`{name}`" not in page] == []
+    for name, known in (
+        ("recipes.md", parts),
+        ("how-to/train-a-recommender.md", models),
+        ("how-to/build-a-sid-vocabulary.md", QUANTIZERS),
+    ):
+        text = (docs / name).read_text()
+        assert [part for part in known if f"`{part}`" not in text] == [], f"docs/{name}"
     assert [name for name in options if not re.search(rf"[`.]{name}`", page)] == []

@@ -240,7 +240,9 @@ def test_which_validation_chose_and_whose_scores_rank_is_told(
 def test_older_pages_say_in_a_sentence_which_validation_chose(
     results_table: ModuleType, tmp_path: Path, sentence: str, expected: list[str]
 ) -> None:
-    rows = [f"| {name} | file | {seed} |" for name, seed in (("a", 0), ("b-x0.1", 0), ("c", 1))]
+    rows = [
+        f"| {name} | file | {seed} |" for name, seed in (("a-seed0", 0), ("b-x0.1", 0), ("c", 1))
+    ]
     table = ["| method | order | seed |", "|---|---|---:|", *rows, "| popularity | file |  |"]
     page = tmp_path / "amazon2014-beauty.md"
     page.write_text("\n".join(["# A page", "", f"Test split. {sentence}", "", *table]))

@@ -1,6 +1,13 @@
 """Backbones: one file each, all behind `Backbone`."""
 
-from genrec.models.backbones.base import Backbone, BackboneSpec, BeamState, ContextState
+from genrec.models.backbones.base import (
+    BACKBONES,
+    Backbone,
+    BackboneSpec,
+    BeamState,
+    ContextState,
+    register,
+)
 from genrec.models.backbones.fuxi import FuXiAlpha, FuXiBeta
 from genrec.models.backbones.hstu import HSTU
 from genrec.models.backbones.huggingface import HuggingFaceDecoder
@@ -8,17 +15,9 @@ from genrec.models.backbones.nextitnet import NextItNet
 from genrec.models.backbones.t5 import T5
 from genrec.models.backbones.tokenformer import TokenFormer
 from genrec.models.backbones.transformer import CausalTransformer
+from genrec.models.registry import import_parts
 
-BACKBONES: dict[str, type[Backbone]] = {
-    "transformer": CausalTransformer,
-    "hstu": HSTU,
-    "t5": T5,
-    "hf": HuggingFaceDecoder,
-    "fuxi-alpha": FuXiAlpha,
-    "fuxi-beta": FuXiBeta,
-    "tokenformer": TokenFormer,
-    "nextitnet": NextItNet,
-}
+import_parts(__name__, __path__)
 
 __all__ = [
     "BACKBONES",
@@ -34,4 +33,5 @@ __all__ = [
     "HuggingFaceDecoder",
     "NextItNet",
     "TokenFormer",
+    "register",
 ]

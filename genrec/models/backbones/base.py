@@ -13,6 +13,7 @@ from torch import nn
 
 from genrec.errors import ConfigError
 from genrec.models.meta import SequenceMeta
+from genrec.models.registry import registrar
 
 Rows = list[tuple[torch.Tensor, ...]]
 
@@ -251,3 +252,7 @@ class Backbone(nn.Module, ABC):
 def at_last(hidden: torch.Tensor, meta: SequenceMeta) -> torch.Tensor:
     """The state `[B, D]` of each row's last real token among `[B, S, D]`."""
     return hidden[torch.arange(len(hidden), device=hidden.device), meta.last()]
+
+
+BACKBONES: dict[str, type[Backbone]] = {}
+register = registrar(BACKBONES)

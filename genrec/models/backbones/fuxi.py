@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.backbones.base import BackboneSpec
+from genrec.models.backbones.base import (
+    BackboneSpec,
+    register,
+)
 from genrec.models.backbones.feedforward import SwiGLU
 from genrec.models.backbones.gated import GatedBackbone, GatedLayer
 from genrec.models.backbones.inputs import check_counts
@@ -25,6 +28,7 @@ from genrec.models.times import TIME_BUCKETS
 EPSILON = 1e-6
 
 
+@register("fuxi-alpha")
 class FuXiAlpha(GatedBackbone):
     """Maps by position, time bucket and content, and a SwiGLU (arXiv 2502.03036).
 
@@ -81,6 +85,7 @@ class FuXiAlpha(GatedBackbone):
         )
 
 
+@register("fuxi-beta")
 class FuXiBeta(GatedBackbone):
     """FuXi without queries and keys, and a power of the gap in place of time buckets.
 

@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.backbones.base import BackboneSpec
+from genrec.models.backbones.base import (
+    BackboneSpec,
+    register,
+)
 from genrec.models.backbones.gated import GatedBackbone, GatedLayer
 from genrec.models.backbones.inputs import check_counts
 from genrec.models.backbones.pointwise import pointwise_attention, shared_pointwise_attention
@@ -21,6 +24,7 @@ from genrec.models.times import TIME_BUCKETS
 EPSILON = 1e-6
 
 
+@register("hstu")
 class HSTU(GatedBackbone):
     """Gated layers of pointwise attention.
 

@@ -22,6 +22,7 @@ from genrec.models.backbones.base import (
     ContextState,
     Rows,
     at_last,
+    register,
 )
 from genrec.models.backbones.hf_check import check_decoding
 from genrec.models.backbones.hf_models import add_lora, configured, read_shape, read_weights
@@ -32,6 +33,7 @@ from genrec.models.meta import SequenceMeta
 _ATTENTION = "genrec_shared"  # the name under which transformers finds `_attention`
 
 
+@register("hf")
 class HuggingFaceDecoder(Backbone):
     """A causal decoder of `transformers`, given embeddings instead of token ids.
 

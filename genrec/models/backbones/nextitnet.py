@@ -10,13 +10,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.backbones.base import Backbone, BackboneSpec
+from genrec.models.backbones.base import (
+    Backbone,
+    BackboneSpec,
+    register,
+)
 from genrec.models.backbones.inputs import check_counts
 from genrec.models.meta import SequenceMeta
 
 DILATIONS = (1, 4)
 
 
+@register("nextitnet")
 class NextItNet(Backbone):
     """Residual blocks of two causal convolutions, of dilations d and 2 d.
 

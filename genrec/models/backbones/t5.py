@@ -10,12 +10,20 @@ from transformers import T5Config
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from genrec.errors import ConfigError
-from genrec.models.backbones.base import Backbone, BackboneSpec, BeamState, ContextState, Rows
+from genrec.models.backbones.base import (
+    Backbone,
+    BackboneSpec,
+    BeamState,
+    ContextState,
+    Rows,
+    register,
+)
 from genrec.models.backbones.lengths import alike
 from genrec.models.backbones.shared_attention import shared_attention
 from genrec.models.meta import SequenceMeta
 
 
+@register("t5")
 class T5(Backbone):
     """The encoder reads the history in both directions, the decoder writes what follows it.
 

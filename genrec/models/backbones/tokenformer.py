@@ -21,6 +21,7 @@ from genrec.models.backbones.base import (
     ContextState,
     Rows,
     at_last,
+    register,
 )
 from genrec.models.backbones.feedforward import SwiGLU
 from genrec.models.backbones.inputs import check_counts
@@ -33,6 +34,7 @@ NOWHERE = -(2**40)  # item number of padding: outside every window
 WINDOWS = (32, 16)
 
 
+@register("tokenformer")
 class TokenFormer(Backbone):
     """Pre-norm blocks `h = x + sigmoid(norm(x) W_g) * attention(norm(x))`, `h + SwiGLU(norm(h))`.
 

@@ -17,6 +17,7 @@ from genrec.models.backbones.base import (
     ContextState,
     Rows,
     at_last,
+    register,
 )
 from genrec.models.backbones.inputs import check_counts
 from genrec.models.backbones.packing import Packing
@@ -26,6 +27,7 @@ from genrec.models.meta import SequenceMeta
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
+@register("transformer")
 class CausalTransformer(Backbone):
     """Decoder blocks on `scaled_dot_product_attention`.
 

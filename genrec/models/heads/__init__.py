@@ -1,21 +1,19 @@
 """Heads: hidden state -> scores, one file each, all behind `Head`."""
 
 from genrec.models.heads.autoregressive import AutoregressiveHead
-from genrec.models.heads.base import Head
+from genrec.models.heads.base import (
+    HEADS,
+    Head,
+    register,
+)
 from genrec.models.heads.dense import DenseHead
 from genrec.models.heads.liger import LigerHead
 from genrec.models.heads.parallel import ParallelHead
 from genrec.models.heads.regression import RegressionHead
 from genrec.models.heads.tokens import TokenHead
+from genrec.models.registry import import_parts
 
-HEADS: dict[str, type[Head]] = {
-    "autoregressive": AutoregressiveHead,
-    "parallel": ParallelHead,
-    "liger": LigerHead,
-    "dense": DenseHead,
-    "regression": RegressionHead,
-    "tokens": TokenHead,
-}
+import_parts(__name__, __path__)
 
 __all__ = [
     "HEADS",
@@ -26,4 +24,5 @@ __all__ = [
     "ParallelHead",
     "RegressionHead",
     "TokenHead",
+    "register",
 ]

@@ -10,11 +10,15 @@ from genrec.decoding import Filter, PrefixTrie, SearchResult, beam_search
 from genrec.decoding.beam import checked_widths
 from genrec.decoding.step import chosen_backend
 from genrec.errors import ConfigError
-from genrec.models.heads.base import Head
+from genrec.models.heads.base import (
+    Head,
+    register,
+)
 from genrec.models.item_encoders import CodeTable, ItemEncoder
 from genrec.models.tables import ItemTables
 
 
+@register("autoregressive")
 class AutoregressiveHead(Head):
     """A light decoder: one residual MLP per level on the user's state and the codes so far.
 
@@ -103,7 +107,7 @@ class AutoregressiveHead(Head):
         return torch.stack(losses).mean()
 
     def _compiles(self, hidden: torch.Tensor, trie: PrefixTrie) -> bool:
-        """Whether exact lists can come from `genrec.models.heads.light_search`."""
+        """Whether exact lists can come from `genrec.models.light_search`."""
         return (
             chosen_backend("auto", trie.device) == "compiled"
             and not self.training
@@ -130,7 +134,7 @@ class AutoregressiveHead(Head):
     ) -> SearchResult:
         """Beam search over the trie, certified; `exact` widens rows until they are proven.
 
-        With numba, exact lists on the CPU come from `genrec.models.heads.light_search`, where the
+        With numba, exact lists on the CPU come from `genrec.models.light_search`, where the
         width has no effect; in renormalised scores `leaked` is then what its first, narrow search
         met.
         """
@@ -139,7 +143,7 @@ class AutoregressiveHead(Head):
                 "head 'autoregressive': search needs the prefix trie of the vocabulary"
             )
         if exact and self._compiles(hidden, trie):
-            from genrec.models.heads.light_search import light_search
+            from genrec.models.light_search import light_search
 
             checked_widths(trie, k, beam_width)
             return light_search(

@@ -11,6 +11,7 @@ from torch import nn
 from genrec.decoding import Filter, PrefixTrie, SearchResult
 from genrec.models.heads.dense_contrast import Seen
 from genrec.models.item_encoders import ItemEncoder
+from genrec.models.registry import registrar
 from genrec.models.tables import ItemTables, share
 
 
@@ -125,3 +126,7 @@ class Head(nn.Module, ABC):
             renormalize: for heads that search by beams: score by log-softmax over the codes that
                 exist after a prefix instead of by the head's own log-probabilities.
         """
+
+
+HEADS: dict[str, type[Head]] = {}
+register = registrar(HEADS)

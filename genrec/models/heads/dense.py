@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from genrec.decoding import Filter, PrefixTrie, SearchResult, dense_search
 from genrec.decoding.pool import item_result, pool_search
 from genrec.errors import ConfigError
-from genrec.models.heads.base import Head
+from genrec.models.heads.base import (
+    Head,
+    register,
+)
 from genrec.models.heads.dense_contrast import ItemSampler, Seen, contrast, pairs
 from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
@@ -24,6 +27,7 @@ PAIR_BUDGET = {"cpu": 2**18, "default": 2**26}  # products held at once; on a CP
 _BLOCK = 1 << 15
 
 
+@register("dense")
 class DenseHead(Head):
     """Softmax over items, full or sampled.
 
@@ -48,6 +52,8 @@ class DenseHead(Head):
             partition function unbiased; the positive is not drawn, so it is not corrected. Without
             it popular items of the batch are pushed down.
         negative_power: items are drawn in proportion to `count ** negative_power`; 0 is uniform.
+            Above 0 items without training events are never drawn, and the softmax that is
+            estimated is over the others.
         label_smoothing: of the full softmax.
         action_weights: of `infonce`, `sampled` and `bce`: how much a target counts in the mean by
             the action of its event: first unknown actions, then each of the dataset. The paper of

@@ -12,7 +12,10 @@ from genrec.decoding import Filter, PrefixTrie, SearchResult, rank_candidates
 from genrec.decoding.exclusions import Exclusions
 from genrec.errors import ConfigError
 from genrec.models.heads.autoregressive import AutoregressiveHead
-from genrec.models.heads.base import Head
+from genrec.models.heads.base import (
+    Head,
+    register,
+)
 from genrec.models.heads.dense import DenseHead
 from genrec.models.heads.dense_contrast import Seen
 from genrec.models.heads.parallel import ParallelHead
@@ -33,6 +36,7 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+@register("liger")
 class LigerHead(Head):
     """The sum of a head of codes and a dense head, searched by both (Yang et al. 2024).
 

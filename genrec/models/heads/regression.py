@@ -8,13 +8,17 @@ from torch import nn
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult, dense_search
 from genrec.errors import ConfigError
-from genrec.models.heads.base import Head
+from genrec.models.heads.base import (
+    Head,
+    register,
+)
 from genrec.models.item_encoders import ItemEncoder
 from genrec.models.tables import ItemTables
 
 LOSSES = ("cosine", "mse")
 
 
+@register("regression")
 class RegressionHead(Head):
     """Predicts the content vector of the next item; the nearest items are the answer.
 

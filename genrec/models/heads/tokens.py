@@ -8,11 +8,15 @@ import torch.nn.functional as F
 from genrec.decoding import Filter, PrefixTrie, SearchResult, beam_search
 from genrec.decoding.beam import StepDecoder
 from genrec.errors import ConfigError
-from genrec.models.heads.base import Head
+from genrec.models.heads.base import (
+    Head,
+    register,
+)
 from genrec.models.item_encoders import CodeTable, ItemEncoder
 from genrec.models.tables import ItemTables, share
 
 
+@register("tokens")
 class TokenHead(Head):
     """Classifies the next code from the backbone's state, as a language model does.
 

@@ -1,6 +1,11 @@
 """Item encoders: one file each, all behind `ItemEncoder`."""
 
-from genrec.models.item_encoders.base import ITEM_ENCODERS, CodeTable, ItemEncoder
+from genrec.models.item_encoders.base import (
+    ITEM_ENCODERS,
+    CodeTable,
+    ItemEncoder,
+    register,
+)
 from genrec.models.item_encoders.events import (
     ActionEmbedding,
     CalendarEmbedding,
@@ -14,23 +19,9 @@ from genrec.models.item_encoders.prefix import PrefixEmbedding
 from genrec.models.item_encoders.semantic import SemanticProjection
 from genrec.models.item_encoders.sid import SidEmbedding, SidTokens
 from genrec.models.item_encoders.sums import SumEncoder
+from genrec.models.registry import import_parts
 
-ITEM_ENCODERS.update(
-    {
-        "sid": SidEmbedding,
-        "sid-tokens": SidTokens,
-        "semantic": SemanticProjection,
-        "id": IdEmbedding,
-        "prefix": PrefixEmbedding,
-        "time-gap": TimeGapEmbedding,
-        "action": ActionEmbedding,
-        "next-action": NextActionEmbedding,
-        "calendar": CalendarEmbedding,
-        "features": FeatureEncoder,
-        "user": UserFeatures,
-        "sum": SumEncoder,
-    }
-)
+import_parts(__name__, __path__)
 
 __all__ = [
     "ITEM_ENCODERS",
@@ -49,4 +40,5 @@ __all__ = [
     "SumEncoder",
     "TimeGapEmbedding",
     "UserFeatures",
+    "register",
 ]

@@ -14,6 +14,7 @@ from torch import nn
 
 from genrec.errors import ConfigError
 from genrec.models.meta import SequenceMeta
+from genrec.models.registry import registrar
 from genrec.models.tables import ItemTables, share
 
 
@@ -98,3 +99,4 @@ class CodeTable(nn.Module):
 
 # By name; filled where all of them are known, and read by sums of them.
 ITEM_ENCODERS: dict[str, type[ItemEncoder]] = {}
+register = registrar(ITEM_ENCODERS)

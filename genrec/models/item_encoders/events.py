@@ -16,7 +16,10 @@ from torch import nn
 
 from genrec.errors import ConfigError
 from genrec.models.embeddings import embedding
-from genrec.models.item_encoders.base import ItemEncoder
+from genrec.models.item_encoders.base import (
+    ItemEncoder,
+    register,
+)
 from genrec.models.meta import SequenceMeta
 from genrec.models.tables import ItemTables
 from genrec.models.times import TIME_BUCKETS, gap_buckets
@@ -34,6 +37,7 @@ class EventFeature(ItemEncoder):
         """What the events of item-level metadata `[B, S]` add, float `[B, S, d_model]`."""
 
 
+@register("time-gap")
 class TimeGapEmbedding(EventFeature):
     """One learned embedding per bucket of a time gap; buckets as those of HSTU.
 
@@ -74,6 +78,7 @@ class TimeGapEmbedding(EventFeature):
         return self.dropout(self.table(rows.masked_fill(meta.position == 0, TIME_BUCKETS)))
 
 
+@register("action")
 class ActionEmbedding(EventFeature):
     """One learned embedding per type of action; 0 is an unknown one.
 
@@ -112,6 +117,7 @@ class ActionEmbedding(EventFeature):
         return self.dropout(self.table(meta.action))
 
 
+@register("calendar")
 class CalendarEmbedding(EventFeature):
     """Hour of the day and day of the week (UTC), a learned embedding each.
 
@@ -152,6 +158,7 @@ class CalendarEmbedding(EventFeature):
         return self.dropout(self.hour(hour % 24) + self.weekday(day % 7))
 
 
+@register("next-action")
 class NextActionEmbedding(EventFeature):
     """One learned embedding per type of action of the event that is asked for.
 

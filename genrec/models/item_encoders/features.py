@@ -10,7 +10,10 @@ from torch import nn
 
 from genrec.errors import ConfigError
 from genrec.models.embeddings import embedding
-from genrec.models.item_encoders.base import ItemEncoder
+from genrec.models.item_encoders.base import (
+    ItemEncoder,
+    register,
+)
 from genrec.models.item_encoders.events import EventFeature
 from genrec.models.meta import SequenceMeta
 from genrec.models.tables import ItemTables
@@ -108,6 +111,7 @@ class SparseFeatures(nn.Module):
         return found.flatten(1)
 
 
+@register("features")
 class FeatureEncoder(ItemEncoder):
     """Sparse features and vectors of an item, side by side, projected to the model's width.
 
@@ -206,6 +210,7 @@ class FeatureEncoder(ItemEncoder):
         return torch.cat([self(part) for part in every.split(_BLOCK)])
 
 
+@register("user")
 class UserFeatures(EventFeature):
     """What is known of the user: sparse features projected to the width.
 

@@ -6,10 +6,14 @@ import torch
 from torch import nn
 
 from genrec.models.embeddings import embedding
-from genrec.models.item_encoders.base import ItemEncoder
+from genrec.models.item_encoders.base import (
+    ItemEncoder,
+    register,
+)
 from genrec.models.tables import ItemTables
 
 
+@register("id")
 class IdEmbedding(ItemEncoder):
     """One learned embedding per item (SASRec, Kang and McAuley 2018).
 

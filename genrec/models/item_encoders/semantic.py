@@ -7,10 +7,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.item_encoders.base import ItemEncoder
+from genrec.models.item_encoders.base import (
+    ItemEncoder,
+    register,
+)
 from genrec.models.tables import ItemTables
 
 
+@register("semantic")
 class SemanticProjection(ItemEncoder):
     """Continuous item vectors through gated experts (MSP of AsymRec, arXiv 2605.14512).
 

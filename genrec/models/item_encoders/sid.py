@@ -7,10 +7,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.item_encoders.base import CodeTable, ItemEncoder
+from genrec.models.item_encoders.base import (
+    CodeTable,
+    ItemEncoder,
+    register,
+)
 from genrec.models.tables import ItemTables
 
 
+@register("sid")
 class SidEmbedding(ItemEncoder):
     """One learned embedding per code of each level, pooled over the levels.
 
@@ -46,6 +51,7 @@ class SidEmbedding(ItemEncoder):
         return self.table
 
 
+@register("sid-tokens")
 class SidTokens(ItemEncoder):
     """One token per code: an item is its semantic ID, written out (TIGER, Rajput et al. 2023).
 

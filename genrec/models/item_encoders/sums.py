@@ -10,13 +10,19 @@ import torch
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.item_encoders.base import ITEM_ENCODERS, CodeTable, ItemEncoder
+from genrec.models.item_encoders.base import (
+    ITEM_ENCODERS,
+    CodeTable,
+    ItemEncoder,
+    register,
+)
 from genrec.models.item_encoders.events import EventFeature
 from genrec.models.meta import SequenceMeta
 from genrec.models.registry import build_part
 from genrec.models.tables import ItemTables
 
 
+@register("sum")
 class SumEncoder(ItemEncoder):
     """The sum of several item encoders, and of what events add to their items.
 

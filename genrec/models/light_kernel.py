@@ -1,6 +1,6 @@
 """One level of a light autoregressive head and the expansion of its beams, in one compiled pass.
 
-Needs numba (`pip install genrec[fast]`); `genrec.models.heads.light_search` calls it. The MLP runs
+Needs numba (`pip install genrec[fast]`); `genrec.models.light_search` calls it. The MLP runs
 on four beams at a time, whose numbers stay in the nearest cache, and nothing but the surviving
 candidates is written. What may reorder sums is as in `genrec.decoding.kernel`.
 """
@@ -27,7 +27,7 @@ from genrec.decoding.kernel_parts import (
     row_max,
     select,
 )
-from genrec.models.heads.light_arithmetic import add, affine, dot, gelu, standardize
+from genrec.models.light_arithmetic import add, affine, dot, gelu, standardize
 
 _f32, _i64 = np.float32, np.int64
 _TOGETHER = 4  # beams

@@ -22,7 +22,7 @@ from genrec.decoding.compiled_step import as_array, in_threads, level_arrays, te
 from genrec.decoding.exclusions import Exclusions
 from genrec.decoding.ranking import DEAD
 from genrec.errors import GenrecError
-from genrec.models.heads.light_kernel import expand_light
+from genrec.models.light_kernel import expand_light
 
 if TYPE_CHECKING:
     from genrec.models.heads.autoregressive import AutoregressiveHead
