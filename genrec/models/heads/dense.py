@@ -52,8 +52,8 @@ class DenseHead(Head):
             partition function unbiased; the positive is not drawn, so it is not corrected. Without
             it popular items of the batch are pushed down.
         negative_power: items are drawn in proportion to `count ** negative_power`; 0 is uniform.
-            Above 0 items without training events are practically never drawn, and the softmax that is
-            estimated is over the others.
+            Above 0 items without training events are practically never drawn, and the softmax
+            that is estimated is over the others.
         label_smoothing: of the full softmax.
         action_weights: of `infonce`, `sampled` and `bce`: how much a target counts in the mean by
             the action of its event: first unknown actions, then each of the dataset. The paper of
