@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec.decoding import Filter, SearchResult, dense_search
+from genrec.evaluation.rankers import Untrained
 
 
-class NeighbourRanker:
+class NeighbourRanker(Untrained):
     """Ranks items by the cosine of their vectors with that of the last item of the history.
 
     What a model of content has to beat: it knows the last item only, and has learned nothing. The
@@ -29,9 +30,6 @@ class NeighbourRanker:
     Raises:
         ValueError: if the two have not one row an item.
     """
-
-    has_tuples = False
-    asks: frozenset[str] = frozenset()
 
     def __init__(
         self, vectors: np.ndarray, tie_order: np.ndarray, *, name: str = "last-item"
@@ -53,14 +51,6 @@ class NeighbourRanker:
     def leaf_of(self, items: Tensor) -> Tensor:
         """Every item is its own."""
         return items
-
-    def settings(self) -> dict[str, Any]:
-        """Nothing was trained and nothing is pruned."""
-        return {"exact": True, "parameters": 0}
-
-    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Nothing to share."""
-        return batch
 
     def search(
         self,

@@ -77,7 +77,22 @@ class Ranker(Protocol):
         ...
 
 
-class PopularityRanker:
+class Untrained:
+    """What rankers share that learn nothing and look at every item."""
+
+    has_tuples = False
+    asks: frozenset[str] = frozenset()
+
+    def settings(self) -> dict[str, Any]:
+        """Nothing was trained and nothing is pruned."""
+        return {"exact": True, "parameters": 0}
+
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Nothing to share."""
+        return batch
+
+
+class PopularityRanker(Untrained):
     """The same list for everyone: items by how often they occur.
 
     Items of equal count are real ties. Each distinct count is one leaf, so the metrics take the
@@ -88,9 +103,6 @@ class PopularityRanker:
         tie_order: int64 [N], a permutation rank, smaller first.
         name: shown in reports.
     """
-
-    has_tuples = False
-    asks: frozenset[str] = frozenset()
 
     def __init__(self, counts: IntArray, tie_order: IntArray, *, name: str = "popularity") -> None:
         counts = np.asarray(counts, dtype=np.int64)
@@ -111,14 +123,6 @@ class PopularityRanker:
     def leaf_of(self, items: Tensor) -> Tensor:
         """Leaves are numbered by falling count."""
         return self._trie.item_leaf[items.cpu()].to(torch.int64)
-
-    def settings(self) -> dict[str, Any]:
-        """Nothing was trained and nothing is pruned."""
-        return {"exact": True, "parameters": 0}
-
-    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Nothing to share."""
-        return batch
 
     def search(
         self,

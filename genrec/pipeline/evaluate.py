@@ -203,12 +203,15 @@ def evaluate(
     )
     if popularity and popular is not None:
         rankers["popularity"] = popular
-    content = None
+    baseline = _baseline_record(first)
+    records = {"popularity": baseline}
     if neighbours is not None:
         content = ItemVectors.from_pretrained(neighbours).aligned_to(data.catalog)
         stored = first.load_dataset()
         check_training_events(neighbours, content.config, stored, first.split_config)
         rankers["last-item"] = NeighbourRanker(content.vectors, tie_order)
+        made_from = {**baseline["fingerprints"], "vectors": content.fingerprint}
+        records["last-item"] = {"fingerprints": made_from, "vectors": Path(neighbours).name}
 
     reads = {name: run.model.config.max_history for name, run in opened.items()}
     evaluations: dict[str, Evaluation] = {}
@@ -253,11 +256,7 @@ def evaluate(
         run = opened.get(name)
         own = run is not None and split == "test" and candidates is None
         place = run.folder if run is not None and own else folder / name
-        if run is not None:
-            about[name] = _training_record(run, counts)
-        else:
-            read = content if name == "last-item" else None
-            about[name] = _baseline_record(first, read, neighbours)
+        about[name] = records[name] if run is None else _training_record(run, counts)
         ndcg = headline_metric(evaluations[name])
         shown_metrics = (ndcg.replace("ndcg", "recall"), ndcg)
         slices["popularity"][name] = by_popularity(evaluations[name], counts, metrics=shown_metrics)
@@ -375,13 +374,9 @@ def _order(run: Run, data: Dataset) -> str:
     return run.split_config.order if run.split_config.order != "file" else data.info["order"]
 
 
-def _baseline_record(run: Run, vectors: ItemVectors | None, folder: str | None) -> dict[str, Any]:
+def _baseline_record(run: Run) -> dict[str, Any]:
     """What stands beside the metrics of a baseline that takes data and tie order from a run."""
-    fingerprints = _fingerprints(run, "dataset", "tie_order")
-    if vectors is None or folder is None:
-        return {"fingerprints": fingerprints}
-    fingerprints["vectors"] = vectors.fingerprint
-    return {"fingerprints": fingerprints, "vectors": Path(folder).name}
+    return {"fingerprints": _fingerprints(run, "dataset", "tie_order")}
 
 
 def _training_record(run: Run, counts: np.ndarray) -> dict[str, Any]:

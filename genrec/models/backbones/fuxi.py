@@ -14,10 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.backbones.base import (
-    BackboneSpec,
-    register,
-)
+from genrec.models.backbones.base import BackboneSpec, register
 from genrec.models.backbones.feedforward import SwiGLU
 from genrec.models.backbones.gated import GatedBackbone, GatedLayer
 from genrec.models.backbones.inputs import check_counts

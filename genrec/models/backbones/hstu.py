@@ -11,10 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.backbones.base import (
-    BackboneSpec,
-    register,
-)
+from genrec.models.backbones.base import BackboneSpec, register
 from genrec.models.backbones.gated import GatedBackbone, GatedLayer
 from genrec.models.backbones.inputs import check_counts
 from genrec.models.backbones.pointwise import pointwise_attention, shared_pointwise_attention

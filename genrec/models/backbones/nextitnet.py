@@ -10,11 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.backbones.base import (
-    Backbone,
-    BackboneSpec,
-    register,
-)
+from genrec.models.backbones.base import Backbone, BackboneSpec, register
 from genrec.models.backbones.inputs import check_counts
 from genrec.models.meta import SequenceMeta
 

@@ -1,11 +1,7 @@
 """Heads: hidden state -> scores, one file each, all behind `Head`."""
 
 from genrec.models.heads.autoregressive import AutoregressiveHead
-from genrec.models.heads.base import (
-    HEADS,
-    Head,
-    register,
-)
+from genrec.models.heads.base import HEADS, Head, register
 from genrec.models.heads.dense import DenseHead
 from genrec.models.heads.liger import LigerHead
 from genrec.models.heads.parallel import ParallelHead

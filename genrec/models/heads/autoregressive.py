@@ -10,10 +10,7 @@ from genrec.decoding import Filter, PrefixTrie, SearchResult, beam_search
 from genrec.decoding.beam import checked_widths
 from genrec.decoding.step import chosen_backend
 from genrec.errors import ConfigError
-from genrec.models.heads.base import (
-    Head,
-    register,
-)
+from genrec.models.heads.base import Head, register
 from genrec.models.item_encoders import CodeTable, ItemEncoder
 from genrec.models.tables import ItemTables
 

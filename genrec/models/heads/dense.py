@@ -11,10 +11,7 @@ import torch.nn.functional as F
 from genrec.decoding import Filter, PrefixTrie, SearchResult, dense_search
 from genrec.decoding.pool import item_result, pool_search
 from genrec.errors import ConfigError
-from genrec.models.heads.base import (
-    Head,
-    register,
-)
+from genrec.models.heads.base import Head, register
 from genrec.models.heads.dense_contrast import ItemSampler, Seen, contrast, pairs
 from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection

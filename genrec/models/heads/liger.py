@@ -12,10 +12,7 @@ from genrec.decoding import Filter, PrefixTrie, SearchResult, rank_candidates
 from genrec.decoding.exclusions import Exclusions
 from genrec.errors import ConfigError
 from genrec.models.heads.autoregressive import AutoregressiveHead
-from genrec.models.heads.base import (
-    Head,
-    register,
-)
+from genrec.models.heads.base import Head, register
 from genrec.models.heads.dense import DenseHead
 from genrec.models.heads.dense_contrast import Seen
 from genrec.models.heads.parallel import ParallelHead

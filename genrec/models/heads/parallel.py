@@ -10,10 +10,7 @@ from torch import nn
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult, exact_parallel_search
 from genrec.errors import ConfigError
-from genrec.models.heads.base import (
-    Head,
-    register,
-)
+from genrec.models.heads.base import Head, register
 from genrec.models.heads.blockwise import blockwise_mean
 from genrec.models.heads.item_softmax import CodeRows, item_cross_entropy, log_partition
 from genrec.models.item_encoders import CodeTable, ItemEncoder

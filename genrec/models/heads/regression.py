@@ -8,10 +8,7 @@ from torch import nn
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult, dense_search
 from genrec.errors import ConfigError
-from genrec.models.heads.base import (
-    Head,
-    register,
-)
+from genrec.models.heads.base import Head, register
 from genrec.models.item_encoders import ItemEncoder
 from genrec.models.tables import ItemTables
 

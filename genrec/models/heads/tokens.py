@@ -8,10 +8,7 @@ import torch.nn.functional as F
 from genrec.decoding import Filter, PrefixTrie, SearchResult, beam_search
 from genrec.decoding.beam import StepDecoder
 from genrec.errors import ConfigError
-from genrec.models.heads.base import (
-    Head,
-    register,
-)
+from genrec.models.heads.base import Head, register
 from genrec.models.item_encoders import CodeTable, ItemEncoder
 from genrec.models.tables import ItemTables, share
 

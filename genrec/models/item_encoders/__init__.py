@@ -1,11 +1,6 @@
 """Item encoders: one file each, all behind `ItemEncoder`."""
 
-from genrec.models.item_encoders.base import (
-    ITEM_ENCODERS,
-    CodeTable,
-    ItemEncoder,
-    register,
-)
+from genrec.models.item_encoders.base import ITEM_ENCODERS, CodeTable, ItemEncoder, register
 from genrec.models.item_encoders.events import (
     ActionEmbedding,
     CalendarEmbedding,

@@ -10,10 +10,7 @@ from torch import nn
 
 from genrec.errors import ConfigError
 from genrec.models.embeddings import embedding
-from genrec.models.item_encoders.base import (
-    ItemEncoder,
-    register,
-)
+from genrec.models.item_encoders.base import ItemEncoder, register
 from genrec.models.item_encoders.events import EventFeature
 from genrec.models.meta import SequenceMeta
 from genrec.models.tables import ItemTables

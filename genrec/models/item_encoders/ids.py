@@ -6,10 +6,7 @@ import torch
 from torch import nn
 
 from genrec.models.embeddings import embedding
-from genrec.models.item_encoders.base import (
-    ItemEncoder,
-    register,
-)
+from genrec.models.item_encoders.base import ItemEncoder, register
 from genrec.models.tables import ItemTables
 
 

@@ -9,10 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.item_encoders.base import (
-    ItemEncoder,
-    register,
-)
+from genrec.models.item_encoders.base import ItemEncoder, register
 from genrec.models.tables import ItemTables
 
 MIX = 0x9E3779B97F4A7C15 - 2**64  # 2^64 over the golden ratio, odd

@@ -7,11 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.item_encoders.base import (
-    CodeTable,
-    ItemEncoder,
-    register,
-)
+from genrec.models.item_encoders.base import CodeTable, ItemEncoder, register
 from genrec.models.tables import ItemTables
 
 

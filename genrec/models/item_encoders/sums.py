@@ -10,12 +10,7 @@ import torch
 from torch import nn
 
 from genrec.errors import ConfigError
-from genrec.models.item_encoders.base import (
-    ITEM_ENCODERS,
-    CodeTable,
-    ItemEncoder,
-    register,
-)
+from genrec.models.item_encoders.base import ITEM_ENCODERS, CodeTable, ItemEncoder, register
 from genrec.models.item_encoders.events import EventFeature
 from genrec.models.meta import SequenceMeta
 from genrec.models.registry import build_part

@@ -1,0 +1,114 @@
+"""The table of all pages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+from tests.scripts.pages import rows_of, write
+
+
+def test_time_of_processors_has_a_column(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "amazon2014-beauty"
+    for seed, spent in enumerate((90.0, 150.0)):
+        write(folder / f"runs/sid-seed{seed}", 0.03, seed=seed, run_cpu_seconds=spent)
+    write(folder / "runs/earlier", 0.02, seed=0)
+    _, text = results.page([folder], "")
+    head, *rows = rows_of(text)
+    shown = {row[0]: row[head.index("CPU")] for row in rows[:3]}
+    assert shown == {"sid-seed0": "1.5 min", "sid-seed1": "2.5 min", "earlier": ""}
+    assert rows[0][head.index("training")] == "2.0 min" and "CPU: time of processors" in text
+    page = tmp_path / "amazon2014-beauty.md"
+    page.write_text(text)
+    text = results_table.table([page])
+    head, *rows = rows_of(text)
+    assert {row[0]: row[head.index("CPU minutes")] for row in rows} == {"sid": "2", "earlier": ""}
+    assert "CPU minutes: of processors" in text
+    write(tmp_path / "steam-100k/runs/a", 0.02, seed=0)
+    _, text = results.page([tmp_path / "steam-100k"], "")
+    assert "CPU" not in rows_of(text)[0] and "CPU: " not in text
+    page.write_text(text)
+    text = results_table.table([page])
+    assert "CPU minutes" not in text
+
+
+def test_pages_become_one_table(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "amazon2014-beauty", tmp_path / "amazon2014-beauty-rpg"
+    write(first / "runs/sid", 0.03, seed=0)
+    write(first / "report/popularity", 0.01)
+    write(second / "runs/rpg-seed0", 0.05002, seed=0)
+    write(second / "runs/rpg-seed1", 0.05006, seed=1)  # as figures of four digits .0001 apart
+    for seed, memory in enumerate((1500.0, 980.0)):
+        about = {"vectors": "../../vectors/white", "peak_memory_mb": memory}
+        (second / f"runs/rpg-seed{seed}/run.json").write_text(json.dumps(about))
+    write(second / "report/popularity", 0.01)
+    write(tmp_path / "steam-100k/runs/sid", 0.02, seed=0)
+    pages = []
+    for folder in (first, second, tmp_path / "steam-100k"):
+        name, text = results.page([folder], "")
+        pages.append(tmp_path / f"{name}.md")
+        pages[-1].write_text(text)
+    other = tmp_path / "decoding.md"
+    other.write_text("| a | b |\n|---|---|\n| 1 | 2 |\n")
+    text = results_table.table([*pages, other])
+    head, *rows = rows_of(text)
+    beauty = [dict(zip(head, row, strict=True)) for row in rows[:3]]
+    assert [row["method"] for row in beauty] == ["rpg", "sid", "popularity"]
+    assert [row["seeds"] for row in beauty] == ["2", "1", ""]
+    assert beauty[0]["N@10"] == ".0500 (.0000)"
+    assert beauty[0]["masked R@10"] == ".1001 (.0001)"
+    assert (beauty[0]["vectors"], beauty[0]["memory"]) == ("white", "1,500 MiB")
+    assert beauty[0]["page"] == "[amazon2014-beauty-rpg](amazon2014-beauty-rpg.md)"
+    assert "published" in head and "Hou et al." in beauty[0]["published"]
+    assert text.index("## Amazon 2014 Beauty") < text.index("## Steam-100K")
+    assert "decoding" not in text
+
+
+def test_seeds_that_differ_are_all_told(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "amazon2014-beauty"
+    for seed, width in enumerate((50, 50, 100)):
+        more = {"exact": False, "beam_width": width, "parameters": 1000 + width}
+        write(folder / f"runs/sid-seed{seed}", 0.03, seed=seed, certificate_rate=seed / 2, **more)
+    page = tmp_path / "amazon2014-beauty.md"
+    page.write_text(results.page([folder], "")[1])
+    head, row = rows_of(results_table.table([page]))[:2]
+    shown = dict(zip(head, row, strict=True))
+    assert shown["certified"] == "50.0%"
+    assert sorted(shown["beam"].split("; ")) == ["100", "50"]
+    assert sorted(shown["parameters"].split("; ")) == ["1,050", "1,100"]
+    assert shown["vectors"] == "white"
+
+
+def test_what_a_method_was_told_has_a_column(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "amazon2014-beauty"
+    write(folder / "runs/told", 0.04, seed=0, knows_request_time=True, knows_request_action=False)
+    write(folder / "runs/not", 0.03, seed=0, knows_request_time=False, knows_request_action=False)
+    write(folder / "report/popularity", 0.01)
+    # Of an earlier version, which noted what was asked: the model says what it reads.
+    write(folder / "runs/earlier", 0.02, seed=0, request_time=True, request_action=True)
+    about = folder / "runs/earlier/run.json"
+    parts = {"item_encoder": {"type": "sum", "parts": {"a": {"type": "next-action"}}}}
+    about.write_text(json.dumps({"model": {"backbone": {"times": "request"}, **parts}}))
+    _, text = results.page([folder], "")
+    head, *rows = rows_of(text)
+    shown = [dict(zip(head, row, strict=True)) for row in rows[:4]]
+    expected = {"told": "time", "not": "", "earlier": "time, action", "popularity": ""}
+    assert {row["method"]: row["told"] for row in shown} == expected
+    page = tmp_path / "amazon2014-beauty.md"
+    page.write_text(text)
+    head, *rows = rows_of(results_table.table([page]))
+    assert {row[0]: row[head.index("told")] for row in rows} == expected
+    write(tmp_path / "steam-100k/runs/a", 0.02, seed=0)
+    _, text = results.page([tmp_path / "steam-100k"], "")
+    assert "told" not in rows_of(text)[0]
+    page.write_text(text)
+    assert "told" not in rows_of(results_table.table([page]))[0]
