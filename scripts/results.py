@@ -139,6 +139,20 @@ def ranked_by(metrics: dict[str, Any], run: dict[str, Any]) -> str:
     return "items" if metrics.get("exact") else "items, of codes"
 
 
+def certified_of(records: Iterable[dict[str, Any]]) -> str:
+    """A sentence on what `certified` is a share of: lists as long as the largest metric asks."""
+    longest = {
+        max(
+            int(key.rpartition("@")[2]) for key in record if key.startswith("test/unmasked/recall@")
+        )
+        for record in records
+    }
+    return (
+        "Certified: share of users whose list of the top "
+        f"{' or '.join(map(str, sorted(longest)))}, unmasked, the search proved exact."
+    )
+
+
 def told(metrics: dict[str, Any], run: dict[str, Any]) -> str:
     """What a method knew of its target: `time`, `action`, both, or nothing.
 
@@ -245,7 +259,8 @@ def beams(method: str, study: dict[str, Any]) -> list[str]:
         f"### Beam width against exact search: {method}",
         "",
         f"{study['users']:,} users, top {study['k']}, unmasked. List recall: share of the exact "
-        "list that the beam found. A false certificate would be a proven list that differs.",
+        f"list that the beam found. Certified: share of users whose top {study['k']} the search "
+        "proved exact. A false certificate would be a proven list that differs.",
         "",
         "| beam | list recall | certified | false certificates | R@10 | N@10 | leaked mass | s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -335,7 +350,7 @@ def page(
         + (" Told: what a method knew of the event to be predicted." if any(known) else "")
         + " Chosen by: the validation, masked or not, whose NDCG@10 chose the epochs. Ranked by: "
         "the scores that order the lists, of items, of codes, or of items among those that codes "
-        "proposed.",
+        f"proposed. {certified_of(metrics for *_, metrics in rows)}",
         "",
         f"| {' | '.join(columns)} |",
         f"|{'|'.join('---' if c in ('method', 'order') else '---:' for c in columns)}|",
