@@ -305,7 +305,7 @@ def _one_cut(cut: Mapping[str, Sequence[Slice]], key: str, heading: str, mask: s
                     f'<td>{number(found.value)}<span class="span">{span(found)}</span></td>'
                 )
             body.append((cells, False))
-    details = f"<details><summary>as a table</summary>{table(head, body)}</details>"
+    details = f"<details><summary>as a table</summary>{table(head, body, title)}</details>"
     return image(data_uri(figure), title) + details
 
 

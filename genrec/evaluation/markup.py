@@ -12,14 +12,15 @@ def section(heading: str, body: str) -> str:
     return f"<section><h2>{escape(heading)}</h2>{body}</section>"
 
 
-def table(head: Iterable[str], body: Iterable[tuple[list[str], bool]]) -> str:
+def table(head: Iterable[str], body: Iterable[tuple[list[str], bool]], caption: str = "") -> str:
     """A table; `body` holds rows of ready `<td>` cells and whether the row is the best."""
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
     titles = "".join(f"<th>{escape(title).replace('@', '<wbr>@')}</th>" for title in head)
     rows = "".join(
         f"<tr{' class=best' if best else ''}>{''.join(cells)}</tr>" for cells, best in body
     )
     return (
-        f'<div class="scroll"><table><thead><tr>{titles}</tr></thead>'
+        f'<div class="scroll"><table>{above}<thead><tr>{titles}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 import genrec
 from genrec.artefacts import read_json, write_json
+from genrec.consoles import output_console, screen_width
 from genrec.errors import ArtefactError, ConfigError
 from genrec.evaluation.examples import Example
 from genrec.evaluation.intervals import Difference, Interval
@@ -216,7 +217,7 @@ def describe(difference: Difference | None) -> str:
 
 def print_comparison(evaluations: Sequence[Evaluation], *, console: Console | None = None) -> None:
     """Print one table per mask."""
-    console = console or Console()
+    console = console or output_console()
     for mask in evaluations[0].searches:
         console.print(comparison_table(evaluations, mask, wide=console.width >= 100))
         console.print()
@@ -241,17 +242,18 @@ def print_examples(
 
     Shows as many rankers as the console has room for, in their order.
     """
-    console = console or Console()
-    shown = max(1, console.width // 26 - 1)
+    console = console or output_console()
+    width = screen_width(console)
+    shown = max(1, width // 26 - 1)
     for example in examples:
         lists = dict(itertools.islice(example.lists.items(), shown))
         title = Text(f"user {example.user}; took next: {example.target}", overflow="ellipsis")
-        title.truncate(console.width - 1)
+        title.truncate(width - 1)
         table = Table(
             title=title,
             title_justify="left",
             box=box.SIMPLE_HEAD,
-            expand=True,
+            width=width,
             **_BARE,
         )
         for heading in ("history", *lists):

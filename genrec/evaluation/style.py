@@ -27,6 +27,7 @@ p.verdict { margin: 4px 0 12px; max-width: 78ch; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px;
   font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: var(--soft); font-size: 13px; padding: 6px 2px; }
 th, td { padding: 7px 8px; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
 th { color: var(--faint); font-weight: 550; font-size: 12.5px; vertical-align: bottom;

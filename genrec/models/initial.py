@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, expected_one_of
 from genrec.models.embeddings import STD, HeldRows
 from genrec.models.item_encoders.features import SparseFeatures
 
@@ -15,7 +15,7 @@ INITIAL = ("parts", "xavier")
 def check_initial(initial: str) -> None:
     """Raise ConfigError for a way that does not exist."""
     if initial not in INITIAL:
-        raise ConfigError(f"model: initial={initial!r}; expected one of {', '.join(INITIAL)}")
+        raise ConfigError(f"model: initial={initial!r}; {expected_one_of(initial, INITIAL)}")
 
 
 @torch.no_grad()

@@ -14,15 +14,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch.nn import functional as F
 
 from genrec.artefacts import check_folder_place, replacing, write_json
+from genrec.consoles import output_console
 from genrec.decoding import Filter, PrefixTrie, expand_beams
 from genrec.decoding.bits import BitRank
 from genrec.decoding.codes import sort_keys
 from genrec.decoding.step import chosen_backend
-from genrec.errors import ConfigError, GenrecError
+from genrec.errors import ConfigError, GenrecError, expected_one_of
 from genrec.pipeline.bench_methods import (
     BruteForce,
     Found,
@@ -97,7 +97,7 @@ def bench_decode(
             f"threads={threads}: expected at least 1, and 2 levels"
         )
     if clock not in CLOCKS:
-        raise ConfigError(f"clock={clock!r}: expected one of {', '.join(CLOCKS)}")
+        raise ConfigError(f"clock={clock!r}: {expected_one_of(clock, CLOCKS)}")
     unknown = set(methods or ()) - set(NAMES)
     if unknown:
         raise ConfigError(f"methods {sorted(unknown)}: expected some of {', '.join(NAMES)}")
@@ -107,7 +107,7 @@ def bench_decode(
     folder = None if out is None else check_folder_place(out)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    console = Console()
+    console = output_console()
     result: dict[str, Any] = {
         "machine": _machine(threads, clock),
         "seed": seed,

@@ -14,10 +14,10 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from genrec.artefacts import check_folder_place, write_json
+from genrec.consoles import output_console
 from genrec.errors import ConfigError, DataError
 from genrec.quantization import RQKMeans
 from genrec.quantization.nearest import has_bfloat16
@@ -297,7 +297,7 @@ def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    console, machine = Console(), result["machine"]
+    console, machine = output_console(), result["machine"]
     console.print(
         f"{result['items']:,} x {result['dim']} float32 ({result['input_mb']:,.0f} MiB on disk, "
         f"{result['vectors']}), codes {' x '.join(map(str, result['codebook_sizes']))}, "

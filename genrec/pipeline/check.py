@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from genrec.consoles import output_console
 from genrec.data import Dataset, Split
 from genrec.data.split_checks import check_split
 from genrec.data.tencentgr.published import Comparison, compare_dataset, compare_split
@@ -86,7 +86,7 @@ def _print(
     name: str,
     compared: list[Comparison],
 ) -> None:
-    console = Console()
+    console = output_console()
     table = Table(title=f"{dataset}, {split.name}", title_justify="left")
     table.add_column("count")
     table.add_column("", justify="right")

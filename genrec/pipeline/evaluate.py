@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
 
 from genrec.artefacts import MANIFEST, check_folder_place
+from genrec.consoles import output_console
 from genrec.data import Dataset, Split
 from genrec.embedding import ItemVectors
 from genrec.errors import ArtefactError, ConfigError
@@ -301,7 +301,7 @@ def evaluate(
         rankers=about,
     )
     if progress:
-        console = Console()
+        console = output_console()
         print_examples(shown, console=console)
         print_comparison(found, console=console)
         print_scores(scores, console=console)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from genrec.artefacts import check_folder_place
 from genrec.data.sources import SOURCES
-from genrec.errors import ConfigError, GenrecError
+from genrec.errors import ConfigError, GenrecError, expected_one_of
 from genrec.evaluation import BASELINES
 from genrec.models import RecommenderConfig
 from genrec.pipeline.checks import check_keys, check_types, expand_variables, read_yaml
@@ -118,7 +118,7 @@ class Recipe:
         source = self.prepare.get("source")
         if source not in SOURCES:
             raise ConfigError(
-                f"{where}: prepare: unknown source {source!r}; expected one of {', '.join(SOURCES)}"
+                f"{where}: prepare: unknown source {source!r}; {expected_one_of(source, SOURCES)}"
             )
         options = {key: value for key, value in self.prepare.items() if key != "source"}
         known = list(inspect.signature(SOURCES[source]).parameters)[1:]

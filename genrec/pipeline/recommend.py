@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from genrec.artefacts import check_place, replacing
+from genrec.consoles import output_console
 from genrec.data import Catalog, batch
 from genrec.data.columns import as_table
 from genrec.data.sources.readers import read_table
@@ -338,7 +338,7 @@ def _write(result: pd.DataFrame, path: Path) -> None:
 
 
 def _print(result: pd.DataFrame) -> None:
-    console = Console()
+    console = output_console()
     for user, rows in result.groupby("user_id", sort=False):
         table = Table(title=Text(f"for {user}"), title_justify="left")
         for column in ("rank", "item_id", "title", "score"):

@@ -23,7 +23,7 @@ from genrec.data.tencentgr.protocol import (
 )
 from genrec.data.tencentgr.schema import CLICK
 from genrec.data.tencentgr.sequences import ACTIONS
-from genrec.errors import ArtefactError, ConfigError, DataError
+from genrec.errors import ArtefactError, ConfigError, DataError, expected_one_of
 from genrec.quantization.base import check_device
 
 ORDERS = ("file", "shuffled-day")
@@ -78,10 +78,9 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for the first value that is unknown, out of range, missing or idle."""
-        if self.order not in ORDERS:
-            raise ConfigError(f"split: order={self.order!r}; expected one of {', '.join(ORDERS)}")
-        if self.type not in TYPES:
-            raise ConfigError(f"split: type={self.type!r}; expected one of {', '.join(TYPES)}")
+        for name, value, known in (("order", self.order, ORDERS), ("type", self.type, TYPES)):
+            if value not in known:
+                raise ConfigError(f"split: {name}={value!r}; {expected_one_of(value, known)}")
         for name in ("validation_from", "test_from"):
             given = getattr(self, name) is not None
             if given != (self.type == "temporal"):

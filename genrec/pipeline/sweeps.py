@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from genrec.artefacts import read_json, replacing
+from genrec.consoles import output_console
 from genrec.errors import ConfigError
 from genrec.evaluation.report import number
 from genrec.evaluation.results import told_of
@@ -255,7 +255,7 @@ def print_summary(rows: Sequence[Sequence[str]]) -> None:
         table.add_column(heading, justify="left" if heading == "run" else "right")
     for cells in rows:
         table.add_row(*(cell.replace(", ", "\n") for cell in cells))  # a metric a line: 80 columns
-    Console().print(table)
+    output_console().print(table)
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

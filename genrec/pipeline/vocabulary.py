@@ -6,8 +6,8 @@ import time
 from typing import Any, Literal
 
 import pyarrow as pa
-from rich.console import Console
 
+from genrec.consoles import output_console
 from genrec.data import Catalog, Dataset
 from genrec.embedding import EMBEDDERS, Embedder, ItemVectors, make_embedder
 from genrec.embedding.vectors import KIND as VECTORS_KIND
@@ -148,7 +148,7 @@ def quantize(
     vocabulary.save_pretrained(out)
     if progress:
         print_summary(summarize(vocabulary, items.vectors, catalog=catalog))
-        Console().print(f"built in {seconds:.1f} s, saved in {out}")
+        output_console().print(f"built in {seconds:.1f} s, saved in {out}")
     return vocabulary
 
 

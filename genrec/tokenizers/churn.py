@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from genrec.consoles import output_console
 from genrec.data import Catalog
 from genrec.tokenizers.vocabulary import SidVocabulary
 
@@ -64,4 +65,4 @@ def print_churn(
     table = Table(show_header=False, title=title)
     for row in churn_rows(found):
         table.add_row(*row)
-    (console or Console()).print(table)
+    (console or output_console()).print(table)

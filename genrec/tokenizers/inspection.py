@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from rich.console import Console
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from genrec.consoles import output_console, screen_width
 from genrec.data import Catalog, Histories, Split
 from genrec.errors import ConfigError
 from genrec.tokenizers.figures import (
@@ -177,9 +179,9 @@ def print_inspection(
     figures: Mapping[str, Any], console: Console | None = None, *, name: str = ""
 ) -> None:
     """Print what `inspect_vocabulary` returned as tables, under a name where one is given."""
-    console = console or Console()
+    console = console or output_console()
     if name:
-        console.rule(Text(name, style="bold"))
+        console.print(Rule(Text(name, style="bold")), width=screen_width(console))
     print_summary(dict(figures), console)
     if "facets" in figures:
         console.print(_facets(figures["facets"]))

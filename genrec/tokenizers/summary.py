@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from genrec.consoles import output_console
 from genrec.data import Catalog
 from genrec.errors import ConfigError
 from genrec.quantization.vectors import block_rows
@@ -151,7 +152,7 @@ def _variance(vectors: np.ndarray) -> float:
 
 def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
     """Print what `summarize` returned as tables."""
-    console = console or Console()
+    console = console or output_console()
     levels = Table(title=f"SID vocabulary of {summary['items']:,} items")
     for heading in ("level", "codes", "used", "dead", "perplexity", "Gini", "trie nodes"):
         levels.add_column(heading, justify="right")

@@ -136,9 +136,7 @@ class TrainingConfig:
         ):
             value = getattr(self, name)
             if value not in choices:
-                raise ConfigError(
-                    f"training: {name}={value!r}; expected one of {', '.join(choices)}"
-                )
+                raise ConfigError(f"training: {name}={value!r}; {expected_one_of(value, choices)}")
         if self.muon_learning_rate is not None and self.optimizer != "muon":
             raise ConfigError(
                 f"training: muon_learning_rate={self.muon_learning_rate} with optimizer="

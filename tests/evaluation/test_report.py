@@ -234,6 +234,13 @@ def test_the_page_stands_alone(page: str) -> None:
     assert page.count('<img src="data:image/svg+xml;base64,') == 4
 
 
+def test_tables_of_slices_say_what_they_are_cut_by(page: str) -> None:
+    assert re.findall(r"<table><caption>(.*?)</caption>", page) == [
+        "By training popularity (masked)",
+        "By length of the history (masked)",
+    ]
+
+
 def test_the_page_holds_everything(page: str, evaluations: list[Evaluation]) -> None:
     for heading in (
         "Results, unmasked",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, expected_one_of
 from genrec.models.meta import SequenceMeta
 from genrec.models.times import gap_buckets
 
@@ -25,7 +25,7 @@ TIMES = ("request", "event", "none")
 def check_times(times: str) -> None:
     """Raise ConfigError unless `times` is one of the ways to use time."""
     if times not in TIMES:
-        raise ConfigError(f"backbone: times={times!r}; expected one of {', '.join(TIMES)}")
+        raise ConfigError(f"backbone: times={times!r}; {expected_one_of(times, TIMES)}")
 
 
 def event_times(meta: SequenceMeta, times: str) -> torch.Tensor:

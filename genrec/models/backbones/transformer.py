@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, expected_one_of
 from genrec.models.backbones.base import (
     Backbone,
     BackboneSpec,
@@ -86,7 +86,7 @@ class CausalTransformer(Backbone):
             )
         if activation not in ACTIVATIONS:
             raise ConfigError(
-                f"backbone: activation={activation!r}; expected one of {', '.join(ACTIVATIONS)}"
+                f"backbone: activation={activation!r}; {expected_one_of(activation, ACTIVATIONS)}"
             )
         if norm not in ("pre", "post"):
             raise ConfigError(f"backbone: norm={norm!r}; expected 'pre' or 'post'")

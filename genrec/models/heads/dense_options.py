@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, expected_one_of
 
 
 def check_options(
@@ -31,9 +31,7 @@ def check_options(
         ("loss", loss, ("full", "sampled", "infonce", "bce")),
     ):
         if value not in allowed:
-            raise ConfigError(
-                f"head 'dense': {name}={value!r}; expected one of {', '.join(allowed)}"
-            )
+            raise ConfigError(f"head 'dense': {name}={value!r}; {expected_one_of(value, allowed)}")
     if temperature <= 0:
         raise ConfigError(f"head 'dense': temperature={temperature}; expected above 0")
     least = 0 if loss == "infonce" and in_batch > 0 else 1

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult, dense_search
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, expected_one_of
 from genrec.models.heads.base import Head, register
 from genrec.models.item_encoders import ItemEncoder
 from genrec.models.tables import ItemTables
@@ -47,9 +47,7 @@ class RegressionHead(Head):
         super().__init__(tables=tables, encoder=encoder, d_model=d_model)
         tables.require("vectors", part="head 'regression'")
         if loss not in LOSSES:
-            raise ConfigError(
-                f"head 'regression': loss={loss!r}; expected one of {', '.join(LOSSES)}"
-            )
+            raise ConfigError(f"head 'regression': loss={loss!r}; {expected_one_of(loss, LOSSES)}")
         self.kind = loss
         self.norm = nn.LayerNorm(d_model)
         self.project = nn.Linear(d_model, tables.vector_dim)
