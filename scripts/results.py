@@ -139,6 +139,20 @@ def ranked_by(metrics: dict[str, Any], run: dict[str, Any]) -> str:
     return "items" if metrics.get("exact") else "items, of codes"
 
 
+def certified_of(records: Iterable[dict[str, Any]]) -> str:
+    """A sentence on what `certified` is a share of: lists as long as the largest metric asks."""
+    longest = {
+        max(
+            int(key.rpartition("@")[2]) for key in record if key.startswith("test/unmasked/recall@")
+        )
+        for record in records
+    }
+    return (
+        "Certified: share of users whose list of the top "
+        f"{' or '.join(map(str, sorted(longest)))}, unmasked, the search proved exact."
+    )
+
+
 def told(metrics: dict[str, Any], run: dict[str, Any]) -> str:
     """What a method knew of its target: `time`, `action`, both, or nothing.
 
@@ -245,7 +259,8 @@ def beams(method: str, study: dict[str, Any]) -> list[str]:
         f"### Beam width against exact search: {method}",
         "",
         f"{study['users']:,} users, top {study['k']}, unmasked. List recall: share of the exact "
-        "list that the beam found. A false certificate would be a proven list that differs.",
+        f"list that the beam found. Certified: share of users whose top {study['k']} the search "
+        "proved exact. A false certificate would be a proven list that differs.",
         "",
         "| beam | list recall | certified | false certificates | R@10 | N@10 | leaked mass | s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -266,6 +281,24 @@ def published_for(name: str) -> dict[str, Any]:
     return next((figures for data, figures in known.items() if name.startswith(data)), {})
 
 
+def check_one_dataset(rows: list[tuple[float, str, dict[str, Any]]]) -> None:
+    """Refuse rows of several datasets, such as runs that are older than the folder's data.
+
+    Raises:
+        SystemExit: naming the datasets and the runs on each.
+    """
+    runs: dict[str, list[str]] = {}
+    for _, method, metrics in rows:
+        if made_from := metrics["fingerprints"].get("dataset"):
+            runs.setdefault(made_from, []).append(f"{method} ({metrics['day_order']} order)")
+    if len(runs) > 1:
+        each = "; ".join(f"{made_from}: {', '.join(names)}" for made_from, names in runs.items())
+        raise SystemExit(
+            f"runs of several datasets cannot stand in one table: {each}. Run those again that are "
+            "of other data, or take their folders out"
+        )
+
+
 def page(
     folders: list[Path],
     note: str,
@@ -282,6 +315,9 @@ def page(
         curves: file name of the learning curves beside the page.
         reach: a run whose best validation the others' times to are told.
         compare: a run that the others are compared with, user by user.
+
+    Raises:
+        SystemExit: if the runs are of several datasets.
     """
     name = folders[0].name
     published = published_for(name)
@@ -303,6 +339,7 @@ def page(
             fingerprints = ", ".join(f"{k} {v}" for k, v in metrics["fingerprints"].items() if v)
             if fingerprints:
                 facts.append(f"- {path.parent.name}, {metrics['day_order']} order: {fingerprints}")
+    check_one_dataset(rows)
     rows.sort(key=lambda entry: (entry[2]["day_order"], -entry[0]))
     users, pool = rows[0][2]["test/users"], rows[0][2].get("candidates")
     ranked = "the whole catalog ranked" if pool is None else f"a pool of {pool:,} items ranked"
@@ -335,7 +372,7 @@ def page(
         + (" Told: what a method knew of the event to be predicted." if any(known) else "")
         + " Chosen by: the validation, masked or not, whose NDCG@10 chose the epochs. Ranked by: "
         "the scores that order the lists, of items, of codes, or of items among those that codes "
-        "proposed.",
+        f"proposed. {certified_of(metrics for *_, metrics in rows)}",
         "",
         f"| {' | '.join(columns)} |",
         f"|{'|'.join('---' if c in ('method', 'order') else '---:' for c in columns)}|",

@@ -26,6 +26,8 @@ class FusedEmbedder(Embedder):
     A part that was standardised or whitened has mean squared norm 1 before its weight, whatever
     its dimension. An all-zero vector means that a part knows nothing of the item (a cold item in a
     collaborative part): it stays zero, which is the mean, and is left out of the statistics.
+    These are taken over all items with a vector, those without training events too; they read no
+    events, so none leaks. Quantizers are fitted on items that occur in training.
 
     Args:
         parts: embedders.

@@ -18,6 +18,7 @@ VARIANTS = [
     ("dense", {"similarity": "cosine", "temperature": 0.1}),
     ("dense", {"items": "table"}),
     ("dense", {"loss": "sampled", "negatives": 20}),
+    ("dense", {"loss": "sampled", "negatives": 20, "shared": False, "log_q": False}),
     ("dense", {"loss": "infonce", "negatives": 20, "in_batch": 4, "negative_power": 0.5}),
     ("dense", {"loss": "bce"}),
     ("tokens", {"tied": True, "temperature": 0.1}),

@@ -41,6 +41,44 @@ def test_methods_and_baselines_are_ranked_by_result(results: ModuleType, tmp_pat
     ]
 
 
+def test_lists_that_are_certified_are_told_with_their_length(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "amazon2014-sports"
+    entry = {"beam_width": 50, "list_recall": 0.9, "certificate_rate": 0.57, "recall": 0.1}
+    entry |= {"false_certificates": 0, "ndcg": 0.1, "leaked_mass": 0.1, "seconds": 1.0}
+    longer = {"test/unmasked/recall@20": {"value": 0.1}, "test/masked/recall@50": {"value": 0.1}}
+    beams = {"users": 40, "k": 10, "rows": [entry]}
+    write(folder / "runs/sasrec", 0.03, seed=0, certificate_rate=0.454, beams=beams, **longer)
+    _, text = results.page([folder], "")
+    main, _, study = text.partition("### Beam width")
+    assert "Certified: share of users whose list of the top 20, unmasked, the search" in main
+    assert "Certified: share of users whose top 10 the search proved exact." in study
+    head, row = rows_of(main)[:2]
+    assert row[head.index("certified")] == "45.4%" and "57.0%" in study
+    assert (
+        row[head.index("published")] == "R@10 .0553 masked (arXiv 2508.14910, full cross-entropy)"
+    )
+    write(folder / "report/popularity", 0.01)
+    assert "whose list of the top 10 or 20, unmasked" in results.page([folder], "")[1]
+    page = tmp_path / "amazon2014-sports.md"
+    page.write_text(text)
+    table = results_table.table([page])
+    head, row = rows_of(table)[:2]
+    assert row[head.index("certified")] == "45.4%" and "of 20 items unless the page says" in table
+
+
+def test_runs_of_other_data_are_refused(results: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "some-data"
+    write(folder / "runs/now", 0.03, seed=0)
+    write(folder / "runs/before", 0.02, seed=0, fingerprints={"dataset": "old"})
+    write(folder / "report/popularity", 0.01)
+    with pytest.raises(SystemExit) as raised:
+        results.page([folder], "")
+    assert "old: before (file order)" in str(raised.value)
+    assert "abc: now (file order), popularity (file order)" in str(raised.value)
+
+
 def test_codes_name_the_vectors_they_were_made_from(results: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "some-data"
     for name, made_from in (("a", "f1"), ("b", "other")):

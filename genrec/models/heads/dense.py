@@ -13,6 +13,8 @@ from genrec.decoding.pool import item_result, pool_search
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head, register
 from genrec.models.heads.dense_contrast import ItemSampler, Seen, contrast, pairs
+from genrec.models.heads.dense_options import check_options
+from genrec.models.heads.dense_products import own_products
 from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
 from genrec.models.tables import ItemTables
@@ -43,6 +45,9 @@ class DenseHead(Head):
             one other item drawn uniformly for each state (SASRec, and the TencentGR baseline).
         negatives: how many items of the catalogue `sampled` and `infonce` draw; 0 is none.
         in_batch: how many targets of the batch `infonce` draws.
+        shared: whether the states of a batch share the items that `sampled` draws. If not, each
+            state has `negatives` of its own, as in the MovieLens protocol of HSTU (arXiv
+            2402.17152) and FuXi: 128, uniform, with `log_q` off.
         unseen: draw the other item of `bce` among those that are in neither the history nor the
             labels of the row, as the TencentGR baseline does; else among all but the target.
         log_q: correct the logits of drawn items for how often they are drawn, which makes the
@@ -60,7 +65,9 @@ class DenseHead(Head):
         keeps_catalog: whether searches over the whole catalogue keep its vectors. If not, each
             encodes them anew, a block at a time, for tables that are not to be gathered.
 
-    Cost of `full`: see `dense_cross_entropy`.
+    Cost of `full`: see `dense_cross_entropy`. `sampled` for M states makes `M n` products for n
+    `negatives`; where they are shared, of the vectors of n items, else of those of the different
+    items among `M n` draws: see `own_products`, and about 50 bytes of numbers and logits a draw.
     """
 
     uses_trie = False
@@ -78,6 +85,7 @@ class DenseHead(Head):
         loss: str = "full",
         negatives: int = 512,
         in_batch: int = 1024,
+        shared: bool = True,
         unseen: bool = False,
         log_q: bool = True,
         negative_power: float = 0.0,
@@ -85,40 +93,18 @@ class DenseHead(Head):
         action_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__(tables=tables, encoder=encoder, d_model=d_model)
-        for name, value, allowed in (
-            ("items", items, ("encoder", "table", "content")),
-            ("similarity", similarity, ("dot", "cosine")),
-            ("loss", loss, ("full", "sampled", "infonce", "bce")),
-        ):
-            if value not in allowed:
-                raise ConfigError(
-                    f"head 'dense': {name}={value!r}; expected one of {', '.join(allowed)}"
-                )
-        if temperature <= 0:
-            raise ConfigError(f"head 'dense': temperature={temperature}; expected above 0")
-        least = 0 if loss == "infonce" and in_batch > 0 else 1
-        if negatives < least or in_batch < 0:
-            raise ConfigError(
-                f"head 'dense': negatives={negatives}, in_batch={in_batch}; expected negatives of "
-                f"at least {least}, and in_batch of 0 or more"
-            )
-        if action_weights is not None and (
-            loss == "full" or not len(action_weights) or min(action_weights) < 0
-        ):
-            raise ConfigError(
-                f"head 'dense': action_weights={list(action_weights)} with loss={loss!r}; expected "
-                "numbers of at least 0, first that of unknown actions, and a loss of drawn items"
-            )
-        if unseen and loss != "bce":
-            raise ConfigError(
-                f"head 'dense': unseen=True with loss={loss!r}, whose items are drawn for all "
-                "states together; leave it out or set loss: bce"
-            )
-        if negative_power < 0:
-            raise ConfigError(
-                f"head 'dense': negative_power={negative_power}; expected 0 (uniform) or more, up "
-                "to 1 (popularity) in published work"
-            )
+        check_options(
+            items=items,
+            similarity=similarity,
+            temperature=temperature,
+            loss=loss,
+            negatives=negatives,
+            in_batch=in_batch,
+            shared=shared,
+            unseen=unseen,
+            negative_power=negative_power,
+            action_weights=action_weights,
+        )
         if loss == "bce" and tables.num_items < 2:
             raise ConfigError(
                 "head 'dense': loss='bce' needs another item than the target; found 1"
@@ -135,6 +121,7 @@ class DenseHead(Head):
         )
         self.kind, self.negatives, self.negative_power = loss, negatives, negative_power
         self.in_batch, self.log_q, self.avoids_seen = in_batch, log_q, unseen
+        self.shared = shared
         self.action_weights = None if action_weights is None else tuple(map(float, action_weights))
         self._sampler: ItemSampler | None = None
         self._pool: tuple[Filter, torch.Tensor, torch.Tensor] | None = None
@@ -269,16 +256,24 @@ class DenseHead(Head):
             negative = self._own_scores(hidden, self.candidates(self._others(targets, seen)))
             return pairs(positive, negative, weights)
         drawn, expected = self._draw(targets)
-        negative = self.scores(hidden, self.candidates(drawn))
+        negative = self._drawn_scores(hidden, drawn)
         correction = expected if self.log_q else None
         return contrast(positive, negative, targets, drawn, correction, weights)
 
     def _draw(self, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Items int64 `[n]` to compare with, and how many draws of each are expected."""
+        """Items int64 `[n]` to compare with, and how many draws of each are expected.
+
+        Both are `[M, n]` where each state has its own.
+        """
         counts = self.tables.counts
         if self._sampler is None or not self._sampler.fits(counts, self.negative_power):
             self._sampler = ItemSampler(counts, self.negative_power)
         generator = self._generator(targets.device)
+        if not self.shared:
+            batch, start = self._batch(targets)
+            drawn = self._sampler.draw(len(batch) * self.negatives, generator)
+            drawn = drawn.view(-1, self.negatives)[start : start + len(targets)]
+            return drawn, self.negatives * self._sampler.chance[drawn]
         drawn = self._sampler.draw(self.negatives, generator)
         if self.kind != "infonce":
             return drawn, self.negatives * self._sampler.chance[drawn]
@@ -314,6 +309,15 @@ class DenseHead(Head):
     def _generator(self, device: torch.device) -> torch.Generator | None:
         seed = self.draw_seed
         return None if seed is None else torch.Generator(device).manual_seed(seed)
+
+    def _drawn_scores(self, hidden: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """Logits `[M, n]` of drawn items `[n]`, or `[M, n]` of each state's own."""
+        if self.shared:
+            return self.scores(hidden, self.candidates(drawn))
+        items, places = drawn.unique(return_inverse=True)
+        vectors = self.candidates(items)
+        query = F.normalize(hidden.float(), dim=-1) if self.similarity == "cosine" else hidden
+        return own_products(query, vectors, places) / self.temperature
 
     def _own_scores(self, hidden: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Logits `[M, 1]` of states `[M, D]` for a candidate each, rounded as `scores`."""

@@ -97,8 +97,9 @@ def contrast(
         positive: float `[M, 1]`, logits of the targets.
         negative: float `[M, n]`, logits of the drawn items.
         targets: int64 `[M]`.
-        drawn: int64 `[n]`; where it is a state's own target it does not count.
-        expected: float `[n]`, expected draws of each drawn item; None for no correction.
+        drawn: int64 `[n]`, or `[M, n]` of each state's own; where it is a state's own target it
+            does not count.
+        expected: float as `drawn`, expected draws of each drawn item; None for no correction.
         weights: float `[M]`, how much each target counts in the mean; the same by default.
     """
     negative = negative.float()
