@@ -305,9 +305,7 @@ def main() -> None:
     one = parts.add_parser("retrieve")
     one.add_argument("--candidates", type=int, default=660_000)
     one.add_argument("--users", type=int, default=10_000)
-    one.add_argument(
-        "--indexes", choices=list(INDEXES), nargs="*", default=["flat", "ivf", "hnsw"]
-    )
+    one.add_argument("--indexes", choices=list(INDEXES), nargs="*", default=["flat", "ivf", "hnsw"])
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=retrieve)
     one = parts.add_parser("score")
