@@ -9,7 +9,8 @@
 `prepare` generates files and prepares them: seconds, peak memory of all processes together, disk,
 and how long the folder takes to open. `wide` prepares two small sets for each width of vectors and
 prints what each item more costs. `batches` times training batches with all that the dataset
-has, on one core. `retrieve` searches 660,000 candidates for 10,000 users, exactly and with faiss.
+has, on one core. `retrieve` searches 660,000 candidates for 10,000 users, exactly and with faiss;
+`--indexes hnsw-contest` builds the graph as wide as the contest's baseline does.
 `score` prints the contest's score of each ranker of a recipe that was run, in both readings and as
 a mean over seeds, whether it was told time or action of the target, and from one to the next the
 paired difference with its interval.
@@ -43,6 +44,14 @@ from genrec.evaluation.results import told_of
 from genrec.evaluation.tencentgr import HIT_SHARE, NDCG_SHARE, evaluation_scores
 from genrec.pipeline import Run
 from genrec.pipeline.features import feature_tables
+
+#: Kind and options of each index that `retrieve` knows.
+INDEXES: dict[str, tuple[str, dict[str, int]]] = {
+    "flat": ("flat", {}),
+    "ivf": ("ivf", {}),
+    "hnsw": ("hnsw", {"links": 16, "construction": 80, "breadth": 128}),
+    "hnsw-contest": ("hnsw", {"links": 64, "construction": 1280, "breadth": 640}),
+}
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -187,12 +196,13 @@ def retrieve(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     rng = torch.Generator().manual_seed(args.seed)
     centres = torch.randn(2_000, 32, generator=rng)
-    pick = torch.randint(0, 2_000, (660_000,), generator=rng)
-    vectors = centres[pick] + 0.5 * torch.randn(660_000, 32, generator=rng)
+    size, users = args.candidates, args.users
+    pick = torch.randint(0, 2_000, (size,), generator=rng)
+    vectors = centres[pick] + 0.5 * torch.randn(size, 32, generator=rng)
     vectors = torch.nn.functional.normalize(vectors, dim=1)
-    queries = centres[torch.randint(0, 2_000, (10_000,), generator=rng)]
+    queries = centres[torch.randint(0, 2_000, (users,), generator=rng)]
     queries = torch.nn.functional.normalize(
-        queries + 0.5 * torch.randn(10_000, 32, generator=rng), dim=1
+        queries + 0.5 * torch.randn(users, 32, generator=rng), dim=1
     )
     import faiss
 
@@ -210,16 +220,12 @@ def retrieve(args: argparse.Namespace) -> None:
         f"exact: {seconds:.1f} s of one core, {memory_peak() - before:.2f} GiB above the vectors",
         flush=True,
     )
-    kinds: dict[str, dict[str, int]] = {
-        "flat": {},
-        "ivf": {},
-        "hnsw": {"links": 16, "construction": 80, "breadth": 128},
-    }
-    for kind, options in kinds.items():
+    for name in args.indexes:
+        kind, options = INDEXES[name]
         index, built = timed(lambda k=kind, o=options: FaissPool(vectors.numpy(), kind=k, **o))
         (found, _), seconds = timed(lambda i=index: i.search(queries, k=10))
         print(
-            f"faiss {kind} {options}: built in {built:.1f} s, searched in {seconds:.1f} s of one "
+            f"faiss {name} {options}: built in {built:.1f} s, searched in {seconds:.1f} s of one "
             f"core, recall@10 {list_recall(found, exact):.4f}",
             flush=True,
         )
@@ -297,6 +303,9 @@ def main() -> None:
     one.add_argument("--seconds", type=float, default=10.0)
     one.set_defaults(run=batches)
     one = parts.add_parser("retrieve")
+    one.add_argument("--candidates", type=int, default=660_000)
+    one.add_argument("--users", type=int, default=10_000)
+    one.add_argument("--indexes", choices=list(INDEXES), nargs="*", default=["flat", "ivf", "hnsw"])
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=retrieve)
     one = parts.add_parser("score")

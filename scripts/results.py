@@ -281,6 +281,24 @@ def published_for(name: str) -> dict[str, Any]:
     return next((figures for data, figures in known.items() if name.startswith(data)), {})
 
 
+def check_one_dataset(rows: list[tuple[float, str, dict[str, Any]]]) -> None:
+    """Refuse rows of several datasets, such as runs that are older than the folder's data.
+
+    Raises:
+        SystemExit: naming the datasets and the runs on each.
+    """
+    runs: dict[str, list[str]] = {}
+    for _, method, metrics in rows:
+        if made_from := metrics["fingerprints"].get("dataset"):
+            runs.setdefault(made_from, []).append(f"{method} ({metrics['day_order']} order)")
+    if len(runs) > 1:
+        each = "; ".join(f"{made_from}: {', '.join(names)}" for made_from, names in runs.items())
+        raise SystemExit(
+            f"runs of several datasets cannot stand in one table: {each}. Run those again that are "
+            "of other data, or take their folders out"
+        )
+
+
 def page(
     folders: list[Path],
     note: str,
@@ -297,6 +315,9 @@ def page(
         curves: file name of the learning curves beside the page.
         reach: a run whose best validation the others' times to are told.
         compare: a run that the others are compared with, user by user.
+
+    Raises:
+        SystemExit: if the runs are of several datasets.
     """
     name = folders[0].name
     published = published_for(name)
@@ -318,6 +339,7 @@ def page(
             fingerprints = ", ".join(f"{k} {v}" for k, v in metrics["fingerprints"].items() if v)
             if fingerprints:
                 facts.append(f"- {path.parent.name}, {metrics['day_order']} order: {fingerprints}")
+    check_one_dataset(rows)
     rows.sort(key=lambda entry: (entry[2]["day_order"], -entry[0]))
     users, pool = rows[0][2]["test/users"], rows[0][2].get("candidates")
     ranked = "the whole catalog ranked" if pool is None else f"a pool of {pool:,} items ranked"

@@ -108,3 +108,15 @@ def test_what_one_more_wide_vector_costs(tmp_path: Path, capsys: pytest.CaptureF
         assert 2 * 4 * 64 < each < 2 * 4 * 64 + 400
     # Json lines take 15 to 25 bytes a number, and one item in thirty has no vector.
     assert 15 * 64 < files < 25 * 64
+
+
+def test_every_index_of_a_search_is_built_and_compared(capsys: pytest.CaptureFixture):
+    bench = script()
+    asked = argparse.Namespace(candidates=3_000, users=20, indexes=list(bench.INDEXES), seed=0)
+    bench.retrieve(asked)
+    printed = capsys.readouterr().out
+    assert re.search(r"^exact: \S+ s of one core, \S+ GiB above the vectors$", printed, re.M)
+    recall = dict(re.findall(r"^faiss (\S+) .* recall@10 (\S+)$", printed, re.M))
+    assert list(recall) == list(bench.INDEXES)
+    assert float(recall["flat"]) == float(recall["hnsw-contest"]) == 1.0
+    assert all(0.5 < float(value) <= 1.0 for value in recall.values())

@@ -68,6 +68,17 @@ def test_lists_that_are_certified_are_told_with_their_length(
     assert row[head.index("certified")] == "45.4%" and "of 20 items unless the page says" in table
 
 
+def test_runs_of_other_data_are_refused(results: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "some-data"
+    write(folder / "runs/now", 0.03, seed=0)
+    write(folder / "runs/before", 0.02, seed=0, fingerprints={"dataset": "old"})
+    write(folder / "report/popularity", 0.01)
+    with pytest.raises(SystemExit) as raised:
+        results.page([folder], "")
+    assert "old: before (file order)" in str(raised.value)
+    assert "abc: now (file order), popularity (file order)" in str(raised.value)
+
+
 def test_codes_name_the_vectors_they_were_made_from(results: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "some-data"
     for name, made_from in (("a", "f1"), ("b", "other")):

@@ -95,8 +95,13 @@ def batches(
 
 
 def require(path: Path, schema: pa.Schema, columns: list[str]) -> None:
-    """Raise DataError for the first of `columns` that is missing."""
+    """Raise DataError for the first of `columns` that is missing, or there twice."""
     for column in columns:
+        if schema.names.count(column) > 1:
+            raise DataError(
+                f"{path}: column {column!r} is there {schema.names.count(column)} times; expected "
+                "one; fetch it again"
+            )
         if column not in schema.names:
             raise DataError(
                 f"{path}: column {column!r} is missing; it has {schema.names}; fetch it again"

@@ -129,10 +129,15 @@ def read_users(path: Path, groups: list[int], first: int) -> dict[str, np.ndarra
     """
     schema = open_part(path).schema_arrow
     names = feature_columns(path, schema)
-    parts: dict[str, list[np.ndarray]] = {}
+    # A part may be without a row, as Spark writes them; its columns are there all the same.
+    parts: dict[str, list[np.ndarray]] = {"users": [np.zeros(0, np.int64)]}
+    for name in names:
+        parts[name] = [np.zeros(0, np.int32)]
+        if name not in SINGLE:
+            parts[f"{name}.counts"] = [np.zeros(0, np.int64)]
     for row, table in batches(path, groups, first, ["user_id", *names]):
         users = whole_numbers(table.column("user_id"), path, "user_id", row, low=1)
-        parts.setdefault("users", []).append(users)
+        parts["users"].append(users)
         for name in names:
             values, counts = _user_values(table.column(name), path, name, row)
             if name in SINGLE:
@@ -141,8 +146,8 @@ def read_users(path: Path, groups: list[int], first: int) -> dict[str, np.ndarra
                 first_of[counts > 0] = values[starts[counts > 0]]
                 values = first_of
             else:
-                parts.setdefault(f"{name}.counts", []).append(counts)
-            parts.setdefault(name, []).append(values.astype(np.int32))
+                parts[f"{name}.counts"].append(counts)
+            parts[name].append(values.astype(np.int32))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 

@@ -83,6 +83,26 @@ def test_missing_columns(tmp_path: Path, files: Path, table: str, column: str):
 
 
 @pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("seq", "seq"),
+        ("user_feat", "user_id"),
+        ("user_feat", "106"),
+        ("item_feat", "101"),
+        ("candidate", "item_id"),
+        ("candidate", "retrieval_id"),
+        ("candidate", "101"),
+        ("mm_emb/emb_81_4_parquet", "emb"),
+    ],
+)
+def test_a_column_that_is_there_twice(tmp_path: Path, files: Path, table: str, column: str):
+    path = first(files / table)
+    whole = pq.read_table(path)
+    pq.write_table(whole.append_column(column, whole.column(column)), path)
+    refused(tmp_path, files, rf"{path.name}: column '{column}' is there 2 times; expected one")
+
+
+@pytest.mark.parametrize(
     ("table", "column", "kind"),
     [
         ("seq", "user_id", pa.string()),

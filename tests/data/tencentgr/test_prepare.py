@@ -310,6 +310,31 @@ def test_tables_without_a_single_feature(tmp_path: Path, copy: Path):
     assert {rows for _, rows, _ in sizes} == {1} and not matrix.any()
 
 
+@pytest.mark.parametrize("groups", [0, 1])
+def test_parts_without_a_row(tmp_path: Path, files: Path, small: dict[str, Path], groups: int):
+    """Spark writes such parts, with no row group or an empty one."""
+    for table in ("seq", "user_feat", "item_feat", "candidate", "mm_emb/emb_81_4_parquet"):
+        part = sorted((files / table).glob("*.parquet"))[0]
+        nothing = pq.read_table(part).slice(0, 0)
+        with pq.ParquetWriter(part.with_name(f"empty-{part.name}"), nothing.schema) as writer:
+            for _ in range(groups):
+                writer.write_table(nothing)
+    found, want = ready(tmp_path / "out", files), ready(tmp_path / "want", small["huggingface"])
+    assert found.catalog.table.equals(want.catalog.table)
+    assert found.users is not None and found.users.equals(want.users)
+    assert np.array_equal(found.histories.items, want.histories.items)
+
+
+def test_a_table_of_users_without_a_row(tmp_path: Path, files: Path):
+    for path in sorted((files / "user_feat").glob("*.parquet")):
+        pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.warns(UserWarning, match="users have no row of features"):
+        found = ready(tmp_path / "out", files)
+    assert found.users is not None
+    for feature in USER_FEATURES:
+        assert not any(found.users.column(feature.name).to_pylist())
+
+
 def test_actions_that_are_all_null(tmp_path: Path, copy: Path):
     def emptied(table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
