@@ -239,9 +239,13 @@ def score(args: argparse.Namespace) -> None:
     told: dict[str, str] = {}
     for path in paths:
         name = re.sub(r"-seed\d+$", "", path.parents[1].name)
+        if args.only and name not in args.only:
+            continue
         found.setdefault(name, []).append(Evaluation.load(path))
         known = told_of(found[name][0].facts)
         told[name] = f" (told the target's {known})" if known else ""
+    if unknown := set(args.only) - found.keys():
+        raise SystemExit(f"--only {' '.join(sorted(unknown))}: no such ranker with ranks in {root}")
     data, split = Run.open(min(path.parent for path in root.rglob("run.json"))).data
     kinds = np.array([0, *data.histories.action_names])[split.test.actions]
     for mask in ("unmasked", "masked"):
@@ -310,6 +314,7 @@ def main() -> None:
     one.set_defaults(run=retrieve)
     one = parts.add_parser("score")
     one.add_argument("folder")
+    one.add_argument("--only", nargs="*", default=[], help="these rankers, without their seeds")
     one.set_defaults(run=score)
     args = parser.parse_args()
     args.run(args)
