@@ -3,13 +3,15 @@
     python scripts/bench_tencentgr.py prepare work --users 50000 200000
     python scripts/bench_tencentgr.py wide work
     python scripts/bench_tencentgr.py batches work/50000
+    python scripts/bench_tencentgr.py recommend work runs/ads
     python scripts/bench_tencentgr.py retrieve
     python scripts/bench_tencentgr.py score runs/tencentgr-generated
 
 `prepare` generates files and prepares them: seconds, peak memory of all processes together, disk,
 and how long the folder takes to open. `wide` prepares two small sets for each width of vectors and
 prints what each item more costs. `batches` times training batches with all that the dataset
-has, on one core. `retrieve` searches 660,000 candidates for 10,000 users, exactly and with faiss;
+has, on one core. `recommend` answers users of a run's dataset and prints memory and what each user
+more takes. `retrieve` searches 660,000 candidates for 10,000 users, exactly and with faiss;
 `--indexes hnsw-contest` builds the graph as wide as the contest's baseline does.
 `score` prints the contest's score of each ranker of a recipe that was run, in both readings and as
 a mean over seeds, whether it was told time or action of the target, and from one to the next the
@@ -33,7 +35,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from genrec.data import Dataset, TrainingSequences
+from genrec.data import Dataset, Histories, TrainingSequences
+from genrec.data.arrays import write_arrays
 from genrec.data.tencentgr import generate_tencentgr
 from genrec.data.tencentgr.protocol import last_click_split
 from genrec.data.tencentgr.schema import USER_FEATURES, VECTOR_SETS
@@ -78,9 +81,51 @@ def prepare(args: argparse.Namespace) -> None:
 
 def prepared(files: Path, out: Path, *options: str) -> tuple[float, float, int, int]:
     """Seconds, processor seconds, peak bytes and peak bytes of no file of `prepare tencentgr`."""
-    command = [sys.executable, "-m", "genrec.cli", "prepare", "tencentgr", str(out)]
+    return watched("prepare", "tencentgr", str(out), "--from", str(files), *options)
+
+
+def recommend(args: argparse.Namespace) -> None:
+    """What `recommend --histories` takes for more and more users of one dataset folder."""
+    dataset = Run.open(Path(args.run_folder)).load_dataset()
+    of = dataset.histories
+    assert of.timestamps is not None and of.actions is not None
+    found = []
+    for users in args.users:
+        place = Path(args.folder, f"asked-{users}")
+        end = int(of.offsets[users])
+        asked = Histories(
+            of.offsets[: users + 1],
+            of.items[:end],
+            of.timestamps[:end],
+            of.actions[:end],
+            of.user_ids[:users],
+            of.action_names,
+        )
+        table = None if dataset.users is None else dataset.users.slice(0, users)
+        write_arrays(str(place), dataset.catalog, asked, {"name": place.name}, users=table)
+        out = place.with_suffix(".parquet")
+        about = ("--histories", str(place), "--out", str(out), "--k", "10")
+        _, spent, peak, own = watched("recommend", args.run_folder, *about)
+        found.append(np.array([users, spent, peak, own]))
+        print(
+            f"{users:,} users, {end:,} events, {len(dataset.catalog):,} items: {spent:.1f} s of "
+            f"processor time, peak {peak / 2**30:.2f} GiB ({own / 2**30:.2f} GiB without mapped "
+            "files)",
+            flush=True,
+        )
+    more = found[-1] - found[0]
+    if more[0]:
+        each = more[1:] / more[0]
+        print(
+            f"each user more: {1e3 * each[0]:.2f} ms of processor time, {each[1] / 1e3:.1f} kB, "
+            f"{each[2] / 1e3:.1f} kB without mapped files"
+        )
+
+
+def watched(*arguments: str) -> tuple[float, float, int, int]:
+    """Seconds, processor seconds, peak bytes and peak bytes of no file of a command of genrec."""
     started, spent = time.perf_counter(), processor_seconds()
-    child = subprocess.Popen([*command, "--from", str(files), *options])
+    child = subprocess.Popen([sys.executable, "-m", "genrec.cli", *arguments])
     peak = own = 0
     while child.poll() is None:
         whole, of_no_file = memory(child.pid)
@@ -306,6 +351,11 @@ def main() -> None:
     one.add_argument("--batch_size", type=int, default=1024)
     one.add_argument("--seconds", type=float, default=10.0)
     one.set_defaults(run=batches)
+    one = parts.add_parser("recommend")
+    one.add_argument("folder")
+    one.add_argument("run_folder")
+    one.add_argument("--users", type=int, nargs="+", default=[10_000, 40_000])
+    one.set_defaults(run=recommend)
     one = parts.add_parser("retrieve")
     one.add_argument("--candidates", type=int, default=660_000)
     one.add_argument("--users", type=int, default=10_000)
