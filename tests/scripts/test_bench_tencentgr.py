@@ -55,7 +55,7 @@ def test_scores_are_those_of_a_loop_over_users(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "ads.yaml").write_text(yaml.safe_dump(plan))
     out = run(str(tmp_path / "ads.yaml"), out=str(tmp_path / "out"), progress=False)
     capsys.readouterr()
-    script().score(argparse.Namespace(folder=str(out)))
+    script().score(argparse.Namespace(folder=str(out), only=[]))
     printed = capsys.readouterr().out
 
     data = Dataset.load(out / "dataset")
@@ -88,6 +88,11 @@ def test_scores_are_those_of_a_loop_over_users(tmp_path: Path, capsys: pytest.Ca
             assert float(found) == pytest.approx(total, abs=6e-5)
         assert totals["literal"] != pytest.approx(totals["user-weighted"], abs=1e-6)
         assert "ads - popularity: " in part or "popularity - ads: " in part
+
+    script().score(argparse.Namespace(folder=str(out), only=["popularity"]))
+    assert "ads" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--only adz: no such ranker"):
+        script().score(argparse.Namespace(folder=str(out), only=["adz", "popularity"]))
 
 
 def test_what_one_more_wide_vector_costs(tmp_path: Path, capsys: pytest.CaptureFixture):
