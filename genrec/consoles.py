@@ -13,11 +13,13 @@ def output_console() -> Console:
     """A console on standard output that cuts no table where nobody has a screen.
 
     In a pipe or a file a line may be as long as it needs to be, so that nothing is lost to `grep`
-    and logs; on a terminal it fits the screen, and `COLUMNS` of the environment is kept everywhere.
+    and logs, colored (`FORCE_COLOR`) or not; on a terminal it fits the screen, and a number in
+    `COLUMNS` of the environment is kept everywhere.
     """
     console = Console()
-    on_screen = console.is_terminal or console.is_jupyter or "COLUMNS" in os.environ
-    return console if on_screen else Console(width=WIDE)
+    has_screen = console.file.isatty() or console.is_jupyter
+    chosen = os.environ.get("COLUMNS", "").isdigit()
+    return console if has_screen or chosen else Console(width=WIDE)
 
 
 def screen_width(console: Console) -> int:

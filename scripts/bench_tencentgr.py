@@ -88,7 +88,10 @@ def recommend(args: argparse.Namespace) -> None:
     """What `recommend --histories` takes for more and more users of one dataset folder."""
     dataset = Run.open(Path(args.run_folder)).load_dataset()
     of = dataset.histories
-    assert of.timestamps is not None and of.actions is not None
+    if of.timestamps is None or of.actions is None:
+        raise SystemExit(f"{args.run_folder}: its dataset has no times or no actions")
+    if max(args.users) > len(of.user_ids):
+        raise SystemExit(f"--users {max(args.users)}: the dataset has {len(of.user_ids):,}")
     found = []
     for users in args.users:
         place = Path(args.folder, f"asked-{users}")

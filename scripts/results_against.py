@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genrec.evaluation import Difference, Evaluation
+from genrec.evaluation import BASELINES, Difference, Evaluation
 from genrec.evaluation.report import number, read_record, span
 from genrec.evaluation.results import difference_of_means
 
@@ -71,7 +71,10 @@ def against(folders: list[Path], run: str) -> list[str]:
     every = [
         one
         for folder in folders
-        for place in (*sorted((folder / "runs").glob("*")), folder / "report" / "popularity")
+        for place in (
+            *sorted((folder / "runs").glob("*")),
+            *(folder / "report" / name for name in BASELINES),
+        )
         if (one := read(place)) is not None
     ]
     outside = read(Path(run))
@@ -97,7 +100,7 @@ def against(folders: list[Path], run: str) -> list[str]:
             for mask in MASKS
         ]
         cells = [cell for one in found for cell in (shown(one), span(one))]
-        count = "" if method == "popularity" else len(same)
+        count = "" if method in BASELINES else len(same)
         row = f"| {method} | {order} | {count} | {' | '.join(cells)} |"
         rows.append((order, -found[0].value, row))
     title = chosen[0].name if len(chosen) == 1 else chosen[0].method

@@ -33,8 +33,19 @@ def test_a_screen_and_columns_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "90")
     assert output_console().width == screen_width(output_console()) == 90
     monkeypatch.delenv("COLUMNS")
-    monkeypatch.setenv("FORCE_COLOR", "1")  # how a pipe is declared a terminal
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert output_console().width < WIDE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("FORCE_COLOR", "1"), ("COLUMNS", ""), ("COLUMNS", "x")]
+)
+def test_what_says_nothing_of_a_width_cuts_nothing(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv(name, value)
+    assert output_console().width == WIDE
 
 
 def test_nothing_is_printed_on_a_console_of_80_characters() -> None:

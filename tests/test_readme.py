@@ -2,6 +2,7 @@
 
 The snippets of a page run from top to bottom in one empty folder. A bash block holds `genrec`
 commands, and `make` commands, which CI runs itself; anything else belongs in another kind of block.
+A text block behind it shows what it prints: the counts in it are those of the command.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from genrec.quantization import QUANTIZERS
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/tutorial.md", "docs/tutorial-tencentgr.md", "docs/how-to")
 FLAGS = re.MULTILINE | re.DOTALL
-FENCE = re.compile(r"^```(python|bash)\n(.*?)^```$", FLAGS)
+FENCE = re.compile(r"^```(python|bash|text)\n(.*?)^```$", FLAGS)
+COUNT = re.compile(r"(?<![\d.,\w])\d[\d,]*\d(?![\d.,%\w])")  # two digits or more, no fraction
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Snippet:
     """One fenced block.
 
     Attributes:
-        language: `python` or `bash`.
+        language: `python`, `bash` or `text`.
         text: what it holds.
         line: where the text starts in the page.
     """
@@ -55,6 +57,33 @@ def commands(text: str) -> list[list[str]]:
     """The words of each command; a backslash continues a line."""
     lines = text.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def counts_missing(shown: str, printed: str) -> list[str]:
+    """Lines that show a count which no line of as many words and counts has within a tenth.
+
+    Rows of tables are told apart by their words; figures of quality and time are not compared.
+    """
+
+    def parts(line: str) -> tuple[tuple[str, ...], list[int]]:
+        numbers = [int(found.replace(",", "")) for found in COUNT.findall(line)]
+        return tuple(re.findall(r"[A-Za-z]{3,}", line)), numbers
+
+    known = [parts(line) for line in printed.splitlines()]
+    missing = []
+    for line in shown.splitlines():
+        words, numbers = parts(line)
+        alike = [found for those, found in known if those == words and len(found) == len(numbers)]
+        if (
+            numbers
+            and words
+            and not any(
+                all(abs(a - b) <= 0.1 * a for a, b in zip(numbers, found, strict=True))
+                for found in alike
+            )
+        ):
+            missing.append(line)
+    return missing
 
 
 def pages() -> list[str]:
@@ -93,13 +122,24 @@ def registries() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_thread", "registries")
 @pytest.mark.parametrize("page", pages())
-def test_snippets_run_in_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippets_run_in_order(
+    page: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printed = ""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("COLUMNS", "80")
     for snippet in snippets(ROOT / page):
         print(f"{page}:{snippet.line}")
+        if snippet.language == "text":
+            printed += "".join(capsys.readouterr())
+            assert not counts_missing(snippet.text, printed), f"{page}:{snippet.line}"
+            continue
         if snippet.language == "python":
             script = tmp_path / f"line{snippet.line}.py"
             script.write_text(snippet.text)

@@ -89,6 +89,16 @@ def test_scores_are_those_of_a_loop_over_users(tmp_path: Path, capsys: pytest.Ca
         assert totals["literal"] != pytest.approx(totals["user-weighted"], abs=1e-6)
         assert "ads - popularity: " in part or "popularity - ads: " in part
 
+    asked = argparse.Namespace(
+        folder=str(tmp_path / "asked"), run_folder=str(out / "runs/ads-seed0"), users=[9]
+    )
+    script().recommend(asked)
+    assert capsys.readouterr().out.startswith(f"9 users, {data.histories.offsets[9]:,} events, ")
+    assert len(set(pq.read_table(tmp_path / "asked/asked-9.parquet")["user_id"].to_pylist())) == 9
+    asked.users = [9, 4_000]
+    with pytest.raises(SystemExit, match="--users 4000: the dataset has 400"):
+        script().recommend(asked)
+
     script().score(argparse.Namespace(folder=str(out), only=["popularity"]))
     assert "ads" not in capsys.readouterr().out
     with pytest.raises(SystemExit, match="--only adz: no such ranker"):

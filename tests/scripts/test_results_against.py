@@ -23,6 +23,8 @@ def test_methods_are_compared_user_by_user(results: ModuleType, tmp_path: Path) 
     write(folder / "runs/few", 0.04, seed=0)
     write_ranks(folder / "runs/few", np.zeros(10, dtype=np.int64), users=10)
     write(folder / "report/popularity", 0.01)  # an older one, without ranks
+    write(folder / "report/last-item", 0.02)
+    by_user["last-item"] = write_ranks(folder / "report/last-item", drawn.integers(12, size=USERS))
     write(other / "runs/elsewhere", 0.04, seed=0)
     by_user["elsewhere"] = write_ranks(other / "runs/elsewhere", drawn.integers(12, size=USERS))
     by_user["a"] = (by_user["a-seed0"] + by_user["a-seed1"]) / 2
@@ -44,13 +46,21 @@ def test_methods_are_compared_user_by_user(results: ModuleType, tmp_path: Path) 
 
     text, rows = section("sasrec")
     assert text.startswith("sasrec\n")
-    assert rows == [expected("a", "sasrec", "2"), expected("worse", "sasrec")]
-    assert "**" in rows[1][3]  # and not all of them
+    assert rows == [
+        expected("a", "sasrec", "2"),
+        expected("last-item", "sasrec", ""),
+        expected("worse", "sasrec"),
+    ]
+    assert "**" in rows[2][3]  # and not all of them
     assert "Evaluated on other users or items: few (file order)." in text
-    assert section("a")[1] == [expected("sasrec", "a"), expected("worse", "a")]
+    assert section("a")[1] == [
+        expected("last-item", "a", ""),
+        expected("sasrec", "a"),
+        expected("worse", "a"),
+    ]
     assert section("a-seed0")[1][0] == expected("a", "a-seed0", "2")
-    assert len(section(str(other / "runs/elsewhere"))[1]) == 3
-    assert section(str(other / "runs/elsewhere"))[1][1] == expected("sasrec", "elsewhere")
+    assert len(section(str(other / "runs/elsewhere"))[1]) == 4
+    assert section(str(other / "runs/elsewhere"))[1][2] == expected("sasrec", "elsewhere")
     with pytest.raises(SystemExit, match=r"no such run .* there are a-seed0, a-seed1, few"):
         section("popularity")
     assert "## Against" not in results.page([folder], "")[1]

@@ -66,8 +66,8 @@ class DenseHead(Head):
             encodes them anew, a block at a time, for tables that are not to be gathered.
 
     Cost of `full`: see `dense_cross_entropy`. `sampled` for M states makes `M n` products for n
-    `negatives`; where they are shared, of the vectors of n items, else of those of the different
-    items among `M n` draws: see `own_products`, and about 50 bytes of numbers and logits a draw.
+    `negatives`. Shared negatives are n vectors; with `shared: false` up to `M n` different items
+    are drawn, whose vectors are looked up a block of states at a time (`own_products`).
     """
 
     uses_trie = False

@@ -22,7 +22,7 @@ def own_products(states: torch.Tensor, items: torch.Tensor, places: torch.Tensor
 
     Cost: `3 M n D` multiply-adds, forward and gradient together, and a sort of `places`. Memory:
     the vectors of one block of states (of one state at least), where `items[places]` would hold
-    `M n D`; about 40 bytes for each of `places`; and the gradients of states and items. A gradient
+    `M n D`; a few numbers for each of `places`; and the gradients of states and items. A gradient
     is a sum in a fixed order, so that it repeats itself on every device.
     """
     products: torch.Tensor = _OwnProducts.apply(states, items, places)
