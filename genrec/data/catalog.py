@@ -118,8 +118,7 @@ class Catalog:
         for _, name in parts:
             if name not in self.columns:
                 raise ConfigError(
-                    f"items have no column {name!r}; they have {self.columns}: "
-                    "correct the columns or the template"
+                    f"items have no column {name!r}; expected one of {', '.join(self.columns)}"
                 )
         cells = [[_as_text(v) for v in self.table.column(name).to_pylist()] for _, name in parts]
         words = [word for word, _ in parts]

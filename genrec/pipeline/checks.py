@@ -158,6 +158,9 @@ def _shown(hint: Any) -> str:
         return " or ".join(str(choice) for choice in inner)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_shown(one) for one in inner if one is not type(None))
+    if isinstance(origin, type) and issubclass(origin, Sequence) and origin is not tuple:
+        example = ", such as [8, 8]" if inner[0] is int else ""
+        return f"a list of {_shown(inner[0])}{example}"
     if isinstance(hint, type) and typing.get_origin(hint) is None:
         return hint.__name__
     return str(hint).replace("typing.", "").replace("collections.abc.", "")

@@ -168,6 +168,8 @@ def recommend(
     else:
         if items is not None:
             asked = names(items)
+            if not asked:
+                raise ConfigError("recommend: --items names none; give ids with commas between")
             _check_known(asked, data.catalog)
             table, place = pa.table({"item_id": asked}), "--items"
             table = table.append_column("user_id", pa.array(["you"] * len(table)))

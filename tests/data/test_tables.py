@@ -194,7 +194,7 @@ def test_places_without_tables(tmp_path: Path) -> None:
         prepare_tables(tmp_path / "out", tmp_path)
     with pytest.raises(DataError, match=r"notes.txt: unknown format; expected one of .parquet"):
         prepare_tables(tmp_path / "out", tmp_path / "notes.txt")
-    with pytest.raises(DataError, match=r"log.csv: no such file"):
+    with pytest.raises(DataError, match=r"log.csv: no such file; .* has no table"):
         prepare_tables(tmp_path / "out", tmp_path, interactions="log.csv")
     for name in ("interactions.csv", "interactions.csv.gz"):
         (tmp_path / name).write_text(EVENTS)

@@ -84,7 +84,7 @@ WRONG = [
     ("runs/sid/sweep", {"vectors": ["a/b"]}, "runs: sid-vectorsa/b: vectors is 'a/b'; expected"),
     ("runs/popularity", {}, "runs: popularity: is the name of a baseline"),
     ("evaluate/beam", 3, "evaluate: unknown key 'beam'; did you mean 'beams'"),
-    ("evaluate/masks", ["mask"], "evaluate: masks=['mask']; expected list"),
+    ("evaluate/masks", ["mask"], "evaluate: masks=['mask']; expected a list of unmasked or masked"),
     ("evaluate/beam_width", "3", "evaluate: beam_width='3'; expected int"),
     ("evaluate/beam_width", 0, "evaluate: beam_width=0; expected at least 1"),
     ("evaluate/ks", [0], "evaluate: ks=[0]; expected numbers of at least 1"),

@@ -157,13 +157,14 @@ def test_unknown_items_are_reported_and_skipped(shop, data, tmp_path, capsys):
         ({}, ConfigError, "exactly one of"),
         ({"items": "a", "users": "b"}, ConfigError, "exactly one of"),
         ({"items": ["nope", "never"]}, DataError, "unknown item 'nope'; ids look like"),
-        ({"items": ""}, DataError, "empty"),
+        ({"items": ""}, ConfigError, "--items names none; give ids"),
         ({"users": "U00001, nobody"}, DataError, "user 'nobody' is not in"),
         ({"users": []}, DataError, "is not in"),
         ({"items": "G00001", "k": 0}, ConfigError, "k=0; expected at least 1"),
         ({"items": "G00001", "beam_width": 0}, ConfigError, "beam_width=0; expected at least 1"),
         ({"items": "G00001", "out": "a.xlsx"}, ConfigError, "ends in .csv, .parquet, .jsonl"),
-        ({"histories": "nowhere.csv"}, DataError, "nowhere.csv: no such file"),
+        ({"histories": "nowhere.csv"}, DataError, r"nowhere.csv: no such file; .* has "),
+        ({"histories": "no/where.csv"}, DataError, "no such file; there is no folder no"),
     ],
 )
 def test_bad_questions(shop, given, error, expected):

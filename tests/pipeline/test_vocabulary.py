@@ -88,7 +88,10 @@ def test_a_wrong_embedder_is_found_before_anything_is_read(tmp_path, embedder, e
     [
         ({"type": "rq-kmean"}, "rq-kmeans"),
         ({"type": "rq-kmeans", "codebook_size": [8]}, "codebook_sizes"),
-        ({"type": "rq-kmeans", "codebook_sizes": 8}, "codebook_sizes=8; expected Sequence"),
+        (
+            {"type": "rq-kmeans", "codebook_sizes": 8},
+            "codebook_sizes=8; expected a list of int, such as .8, 8",
+        ),
         ({"type": "rq-kmeans", "codebook_sizes": [0]}, "codebook_sizes"),
         ({"type": "opq", "num_subspaces": "4"}, "num_subspaces='4'; expected int"),
     ],

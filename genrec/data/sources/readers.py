@@ -35,7 +35,7 @@ def read_table(
         DataError: if the file is missing, of another format, truncated, not UTF-8 or malformed.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file{_beside(path)}")
     kind = suffix(path)
     if kind is None:
         raise DataError(f"{path}: unknown format; expected one of {', '.join(SUFFIXES)}")
@@ -50,6 +50,15 @@ def read_table(
         raise DataError(
             f"{path}: cannot be read ({error}); it may be truncated: fetch or write it again"
         ) from error
+
+
+def _beside(path: Path) -> str:
+    """The tables beside a path that is none of them, for an error."""
+    if not path.parent.is_dir():
+        return f"; there is no folder {path.parent}"
+    tables = sorted(one.name for one in path.parent.iterdir() if suffix(one) is not None)
+    shown = ", ".join(tables[:10]) + (", ..." if len(tables) > 10 else "")
+    return f"; {path.parent.resolve()} has {shown or 'no table'}"
 
 
 def suffix(path: Path) -> str | None:
