@@ -13,7 +13,7 @@ from genrec.decoding.pool import item_result, pool_search
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head, register
 from genrec.models.heads.dense_contrast import ItemSampler, Seen, contrast, pairs
-from genrec.models.heads.dense_options import check_options
+from genrec.models.heads.dense_options import IN_BATCH, NEGATIVES, check_options
 from genrec.models.heads.dense_products import own_products
 from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
@@ -43,23 +43,26 @@ class DenseHead(Head):
             `negatives` items drawn per batch; `infonce`, the same with `in_batch` targets of the
             batch besides, that of all processes; `bce`, binary cross-entropy of the target and
             one other item drawn uniformly for each state (SASRec, and the TencentGR baseline).
-        negatives: how many items of the catalogue `sampled` and `infonce` draw; 0 is none.
+        negatives: how many items of the catalogue `sampled` and `infonce` draw; 0, for `infonce`,
+            is none.
         in_batch: how many targets of the batch `infonce` draws.
         shared: whether the states of a batch share the items that `sampled` draws. If not, each
             state has `negatives` of its own, as in the MovieLens protocol of HSTU (arXiv
             2402.17152) and FuXi: 128, uniform, with `log_q` off.
         unseen: draw the other item of `bce` among those that are in neither the history nor the
             labels of the row, as the TencentGR baseline does; else among all but the target.
-        log_q: correct the logits of drawn items for how often they are drawn, which makes the
-            partition function unbiased; the positive is not drawn, so it is not corrected. Without
-            it popular items of the batch are pushed down.
-        negative_power: items are drawn in proportion to `count ** negative_power`; 0 is uniform.
-            Above 0 items without training events are practically never drawn, and the softmax
-            that is estimated is over the others.
+        log_q: of `sampled` and `infonce`: correct the logits of drawn items for how often they are
+            drawn, which makes the partition function unbiased; the positive is not drawn, so it is
+            not corrected. Without it popular items of the batch are pushed down.
+        negative_power: of `sampled` and `infonce`: items are drawn in proportion to
+            `count ** negative_power`; 0 is uniform. Above 0 items without training events are
+            practically never drawn, and the softmax that is estimated is over the others.
         label_smoothing: of the full softmax.
         action_weights: of `infonce`, `sampled` and `bce`: how much a target counts in the mean by
             the action of its event: first unknown actions, then each of the dataset. The paper of
             TencentGR weighs conversions more.
+
+    An option of another loss than the one chosen is refused, as it would do nothing.
 
     Attributes:
         keeps_catalog: whether searches over the whole catalogue keep its vectors. If not, each
@@ -83,8 +86,8 @@ class DenseHead(Head):
         similarity: str = "dot",
         temperature: float = 1.0,
         loss: str = "full",
-        negatives: int = 512,
-        in_batch: int = 1024,
+        negatives: int = NEGATIVES,
+        in_batch: int = IN_BATCH,
         shared: bool = True,
         unseen: bool = False,
         log_q: bool = True,
@@ -102,7 +105,9 @@ class DenseHead(Head):
             in_batch=in_batch,
             shared=shared,
             unseen=unseen,
+            log_q=log_q,
             negative_power=negative_power,
+            label_smoothing=label_smoothing,
             action_weights=action_weights,
         )
         if loss == "bce" and tables.num_items < 2:
