@@ -21,13 +21,15 @@ from genrec.models.tables import ItemTables, share
 class ParallelHead(Head):
     """One residual head per code with cosine logits (RPG, Hou et al., KDD 2025).
 
-    `g_l(h) = h + SiLU(W_l h)`, `logits_l = cos(g_l(h), e_l) / temperature`; an item's score is the
-    sum of its codes' logits, computed exactly for the whole catalogue. Two losses:
+    `g_l(h) = h + SiLU(W_l h + b_l)`, `logits_l = cos(g_l(h), e_l) / temperature`; `W_l` and `b_l`
+    start at zero. An item's score is a sum over its codes, computed exactly for the whole
+    catalogue. Two losses:
 
     - `codes` (RPG): mean over the levels of the codes' cross-entropy. The score of an item is the
       sum of its codes' log-probabilities; most of the mass goes to tuples that do not exist.
-    - `items`: cross-entropy over the items that exist, whose logits are `scale` times the mean of
-      their codes' logits. Nothing leaks, and scores are log-probabilities of items.
+    - `items`: cross-entropy over the items that exist, whose logits are a learned `scale`, at
+      first 1, times the mean of their codes' logits. Items of one tuple count one by one. Nothing
+      leaks, and scores are log-probabilities of items.
 
     Args:
         tables: item tables with codes.
