@@ -22,7 +22,7 @@ from genrec.evaluation.report import number
 
 DOCS = Path(__file__).parent.parent / "docs" / "results"
 RESULTS = ("N@10", "R@10", "masked N@10", "masked R@10")
-# Runs of a page that repeat those of another one with a seed of theirs, to stand beside other methods.
+# Runs that repeat a seed of another page to stand beside the other methods of theirs.
 REPEATED = {
     ("amazon2014-beauty-liger", "sasrec"): "seed 0 of amazon2014-beauty's sasrec",
     ("amazon2014-beauty-tiger", "item-level"): "seed 0 of amazon2014-beauty-asymrec's opq-output",
