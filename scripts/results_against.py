@@ -1,7 +1,7 @@
 """Sections of a page of results with paired differences of every method and one of them.
 
-`scripts/results.py FOLDERS --against RUN [RUN ...]` writes them from the ranks that evaluations leave beside
-their `metrics.json`; nothing is evaluated again.
+`scripts/results.py FOLDERS --against RUN [RUN ...]` writes them from the ranks that evaluations
+leave beside their `metrics.json`; nothing is evaluated again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read(run: Path) -> Ranked | None:
 
 
 def elsewhere(run: str) -> list[Ranked]:
-    """The run of this folder, or the seeds of a method `FOLDER/runs/METHOD`; empty without ranks."""
+    """The run of this folder, or the seeds of a method `FOLDER/runs/METHOD`, if any has ranks."""
     path = Path(run)
     found = [read(place) for place in (path, *sorted(path.parent.glob(f"{path.name}-seed*")))]
     return [one for one in found if one is not None]
