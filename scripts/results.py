@@ -6,8 +6,8 @@ Every figure in docs/results comes from here: each row is one `metrics.json`. Fo
 (its orders of same-day events) go into one page; a page starts with the command that made it, and
 the machine is the one each run noted. Published figures stand beside methods of the same name
 (`scripts/published.json`); their texts, encoders and protocols differ. Beside the page it draws the
-validation of every run over its epochs (`scripts/results_curves.py`). With `--against RUN` it has
-the paired differences of every method and that run (`scripts/results_against.py`).
+validation of every run over its epochs (`scripts/results_curves.py`). With `--against RUN ...` it
+has the paired differences of every method and those runs (`scripts/results_against.py`).
 `scripts/results_table.py` puts the pages into one table.
 """
 
@@ -305,7 +305,7 @@ def page(
     *,
     curves: str | None = None,
     reach: str | None = None,
-    compare: str | None = None,
+    compare: Iterable[str] = (),
 ) -> tuple[str, str]:
     """Name and text of the page of one recipe's output folders, the first in file order.
 
@@ -314,7 +314,7 @@ def page(
         note: what else a reader must know.
         curves: file name of the learning curves beside the page.
         reach: a run whose best validation the others' times to are told.
-        compare: a run that the others are compared with, user by user.
+        compare: runs that the others are compared with, user by user.
 
     Raises:
         SystemExit: if the runs are of several datasets.
@@ -379,7 +379,7 @@ def page(
         *(f"| {' | '.join(one)} |" for one in cells),
         "",
         *over_seeds(rows),
-        *(against(folders, compare) if compare else []),
+        *(line for run in compare for line in against(folders, run)),
         *by_popularity(rows),
         *picture(curves),
         *(reached(folders[0], reach) if reach else []),
@@ -397,7 +397,12 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--note", default="", help="what else a reader must know")
     parser.add_argument("--reach", help="tell how long each run trained until this one's best")
-    parser.add_argument("--against", help="paired differences with this run, method or run folder")
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        default=(),
+        help="paired differences with these runs, methods, or folders of either",
+    )
     arguments = parser.parse_args()
     curves = f"{arguments.folders[0].name}-curves.svg"
     drawn = draw_curves(arguments.folders, DOCS / curves)

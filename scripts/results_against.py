@@ -1,7 +1,7 @@
-"""The section of a page of results with paired differences of every method and one of them.
+"""Sections of a page of results with paired differences of every method and one of them.
 
-`scripts/results.py FOLDERS --against RUN` writes it from the ranks that evaluations leave beside
-their `metrics.json`; nothing is evaluated again.
+`scripts/results.py FOLDERS --against RUN [RUN ...]` writes them from the ranks that evaluations
+leave beside their `metrics.json`; nothing is evaluated again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from genrec.evaluation.report import number, read_record, span
 from genrec.evaluation.results import difference_of_means
 
 MASKS = ("unmasked", "masked")
-METRIC = "ndcg@10"
+METRICS = ("recall@10", "ndcg@10")
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,23 @@ def read(run: Path) -> Ranked | None:
     )
 
 
+def elsewhere(run: str) -> list[Ranked]:
+    """The run of this folder, or the seeds of a method `FOLDER/runs/METHOD`, if any has ranks."""
+    path = Path(run)
+    found = [read(place) for place in (path, *sorted(path.parent.glob(f"{path.name}-seed*")))]
+    return [one for one in found if one is not None]
+
+
 def against(folders: list[Path], run: str) -> list[str]:
-    """Lines of the section: NDCG@10 of each method minus that of `run`, with intervals.
+    """Lines of the section: metrics of each method minus those of `run`, with intervals.
 
     Runs that differ in their seed alone are one method: each user's value is the mean over them.
+    Methods in orders of events that `run` was not evaluated in are left out.
 
     Args:
         folders: of a recipe's output, one per order of events.
-        run: name of a run in them or of its method; or the folder of a run elsewhere.
+        run: name of a run in them or of its method; or the folder of a run elsewhere, or of a
+            method there (`FOLDER/runs/METHOD` for its seeds).
 
     Raises:
         SystemExit: if there is no such run with ranks.
@@ -77,15 +86,16 @@ def against(folders: list[Path], run: str) -> list[str]:
         )
         if (one := read(place)) is not None
     ]
-    outside = read(Path(run))
-    chosen = [outside] if outside else [one for one in every if one.name == run]
+    outside = elsewhere(run)
+    chosen = outside or [one for one in every if one.name == run]
     chosen = chosen or [one for one in every if one.method == run]
     if not chosen:
         names = ", ".join(sorted({one.name for one in every}))
         raise SystemExit(f"--against {run}: no such run with ranks/test.parquet; there are {names}")
     methods: dict[tuple[str, str], list[Ranked]] = {}
     for one in every:
-        methods.setdefault((one.order, one.method), []).append(one)
+        if any(one.order == other.order for other in chosen):
+            methods.setdefault((one.order, one.method), []).append(one)
     rows, left_out = [], []
     for (order, method), seeds in methods.items():
         base = [one for one in chosen if seeds[0].comparable(one)]
@@ -96,23 +106,29 @@ def against(folders: list[Path], run: str) -> list[str]:
             left_out.append(f"{method} ({order} order)")
             continue
         found = [
-            difference_of_means([o.found for o in same], [o.found for o in base], mask, METRIC)
+            difference_of_means([o.found for o in same], [o.found for o in base], mask, metric)
             for mask in MASKS
+            for metric in METRICS
         ]
         cells = [cell for one in found for cell in (shown(one), span(one))]
         count = "" if method in BASELINES else len(same)
         row = f"| {method} | {order} | {count} | {' | '.join(cells)} |"
-        rows.append((order, -found[0].value, row))
+        rows.append((order, -found[METRICS.index("ndcg@10")].value, row))
     title = chosen[0].name if len(chosen) == 1 else chosen[0].method
+    if outside:
+        title += f" of {Path(run).parent.parent.name}"
+    seeds_of = f", of which there are {len(chosen)} seeds" if outside and len(chosen) > 1 else ""
     lines = [
         f"## Against {title}",
         "",
-        f"NDCG@10 minus that of {title}, paired by user, with 95% intervals from a bootstrap over "
-        "users; bold where the interval leaves out 0. Where there are several seeds, a user's "
-        "value is their mean, and the interval says nothing of other seeds.",
+        f"Recall@10 and NDCG@10 minus those of {title}{seeds_of}, paired by user, with 95% "
+        "intervals from a bootstrap over users; bold where the interval leaves out 0. Where there "
+        "are several seeds, a user's value is their mean, and the interval says nothing of other "
+        "seeds.",
         "",
-        "| method | order | seeds | N@10 | 95% | masked N@10 | 95% |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| method | order | seeds | R@10 | 95% | N@10 | 95% | masked R@10 | 95% | masked N@10 | "
+        "95% |",
+        "|---|---|" + "---:|" * 9,
         *(row for *_, row in sorted(rows)),
         "",
     ]

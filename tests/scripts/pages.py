@@ -61,8 +61,12 @@ GAIN = 1 / np.log2(np.arange(2, 12))  # of the target's place
 
 
 def write_ranks(folder: Path, before: np.ndarray, *, users: int = USERS) -> np.ndarray:
-    """Ranks of a run, twice as many places down with the history unmasked; NDCG@10 by user."""
-    values = {}
+    """Ranks of a run, twice as many places down with the history unmasked.
+
+    Returns:
+        Recall@10 and NDCG@10 by user, unmasked and then masked.
+    """
+    values = []
     searches = {}
     for mask, places in (("unmasked", 2 * before), ("masked", before)):
         ones = np.ones(users, dtype=np.int64)
@@ -74,7 +78,8 @@ def write_ranks(folder: Path, before: np.ndarray, *, users: int = USERS) -> np.n
             seconds=1.0,
             **nothing,
         )
-        values[mask] = np.where(places < 10, GAIN[np.minimum(places, 9)], 0.0)
+        hit = places < 10
+        values += [hit.astype(float), np.where(hit, GAIN[np.minimum(places, 9)], 0.0)]
     (folder / "ranks").mkdir()
     Evaluation(
         ranker=folder.name,
@@ -87,4 +92,4 @@ def write_ranks(folder: Path, before: np.ndarray, *, users: int = USERS) -> np.n
         has_tuples=False,
         bootstrap=200,
     ).save(folder / "ranks/test.parquet")
-    return np.stack([values["unmasked"], values["masked"]])
+    return np.stack(values)

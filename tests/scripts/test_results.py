@@ -127,7 +127,7 @@ def test_folders_of_earlier_versions_make_the_same_page(
                 record = json.loads(path.read_text())
                 record["tie_order"] = record.pop("day_order")
                 path.write_text(json.dumps(record))
-        pages.append(results.page([folder], "", compare="a-seed0"))
+        pages.append(results.page([folder], "", compare=["a-seed0"]))
     assert pages[0] == pages[1] and "| shuffled-day |" in pages[0][1]
 
 

@@ -53,13 +53,20 @@ def test_pages_become_one_table(
         name, text = results.page([folder], "")
         pages.append(tmp_path / f"{name}.md")
         pages[-1].write_text(text)
+    for name in ("rpg", "liger"):
+        page = tmp_path / f"amazon2014-beauty-{name}"
+        write(page / "runs/sasrec", 0.04, seed=0)
+    pages[1].write_text(results.page([tmp_path / "amazon2014-beauty-rpg"], "")[1])
+    pages.append(tmp_path / "amazon2014-beauty-liger.md")
+    pages[-1].write_text(results.page([tmp_path / "amazon2014-beauty-liger"], "")[1])
     other = tmp_path / "decoding.md"
     other.write_text("| a | b |\n|---|---|\n| 1 | 2 |\n")
     text = results_table.table([*pages, other])
     head, *rows = rows_of(text)
-    beauty = [dict(zip(head, row, strict=True)) for row in rows[:3]]
-    assert [row["method"] for row in beauty] == ["rpg", "sid", "popularity"]
-    assert [row["seeds"] for row in beauty] == ["2", "1", ""]
+    beauty = [dict(zip(head, row, strict=True)) for row in rows[:4]]
+    # LIGER's page has a seed of sasrec to stand beside it; a table of all pages has it once.
+    assert [row["method"] for row in beauty] == ["rpg", "sasrec", "sid", "popularity"]
+    assert [row["seeds"] for row in beauty] == ["2", "1", "1", ""]
     assert beauty[0]["N@10"] == ".0500 (.0000)"
     assert beauty[0]["masked R@10"] == ".1001 (.0001)"
     assert (beauty[0]["vectors"], beauty[0]["memory"]) == ("white", "1,500 MiB")
