@@ -32,13 +32,13 @@ SIZES = {
     "1M": (USERS_1M, 90_223_574, ITEMS_1M + 148_971),
     "10M": (10_139_575, round(10_139_575 * 96.29), 19_099_627),
 }
+INFONCE = {"loss": "infonce", "negatives": 4096, "in_batch": 4096}
 MODELS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "baseline, 1 x 32": (32, {"type": "transformer", "layers": 1, "heads": 1}, {"loss": "bce"}),
-    "hstu, 4 x 128": (128, {"type": "hstu", "layers": 4, "heads": 4}, {}),
-    "hstu, 8 x 256": (256, {"type": "hstu", "layers": 8, "heads": 8}, {}),
-    "hstu, 8 x 512": (512, {"type": "hstu", "layers": 8, "heads": 8}, {}),
+    "hstu, 4 x 128": (128, {"type": "hstu", "layers": 4, "heads": 4}, INFONCE),
+    "hstu, 8 x 256": (256, {"type": "hstu", "layers": 8, "heads": 8}, INFONCE),
+    "hstu, 8 x 512": (512, {"type": "hstu", "layers": 8, "heads": 8}, INFONCE),
 }
-INFONCE = {"loss": "infonce", "similarity": "cosine", "negatives": 4096, "in_batch": 4096}
 
 
 def data(args: argparse.Namespace) -> None:
@@ -91,7 +91,7 @@ def build(width: int, backbone: Mapping[str, Any], head: Mapping[str, Any]) -> R
             max_history=LENGTH,
             item_encoder={"type": "sum", "parts": parts},
             backbone=dict(backbone),
-            head={"type": "dense", **INFONCE, **head},
+            head={"type": "dense", "similarity": "cosine", **head},
         )
     )
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from genrec.decoding.codes import checked_count, default_tie_order
+from genrec.decoding.filters import Filter
 from genrec.decoding.item_numbers import excluded_items, items_by_tie
 from genrec.decoding.ranking import DEAD, key_scores, key_ties, rank_keys
 from genrec.decoding.result import SearchResult
@@ -23,6 +25,37 @@ from genrec.errors import ConfigError, GenrecError
 
 _GROUP = 32
 BLOCK_USERS, BLOCK_ITEMS = 512, 4096
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The items that a filter lets through for all users.
+
+    Attributes:
+        items: int64 `[P]`, by number.
+        place: int64 `[N]`, where each item of the catalogue stands among them, -1 outside.
+    """
+
+    items: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, filter: Filter, device: torch.device) -> Pool:
+        """The pool of a filter of one row."""
+        every = torch.arange(filter.num_items, device=device)
+        items = filter.to(device).contains(every)[0].nonzero().squeeze(1)
+        place = torch.full((filter.num_items,), -1, dtype=torch.int64, device=device)
+        place[items] = torch.arange(len(items), device=device)
+        return cls(items, place)
+
+    def rows(self, items: Tensor) -> Tensor:
+        """Where items int64 of any shape stand in the pool; -1 outside, and for -1."""
+        items = items.to(self.place.device)
+        return torch.where(items >= 0, self.place[items.clamp_min(0)], -1)
+
+    def numbers(self, rows: Tensor) -> Tensor:
+        """The items at `rows`, int64 of any shape; -1 for -1."""
+        return self.items[rows.clamp_min(0)].masked_fill(rows < 0, -1)
 
 
 def pool_search(

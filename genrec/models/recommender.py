@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult, default_beam_width
 from genrec.errors import ArtefactError, ConfigError
-from genrec.models.backbones import BACKBONES, Backbone, ContextState
+from genrec.models.backbones import BACKBONES, Backbone
 from genrec.models.code_decoder import CodeDecoder, CodeScores
 from genrec.models.heads import HEADS, Head
 from genrec.models.heads.dense_contrast import Seen
@@ -294,24 +294,6 @@ class Recommender(PreTrainedModel):
         seen = self._seen(items, meta.mask, labels, known)
         return self.head.event_loss(states, labels[known], actions, seen=seen)
 
-    def _context(self, items: torch.Tensor, mask: torch.Tensor, **meta: Any) -> ContextState:
-        """Histories as the backbone reads them once."""
-        length = mask.sum(1)
-        if bool((length == 0).any()):
-            row = int((length == 0).nonzero()[0])
-            raise ConfigError(
-                f"history {row} of the batch is empty; a recommender needs at least one item"
-            )
-        return self.backbone.encode(*self._embed(items, SequenceMeta.from_mask(mask, **meta)))
-
-    def encode_users(self, items: torch.Tensor, mask: torch.Tensor, **meta: Any) -> torch.Tensor:
-        """The state `[B, D]` of each history from which its next item is predicted.
-
-        Raises:
-            ConfigError: for an empty history, naming its row.
-        """
-        return self._context(items, mask, **meta).last
-
     def encode(
         self, items: torch.Tensor, mask: torch.Tensor, **meta: Any
     ) -> torch.Tensor | CodeDecoder:
@@ -323,7 +305,13 @@ class Recommender(PreTrainedModel):
         Raises:
             ConfigError: for an empty history, naming its row.
         """
-        context = self._context(items, mask, **meta)
+        length = mask.sum(1)
+        if bool((length == 0).any()):
+            row = int((length == 0).nonzero()[0])
+            raise ConfigError(
+                f"history {row} of the batch is empty; a recommender needs at least one item"
+            )
+        context = self.backbone.encode(*self._embed(items, SequenceMeta.from_mask(mask, **meta)))
         if not self.head.reads_tokens:
             return context.last
         return CodeDecoder(
@@ -393,29 +381,7 @@ class Recommender(PreTrainedModel):
             )
 
     def check_trie(self, trie: PrefixTrie) -> None:
-        """Raise ArtefactError unless the items of `trie` have the codes the model was trained with.
-
-        Items that the trie does not hold, or holds beyond the model's, are nobody's mistake: a
-        catalog changes. One pass over the items, once for a trie that is used again.
-        """
-        if trie is self._checked_trie:
-            return
-        tables = self.tables
-        if trie.codebook_sizes != tables.codebook_sizes:
-            raise ArtefactError(
-                f"the trie has the codebook sizes {trie.codebook_sizes}, the model "
-                f"{tables.codebook_sizes}; use the trie of the vocabulary it was trained with"
-            )
-        leaves = trie.item_leaf[: tables.num_items]
-        items = (leaves >= 0).nonzero().squeeze(1)
-        codes = trie.leaf_codes(leaves[items].to(torch.int64)).to(tables.codes.device)
-        other = (codes != tables.codes[items.to(tables.codes.device)]).any(1).nonzero()
-        if len(other):
-            row = int(other[0])
-            item = int(items[row])
-            raise ArtefactError(
-                f"the trie has the codes {codes[row].tolist()} for item {item}, the model "
-                f"{tables.codes[item].tolist()} ({len(other):,} such items); use the trie of the "
-                "vocabulary it was trained with"
-            )
-        self._checked_trie = trie
+        """See `ItemTables.check_trie`; once for a trie that is used again."""
+        if trie is not self._checked_trie:
+            self.tables.check_trie(trie)
+            self._checked_trie = trie

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from genrec.decoding import default_tie_order
-from genrec.errors import ConfigError, DataError
+from genrec.decoding import PrefixTrie, default_tie_order
+from genrec.errors import ArtefactError, ConfigError, DataError
 
 
 class ItemTables(nn.Module):
@@ -163,6 +163,30 @@ class ItemTables(nn.Module):
         more = given.to(self.user_features.device)
         self.user_features = torch.cat([self.user_features, more])
         return first
+
+    def check_trie(self, trie: PrefixTrie) -> None:
+        """Raise ArtefactError unless the items of `trie` have the codes of these tables.
+
+        Items that the trie does not hold, or holds beyond the tables', are nobody's mistake: a
+        catalog changes. One pass over the items.
+        """
+        if trie.codebook_sizes != self.codebook_sizes:
+            raise ArtefactError(
+                f"the trie has the codebook sizes {trie.codebook_sizes}, the model "
+                f"{self.codebook_sizes}; use the trie of the vocabulary it was trained with"
+            )
+        leaves = trie.item_leaf[: self.num_items]
+        items = (leaves >= 0).nonzero().squeeze(1)
+        codes = trie.leaf_codes(leaves[items].to(torch.int64)).to(self.codes.device)
+        other = (codes != self.codes[items.to(self.codes.device)]).any(1).nonzero()
+        if len(other):
+            row = int(other[0])
+            item = int(items[row])
+            raise ArtefactError(
+                f"the trie has the codes {codes[row].tolist()} for item {item}, the model "
+                f"{self.codes[item].tolist()} ({len(other):,} such items); use the trie of the "
+                "vocabulary it was trained with"
+            )
 
     def require(self, what: str, *, part: str) -> None:
         """Note that `part` reads a table; ConfigError if this recommender was not given it."""

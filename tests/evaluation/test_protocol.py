@@ -87,7 +87,7 @@ def test_a_pool_of_candidates_is_ranked_alone(
         scores = torch.from_numpy(train_counts).float()[None]
         if name == "item":
             items = torch.tensor(history[:-1][-8:]).long()[None]
-            state = item_model.eval().encode_users(items, torch.ones_like(items, dtype=torch.bool))
+            state = item_model.eval().encode(items, torch.ones_like(items, dtype=torch.bool))
             scores = item_model.head.scores(state, item_model.head.candidates()).detach()
         scores = scores.masked_fill(hidden, -torch.inf)
         for mask, exclude in (("unmasked", None), ("masked", seen)):

@@ -72,7 +72,7 @@ def item_scores(model: Recommender, batch: dict[str, torch.Tensor]) -> torch.Ten
     """Score of every item, one prefix after another: the definition."""
     model.eval()
     with torch.no_grad():
-        hidden = model.encode_users(batch["items"], batch["mask"])
+        hidden = model.encode(batch["items"], batch["mask"])
         scores = torch.zeros(len(hidden), model.config.num_items)
         for user in range(len(hidden)):
             decoder = model.head.decoder(hidden[user : user + 1])

@@ -358,7 +358,7 @@ def test_a_head_of_whole_items_reads_the_last_code(batch: dict[str, torch.Tensor
     changed = dict(batch, items=batch["items"].clone())
     changed["items"][0, 3:] = (changed["items"][0, 3:] + 1) % ITEMS
     torch.testing.assert_close(model(**changed).hidden[0, :3], hidden[0, :3])
-    states = model.encode_users(**batch)
+    states = model.encode(**batch)
     torch.testing.assert_close(states, hidden[torch.arange(4), batch["mask"].sum(1) - 1])
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from genrec.decoding import Filter
 from genrec.errors import ConfigError
 from genrec.models import DenseHead, IdEmbedding, ItemTables
-from genrec.models.heads.dense_contrast import ItemSampler
+from genrec.models.heads.dense_contrast import ItemSampler, Seen
+from genrec.models.heads.dense_options import READ_BY
 
 
 def head(items: int = 40, **options):
@@ -23,6 +24,13 @@ def head(items: int = 40, **options):
     with torch.no_grad():
         encoder.table.weight.mul_(30)
     return DenseHead(tables=tables, encoder=encoder, d_model=6, **options).eval()
+
+
+DRAWN = {
+    "infonce": {"loss": "infonce", "negatives": 6, "in_batch": 4},
+    "sampled": {"loss": "sampled", "negatives": 6},
+    "bce": {"loss": "bce"},
+}
 
 
 @pytest.mark.parametrize("power", [0.0, 0.75, 1.0])
@@ -78,10 +86,8 @@ def test_infonce_equals_a_loop(monkeypatch: pytest.MonkeyPatch):
 def test_targets_count_by_their_action(loss: str):
     torch.manual_seed(0)
     weights = [0.5, 1.0, 0.0, 2.5]
-    plain = head(loss=loss, negatives=6, in_batch=4 if loss == "infonce" else 0)
-    made = head(
-        loss=loss, negatives=6, in_batch=4 if loss == "infonce" else 0, action_weights=weights
-    )
+    plain = head(**DRAWN[loss])
+    made = head(**DRAWN[loss], action_weights=weights)
     hidden, targets = torch.randn(9, 6), torch.arange(9)
     actions = torch.tensor([0, 1, 2, 3, 3, 2, 1, 0, 1])
     made.seed_draws(5)
@@ -198,6 +204,49 @@ def test_options_that_make_no_sense(options: dict):
         head(**options)
 
 
+CHANGED = {
+    "negatives": 7,
+    "in_batch": 2,
+    "shared": False,
+    "log_q": False,
+    "negative_power": 0.5,
+    "label_smoothing": 0.2,
+    "action_weights": [1.0, 3.0],
+    "unseen": True,
+}
+LOSSES = ("full", "sampled", "infonce", "bce")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("option", CHANGED)
+def test_an_option_changes_the_loss_or_is_refused(option: str, loss: str):
+    """What `READ_BY` says is true of every option, and it knows all that losses differ in."""
+    losses = READ_BY[option][1]
+    changed = {option: CHANGED[option]}
+    if loss not in losses:
+        want = f"{option}=.* with loss='{loss}'; only loss: {' or '.join(losses)} reads {option}"
+        with pytest.raises(ConfigError, match=want):
+            head(loss=loss, **changed)
+        return
+    hidden, targets = torch.randn(5, 6), torch.tensor([3, 3, 9, 1, 0])
+    actions = torch.tensor([0, 1, 1, 0, 0])
+    seen = Seen(torch.arange(40).expand(5, -1).clone(), torch.ones(5, 1, dtype=torch.bool))
+    seen.items[:, 20] = -1  # all that is left
+    found = []
+    for options in ({}, changed):
+        made = head(loss=loss, **options)
+        made.seed_draws(4)
+        asked = seen if made.avoids_seen else None
+        found.append(float(made.event_loss(hidden, targets, actions, seen=asked).detach()))
+    assert found[0] != pytest.approx(found[1], rel=1e-4)
+
+
+def test_every_option_that_only_some_losses_read_is_tried():
+    assert set(CHANGED) == set(READ_BY)
+    with pytest.raises(ConfigError, match=r"negative_power=0\.5 with negatives=0"):
+        head(loss="infonce", negatives=0, negative_power=0.5)
+
+
 def test_the_other_item_is_any_but_the_target():
     made = head(items=5, loss="bce")
     targets = torch.arange(5).repeat(4_000)
@@ -214,7 +263,7 @@ def test_a_seed_says_what_each_process_draws(
     kind: str, weights: list[float] | None, monkeypatch: pytest.MonkeyPatch
 ):
     """Two processes draw for their parts of a batch what one draws for all of it."""
-    made = head(loss=kind, negatives=6, in_batch=4, action_weights=weights)
+    made = head(**DRAWN[kind], action_weights=weights)
     actions = torch.arange(9) % 3
     hidden, targets = torch.randn(9, 6), torch.randint(40, (9,))
     made.seed_draws(12)

@@ -191,6 +191,8 @@ def test_an_item_is_told_its_own_action_only_where_it_is_asked_for():
         ("features", {"columns": ["a"], "activation": "gelu"}, "activation='gelu'"),
         ("features", {"columns": ["a"], "width": 0}, "width=0"),
         ("features", {"columns": ["a"], "max_rows": 1}, "max_rows=1"),
+        ("features", {"vectors": ["text"], "max_rows": 9}, "max_rows=9 is of columns"),
+        ("features", {"columns": ["a"], "missing": "zero"}, "missing='zero' is of vectors"),
         ("user", {}, "reads nothing"),
         ("user", {"columns": ["a"]}, "no column 'a'"),
     ],

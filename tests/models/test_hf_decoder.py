@@ -93,11 +93,31 @@ def test_the_configuration_reaches_the_model() -> None:
         ({"architecture": "bert"}, "'bert' is not a causal decoder"),
         ({"architecture": "mamba"}, "'mamba' is not a causal decoder"),
         ({"lora": LORA}, "random without pretrained"),
+        # What would do nothing.
+        ({"architecture": "gpt2", "ffn": 24}, "ffn=24: 'gpt2' has no intermediate_size"),
+        ({"architecture": "gpt2", "heads": 4, "kv_heads": 2}, "kv_heads=2: 'gpt2' has no num_key"),
+        ({"layers": 2, "config": {"num_hidden_layers": 3}}, "layers=2, but config says num_hidden"),
+        (
+            {"architecture": "gpt2", "heads": 4, "config": {"n_head": 2}},
+            "heads=4, but config says n_head: 2",
+        ),
     ],
 )
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         HuggingFaceDecoder(d_model=WIDTH, max_length=8, **options)
+
+
+def test_a_size_under_another_name_is_said_in_the_configuration() -> None:
+    made = HuggingFaceDecoder(
+        d_model=WIDTH,
+        max_length=8,
+        architecture="gpt2",
+        heads=4,
+        kv_heads=4,
+        config={"n_inner": 24},
+    )
+    assert made.model.h[0].mlp.c_fc.weight.shape == (WIDTH, 24)
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_over_code_tokens_the_state_of_the_history_asks() -> None:
     trie = PrefixTrie.from_codes(codes, SIZES, tie_order=model.tables.tie_order)
     found = model.search(data, k=6, trie=trie, exact=True)
     with torch.no_grad():
-        dense = model.head.items.search(model.encode_users(**data), k=6)
+        dense = model.head.items.search(model.encode(**data).last, k=6)
     assert torch.equal(found.items, dense.items)
     ranker = ModelRanker(model, trie)
     assert not ranker.has_tuples and ranker.filters_for is trie

@@ -122,7 +122,7 @@ def test_states_and_loss_are_those_of_a_user_token_before_the_events(model, monk
     torch.testing.assert_close(output.hidden[0], by_hand[0][1:])
     torch.testing.assert_close(output.hidden[1, :2], by_hand[1][1:])
     torch.testing.assert_close(
-        model.encode_users(**{key: BATCH[key] for key in ("items", "mask", "user")}),
+        model.encode(**{key: BATCH[key] for key in ("items", "mask", "user")}),
         torch.stack([by_hand[0][-1], by_hand[1][-1]]),
     )
     # The user token predicts the first event, and each event the one after it.

@@ -103,11 +103,11 @@ def test_loss_is_the_head_on_labelled_positions() -> None:
 def test_users_are_encoded_by_their_last_item() -> None:
     model = build().eval()
     data = batch()
-    states = model.encode_users(**data)
+    states = model.encode(**data)
     hidden = model(**data).hidden
     torch.testing.assert_close(states, torch.stack([hidden[0, 5], hidden[1, 3], hidden[2, 5]]))
     short = {key: value[1:2, :4] for key, value in data.items()}
-    torch.testing.assert_close(model.encode_users(**short)[0], states[1])
+    torch.testing.assert_close(model.encode(**short)[0], states[1])
 
 
 def test_empty_history_is_named() -> None:

@@ -14,6 +14,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from genrec.errors import ConfigError, expected_one_of
 
 _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
+SIZES = {
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "ffn": "intermediate_size",
+}
 _OURS = (*_TOKENS, "vocab_size", "tie_word_embeddings", "is_decoder", "use_cache")
 
 
@@ -66,6 +72,38 @@ def configured(
         )
     model.set_input_embeddings(nn.Identity())  # embeddings are given
     return model
+
+
+def check_sizes(architecture: str, sizes: Mapping[str, int | None], own: Mapping[str, Any]) -> None:
+    """Refuse sizes that would not reach the model.
+
+    Args:
+        architecture: a `model_type` of transformers.
+        sizes: options of the backbone named in `SIZES`; None where one is not given.
+        own: further keys of the architecture's configuration, which come before them.
+
+    Raises:
+        ConfigError: for an option whose key the architecture does not have, or of which `own` says
+            something else.
+    """
+    if architecture not in CONFIG_MAPPING:
+        return  # `configured` names it
+    known, named = _keys(architecture), AutoConfig.for_model(architecture).attribute_map
+    for option, value in sizes.items():
+        key = SIZES[option]
+        if value is None:
+            continue
+        if key not in known:
+            raise ConfigError(
+                f"backbone 'hf': {option}={value}: {architecture!r} has no {key}, so it would do "
+                f"nothing; leave {option} out, or say it under config as {architecture!r} does"
+            )
+        for name in sorted({key, named.get(key, key)} & set(own)):
+            if own[name] != value:
+                raise ConfigError(
+                    f"backbone 'hf': {option}={value}, but config says {name}: {own[name]}; leave "
+                    "one of them out"
+                )
 
 
 def read_shape(pretrained: str, options: Mapping[str, Any]) -> dict[str, Any]:

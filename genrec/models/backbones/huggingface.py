@@ -25,7 +25,13 @@ from genrec.models.backbones.base import (
     register,
 )
 from genrec.models.backbones.hf_check import check_decoding
-from genrec.models.backbones.hf_models import add_lora, configured, read_shape, read_weights
+from genrec.models.backbones.hf_models import (
+    add_lora,
+    check_sizes,
+    configured,
+    read_shape,
+    read_weights,
+)
 from genrec.models.backbones.lengths import alike
 from genrec.models.backbones.shared_attention import shared_attention
 from genrec.models.meta import SequenceMeta
@@ -51,7 +57,8 @@ class HuggingFaceDecoder(Backbone):
         kv_heads: heads of keys and values (grouped queries), as many as `heads` by default.
         ffn: hidden width of the feed-forward part, `4 * d_model` by default.
         config: further keys of the architecture's configuration (`head_dim`, `attention_dropout`,
-            `rope_parameters`, ...).
+            `rope_parameters`, ...). A size that it has under another name, as GPT-2 its `n_inner`,
+            is said here, and the option for it refused.
         pretrained: folder or hub name of a model whose weights are the start; it gives the shape,
             and `d_model` must be its width. A saved recommender does not need it any more.
         lora: if given, only low-rank additions are trained (Hu et al. 2022), through peft: options
@@ -107,6 +114,10 @@ class HuggingFaceDecoder(Backbone):
                 f"backbone 'hf': heads={heads} does not divide d_model={d_model}; give "
                 "config: {head_dim: ...}"
             )
+        kind = options["architecture"] or "qwen3"
+        given = {"layers": options["layers"], "heads": options["heads"], "ffn": ffn}
+        # As many as heads is what an architecture without groups has anyway.
+        check_sizes(kind, {**given, "kv_heads": None if groups == heads else groups}, own)
         shape = {
             "hidden_size": d_model,
             "num_hidden_layers": options["layers"] or 2,
@@ -117,9 +128,7 @@ class HuggingFaceDecoder(Backbone):
             "max_position_embeddings": max_length,
         }
         self.spec = BackboneSpec(style="stream", d_model=d_model, max_length=max_length, cache="kv")
-        self.model: Any = configured(
-            options["architecture"] or "qwen3", shape, own, attention=_ATTENTION
-        )
+        self.model: Any = configured(kind, shape, own, attention=_ATTENTION)
         if pretrained is not None:
             longest = self.model.config.max_position_embeddings
             if max_length > longest:

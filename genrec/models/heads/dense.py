@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from genrec.decoding import Filter, PrefixTrie, SearchResult, dense_search
-from genrec.decoding.pool import item_result, pool_search
+from genrec.decoding.pool import Pool, item_result, pool_search
 from genrec.errors import ConfigError
 from genrec.models.heads.base import Head, register
 from genrec.models.heads.dense_contrast import ItemSampler, Seen, contrast, pairs
-from genrec.models.heads.dense_options import check_options
+from genrec.models.heads.dense_options import IN_BATCH, NEGATIVES, check_options
 from genrec.models.heads.dense_products import own_products
 from genrec.models.heads.dense_softmax import dense_cross_entropy
 from genrec.models.item_encoders import IdEmbedding, ItemEncoder, SemanticProjection
@@ -43,23 +43,26 @@ class DenseHead(Head):
             `negatives` items drawn per batch; `infonce`, the same with `in_batch` targets of the
             batch besides, that of all processes; `bce`, binary cross-entropy of the target and
             one other item drawn uniformly for each state (SASRec, and the TencentGR baseline).
-        negatives: how many items of the catalogue `sampled` and `infonce` draw; 0 is none.
+        negatives: how many items of the catalogue `sampled` and `infonce` draw; 0, for `infonce`,
+            is none.
         in_batch: how many targets of the batch `infonce` draws.
         shared: whether the states of a batch share the items that `sampled` draws. If not, each
             state has `negatives` of its own, as in the MovieLens protocol of HSTU (arXiv
             2402.17152) and FuXi: 128, uniform, with `log_q` off.
         unseen: draw the other item of `bce` among those that are in neither the history nor the
             labels of the row, as the TencentGR baseline does; else among all but the target.
-        log_q: correct the logits of drawn items for how often they are drawn, which makes the
-            partition function unbiased; the positive is not drawn, so it is not corrected. Without
-            it popular items of the batch are pushed down.
-        negative_power: items are drawn in proportion to `count ** negative_power`; 0 is uniform.
-            Above 0 items without training events are practically never drawn, and the softmax
-            that is estimated is over the others.
+        log_q: of `sampled` and `infonce`: correct the logits of drawn items for how often they are
+            drawn, which makes the partition function unbiased; the positive is not drawn, so it is
+            not corrected. Without it popular items of the batch are pushed down.
+        negative_power: of `sampled` and `infonce`: items are drawn in proportion to
+            `count ** negative_power`; 0 is uniform. Above 0 items without training events are
+            practically never drawn, and the softmax that is estimated is over the others.
         label_smoothing: of the full softmax.
         action_weights: of `infonce`, `sampled` and `bce`: how much a target counts in the mean by
             the action of its event: first unknown actions, then each of the dataset. The paper of
             TencentGR weighs conversions more.
+
+    An option of another loss than the one chosen is refused, as it would do nothing.
 
     Attributes:
         keeps_catalog: whether searches over the whole catalogue keep its vectors. If not, each
@@ -83,8 +86,8 @@ class DenseHead(Head):
         similarity: str = "dot",
         temperature: float = 1.0,
         loss: str = "full",
-        negatives: int = 512,
-        in_batch: int = 1024,
+        negatives: int = NEGATIVES,
+        in_batch: int = IN_BATCH,
         shared: bool = True,
         unseen: bool = False,
         log_q: bool = True,
@@ -102,7 +105,9 @@ class DenseHead(Head):
             in_batch=in_batch,
             shared=shared,
             unseen=unseen,
+            log_q=log_q,
             negative_power=negative_power,
+            label_smoothing=label_smoothing,
             action_weights=action_weights,
         )
         if loss == "bce" and tables.num_items < 2:
@@ -124,7 +129,7 @@ class DenseHead(Head):
         self.shared = shared
         self.action_weights = None if action_weights is None else tuple(map(float, action_weights))
         self._sampler: ItemSampler | None = None
-        self._pool: tuple[Filter, torch.Tensor, torch.Tensor] | None = None
+        self._pool: tuple[Filter, Pool] | None = None
         self.own: ItemEncoder | None = None
         if items == "table":
             self.own = IdEmbedding(tables=tables, d_model=d_model)
@@ -356,7 +361,7 @@ class DenseHead(Head):
         """
         pool = self._pool_of(filter)
         if pool is not None:
-            return self._pool_search(hidden, *pool, k=k, exclude=exclude)
+            return self._pool_search(hidden, pool, k=k, exclude=exclude)
         catalog = self.catalog() if self.keeps_catalog else None
 
         def block(start: int, stop: int) -> torch.Tensor:
@@ -370,39 +375,25 @@ class DenseHead(Head):
             block, k=k, tie_order=self.tables.tie_order, exclude=exclude, filter=filter
         )
 
-    def _pool_of(self, filter: Filter | None) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Items of a small pool, int64 `[P]`, and where each item stands in it, -1 outside."""
+    def _pool_of(self, filter: Filter | None) -> Pool | None:
+        """The items of a small pool, kept for the next search; None where all are scored."""
         if filter is None or len(filter) != 1:
             return None
         if self._pool is None or self._pool[0] is not filter:
-            device = self.tables.counts.device
-            inside = filter.to(device).contains(torch.arange(filter.num_items, device=device))[0]
-            items = inside.nonzero().squeeze(1)
-            place = torch.full((filter.num_items,), -1, dtype=torch.int64, device=device)
-            place[items] = torch.arange(len(items), device=device)
-            self._pool = filter, items, place
-        _, items, place = self._pool
-        return (items, place) if 0 < len(items) <= len(place) // 2 else None
+            self._pool = filter, Pool.of(filter, self.tables.counts.device)
+        pool = self._pool[1]
+        return pool if 0 < len(pool.items) <= len(pool.place) // 2 else None
 
     def _pool_search(
-        self,
-        hidden: torch.Tensor,
-        items: torch.Tensor,
-        place: torch.Tensor,
-        *,
-        k: int,
-        exclude: torch.Tensor | None,
+        self, hidden: torch.Tensor, pool: Pool, *, k: int, exclude: torch.Tensor | None
     ) -> SearchResult:
-        if exclude is not None:
-            exclude = exclude.to(place.device)
-            exclude = torch.where(exclude >= 0, place[exclude.clamp_min(0)], -1)
         queries = F.normalize(hidden.float(), dim=-1) if self.similarity == "cosine" else hidden
         rows, scores = pool_search(
             queries.float(),
-            self.catalog(items),
+            self.catalog(pool.items),
             k=k,
-            tie_order=torch.argsort(torch.argsort(self.tables.tie_order[items])),
-            exclude=exclude,
+            tie_order=torch.argsort(torch.argsort(self.tables.tie_order[pool.items])),
+            exclude=None if exclude is None else pool.rows(exclude),
         )
-        found = items[rows.clamp_min(0)].masked_fill(rows < 0, -1)
-        return item_result(found, scores / self.temperature, evaluations=len(items))
+        scores = scores / self.temperature
+        return item_result(pool.numbers(rows), scores, evaluations=len(pool.items))

@@ -15,6 +15,7 @@ from genrec.models.item_encoders.events import EventFeature
 from genrec.models.meta import SequenceMeta
 from genrec.models.tables import ItemTables
 
+MAX_ROWS = 200_000  # of a feature that is not hashed
 _BLOCK = 1 << 15
 # Two odd multipliers and shifts: the rows of a hashed value.
 _HASHES = ((0x9E3779B1, 15), (0x85EBCA77, 13))
@@ -136,7 +137,7 @@ class FeatureEncoder(ItemEncoder):
         columns: Sequence[str | int] = (),
         vectors: Sequence[str] = (),
         width: int | None = None,
-        max_rows: int = 200_000,
+        max_rows: int = MAX_ROWS,
         activation: str = "none",
         missing: str = "learned",
         dropout: float = 0.0,
@@ -159,6 +160,15 @@ class FeatureEncoder(ItemEncoder):
             raise ConfigError(
                 f"item encoder 'features': missing={missing!r}; expected 'learned' or 'zero'"
             )
+        for option, value, default, of, read in (
+            ("max_rows", max_rows, MAX_ROWS, "columns", names),
+            ("missing", missing, "learned", "vectors", of_vectors),
+        ):
+            if value != default and not read:
+                raise ConfigError(
+                    f"item encoder 'features': {option}={value!r} is of {of}, and none are read; "
+                    f"name {of} or leave {option} out"
+                )
         size = _positive("features", width=d_model if width is None else width, max_rows=max_rows)
         self.activation, self.width = activation, size
         self.sparse = (
@@ -233,7 +243,7 @@ class UserFeatures(EventFeature):
         d_model: int,
         columns: Sequence[str | int] = (),
         width: int | None = None,
-        max_rows: int = 200_000,
+        max_rows: int = MAX_ROWS,
         token: bool = False,
         activation: str = "none",
         dropout: float = 0.0,
