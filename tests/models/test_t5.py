@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from transformers import T5Config, T5Model
@@ -74,3 +76,14 @@ def test_groups_hold_everything_once_and_are_of_like_length() -> None:
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         T5(d_model=WIDTH, max_length=9, **options)
+
+
+def test_building_one_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    # T5's usual tokens for padding and the end are outside its vocabulary: transformers warns.
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        T5(d_model=16, layers=1, heads=2, max_length=8)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records

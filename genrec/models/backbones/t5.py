@@ -101,6 +101,8 @@ class T5(Backbone):
             "relative_attention_num_buckets": buckets,
             "relative_attention_max_distance": max_distance,
             "vocab_size": 1,
+            "pad_token_id": None,
+            "eos_token_id": None,
             "use_cache": False,
         }
         self.encoder = T5Stack(T5Config(num_layers=layers, is_decoder=False, **shape))
