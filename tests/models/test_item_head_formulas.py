@@ -124,7 +124,7 @@ def test_dense_over_drawn_items(
         "own": {"loss": "sampled", "negatives": 9, "shared": False},
         "infonce": {"loss": "infonce", "negatives": 9, "in_batch": 5},
     }[kind]
-    weights = [0.5, 2.0, 0.0] if weighted else None
+    weights = [0.5, 2.5, 0.0] if weighted else None
     head = dense(similarity, log_q=log_q, negative_power=power, action_weights=weights, **options)
     hidden, targets = torch.randn(STATES, WIDTH), torch.tensor(TARGETS)
     head.seed_draws(8)
@@ -154,7 +154,7 @@ def test_dense_over_drawn_items(
 @pytest.mark.parametrize("weighted", [False, True])
 def test_dense_of_pairs(similarity: str, weighted: bool) -> None:
     """`-log sigmoid(s of the target) - log(1 - sigmoid(s of another item))`."""
-    head = dense(similarity, loss="bce", action_weights=[0.5, 2.0, 0.0] if weighted else None)
+    head = dense(similarity, loss="bce", action_weights=[0.5, 2.5, 0.0] if weighted else None)
     hidden = torch.randn(STATES, WIDTH)
     head.seed_draws(8)
     others = head._others(torch.tensor(TARGETS)).tolist()
@@ -175,7 +175,7 @@ def weighed(
     found = head.event_loss(hidden, torch.tensor(TARGETS), torch.tensor(actions))
     if head.action_weights is None:
         return found, mean(losses)
-    counts = [(0.5, 2.0, 0.0)[action] for action in actions]
+    counts = [(0.5, 2.5, 0.0)[action] for action in actions]
     return found, dot(counts, losses) / sum(counts)
 
 
