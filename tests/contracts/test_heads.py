@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from genrec.decoding import Filter, PrefixTrie
-from genrec.models import HEADS, Head, ItemTables, LigerHead, SidEmbedding, SidTokens
+from genrec.errors import ConfigError
+from genrec.models import (
+    HEADS,
+    Head,
+    IdEmbedding,
+    ItemEncoder,
+    ItemTables,
+    LigerHead,
+    SidEmbedding,
+    SidTokens,
+)
 
 ITEMS, WIDTH, SIZES, DIM = 60, 12, (5, 4, 6), 7
 OF_CONTENT = {"type": "dense", "items": "content", "similarity": "cosine"}
@@ -29,31 +39,48 @@ VARIANTS = [
 ]
 
 
-def tables(seed: int = 0) -> ItemTables:
+def values(items: int = ITEMS, seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    codes = torch.stack([torch.randint(0, k, (ITEMS,), generator=generator) for k in SIZES], 1)
-    made = ItemTables(num_items=ITEMS, codebook_sizes=SIZES, vector_dim=DIM)
-    return made.fill(
-        codes=codes.int(),
-        vectors=torch.randn(ITEMS, DIM, generator=generator),
-        tie_order=torch.randperm(ITEMS, generator=generator),
-    )
+    codes = torch.stack([torch.randint(0, k, (items,), generator=generator) for k in SIZES], 1)
+    return {
+        "codes": codes.int(),
+        "vectors": torch.randn(items, DIM, generator=generator),
+        "tie_order": torch.randperm(items, generator=generator),
+        "counts": torch.randint(1, 9, (items,), generator=generator).float(),
+    }
 
 
-@pytest.fixture(params=VARIANTS, ids=lambda v: f"{v[0]}{v[1] or ''}")
-def head(request: pytest.FixtureRequest) -> Head:
-    name, options = request.param
+def build(
+    variant: tuple[str, dict],
+    *,
+    items: int = ITEMS,
+    seed: int = 0,
+    encoder: type[ItemEncoder] | None = None,
+) -> Head:
+    name, options = variant
     torch.manual_seed(0)
-    items = tables()
+    tables = ItemTables(num_items=items, codebook_sizes=SIZES, vector_dim=DIM)
+    tables.fill(**values(items, seed))
     tokens = HEADS[name].reads_tokens or "'tokens'" in str(options)
-    kind = SidTokens if tokens else SidEmbedding
-    encoder = kind(tables=items, d_model=WIDTH)
-    made = HEADS[name](tables=items, encoder=encoder, d_model=WIDTH, **options).eval()
-    torch.nn.init.normal_(encoder.table.weight)
+    made_of = encoder or (SidTokens if tokens else SidEmbedding)
+    embeddings = made_of(tables=tables, d_model=WIDTH)
+    made = HEADS[name](tables=tables, encoder=embeddings, d_model=WIDTH, **options).eval()
+    for parameter in embeddings.parameters():
+        torch.nn.init.normal_(parameter)
     for parameter in made.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.3)
     return made
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda v: f"{v[0]}{v[1] or ''}")
+def variant(request: pytest.FixtureRequest) -> tuple[str, dict]:
+    return request.param
+
+
+@pytest.fixture
+def head(variant: tuple[str, dict]) -> Head:
+    return build(variant)
 
 
 class Steps:
@@ -109,21 +136,115 @@ def test_loss_is_a_finite_scalar_with_gradients(head: Head) -> None:
     assert (hidden.grad.abs().sum(1) > 0).all()
 
 
-def test_a_state_learns_its_target(head: Head, trie: PrefixTrie) -> None:
-    """Descending the loss of one state brings its target to the top of the search."""
+def learned(head: Head, targets: torch.Tensor) -> torch.Tensor:
+    """States `[M, D]`, one of each target, that have descended the loss with all weights."""
     head.train()
-    hidden = torch.randn(1, WIDTH, requires_grad=True)
-    target = torch.tensor([17])
+    hidden = torch.randn(len(targets), WIDTH, requires_grad=True)
     optimiser = torch.optim.Adam([hidden, *head.parameters(), *head.encoder.parameters()], lr=0.05)
-    for _ in range(150):
+    for step in range(150):
+        head.seed_draws(step)
         optimiser.zero_grad()
-        head.loss(before_targets(head, hidden, target), target).backward()
+        head.loss(before_targets(head, hidden, targets), targets).backward()
         optimiser.step()
     head.eval()
-    found = head.search(of_users(head, hidden.detach()), k=5, trie=trie, exact=True)
-    same = (head.tables.codes == head.tables.codes[17]).all(1).nonzero().flatten()
-    best = found.items[0, 0] if head.uses_trie else found.items[0, :1]
-    assert best in (same if head.uses_trie else target)
+    return hidden.detach()
+
+
+def test_each_state_learns_its_own_target(head: Head, trie: PrefixTrie) -> None:
+    """Descending the loss of a batch brings the target of each state to the top of its list."""
+    _, group, size = head.tables.codes.unique(dim=0, return_inverse=True, return_counts=True)
+    targets = (size[group] == 1).nonzero().flatten()[:4]  # no other item has their codes
+    found = head.search(of_users(head, learned(head, targets)), k=5, trie=trie, exact=True)
+    assert torch.equal(found.items[:, 0], targets)
+
+
+def seeded_loss(head: Head, hidden: torch.Tensor, targets: torch.Tensor, seed: int) -> float:
+    head.seed_draws(seed)
+    return head.loss(before_targets(head, hidden, targets), targets).item()
+
+
+def draws(head: Head, hidden: torch.Tensor, targets: torch.Tensor) -> bool:
+    """Whether the loss is another one each time, or for another seed."""
+    head.draw_seed = None
+    read = before_targets(head, hidden, targets)
+    found = {head.loss(read, targets).item() for _ in range(3)}
+    return len(found | {seeded_loss(head, hidden, targets, seed) for seed in range(3)}) > 1
+
+
+def test_a_loss_is_the_mean_of_those_of_its_states(head: Head) -> None:
+    hidden, targets = torch.randn(6, WIDTH), torch.tensor([5, 3, 3, 20, 41, 0])
+    together = head.unsampled_loss(before_targets(head, hidden, targets), targets)
+    alone = [
+        head.unsampled_loss(before_targets(head, hidden[n : n + 1], own), own)
+        for n, own in enumerate(targets.split(1))
+    ]
+    torch.testing.assert_close(together, torch.stack(alone).mean())
+
+
+def test_twice_the_batch_is_the_same_loss(head: Head) -> None:
+    hidden, targets = torch.randn(8, WIDTH), torch.arange(8) * 7
+    drawn = draws(head, hidden, targets)
+    seeds = range(40 if drawn else 1)
+    once, twice = (
+        sum(seeded_loss(head, hidden.repeat(n, 1), targets.repeat(n), seed) for seed in seeds)
+        for n in (1, 2)
+    )
+    assert twice == pytest.approx(once, rel=0.2 if drawn else 1e-5)
+
+
+def test_a_seed_decides_what_a_loss_draws(head: Head) -> None:
+    hidden, targets = torch.randn(8, WIDTH), torch.arange(8) * 7
+    found = {seed: seeded_loss(head, hidden, targets, seed) for seed in (1, 2)}
+    torch.manual_seed(99)
+    assert found == {seed: seeded_loss(head, hidden, targets, seed) for seed in (1, 2)}
+    assert (found[1] != found[2]) == draws(head, hidden, targets)
+
+
+def test_a_target_is_not_drawn_against_itself(variant: tuple[str, dict]) -> None:
+    """Of three items, one far ahead of the others: what is drawn makes no difference any more."""
+    head, target = build(variant, items=3), torch.tensor([1])
+    if not draws(head, torch.randn(1, WIDTH), target):
+        pytest.skip("draws nothing")
+    hidden = learned(head, target)
+    losses = [seeded_loss(head, hidden, target, seed) for seed in range(30)]
+    assert max(losses) - min(losses) < 0.02
+
+
+def test_tables_filled_later_are_read(variant: tuple[str, dict], trie: PrefixTrie) -> None:
+    """As where a checkpoint is loaded, or a catalogue refreshed, after something was asked."""
+    head, other = build(variant), build(variant, seed=1)
+    hidden, targets = torch.randn(6, WIDTH), torch.tensor([5, 3, 3, 20, 41, 0])
+    head.search(of_users(head, hidden), k=5, trie=trie, exact=True)
+    head.loss(before_targets(head, hidden, targets), targets)
+    head.tables.fill(**values(seed=1))
+    other.load_state_dict(head.state_dict())
+    other.encoder.load_state_dict(head.encoder.state_dict())
+    tables = other.tables
+    trie = PrefixTrie.from_codes(tables.codes, SIZES, tie_order=tables.tie_order)
+    assert seeded_loss(head, hidden, targets, 0) == pytest.approx(
+        seeded_loss(other, hidden, targets, 0), rel=1e-5
+    )
+    ours, theirs = (
+        each.search(of_users(each, hidden), k=5, trie=trie, exact=True) for each in (head, other)
+    )
+    assert torch.equal(ours.items, theirs.items)
+    torch.testing.assert_close(ours.scores, theirs.scores)
+
+
+@pytest.mark.parametrize("encoder", [IdEmbedding, SidEmbedding, SidTokens])
+def test_an_encoder_works_or_is_refused_at_once(
+    variant: tuple[str, dict], encoder: type[ItemEncoder]
+) -> None:
+    try:
+        head = build(variant, encoder=encoder)
+    except ConfigError as error:
+        assert "head '" in str(error)
+        return
+    hidden, targets = torch.randn(4, WIDTH), torch.arange(4) * 7
+    assert torch.isfinite(head.loss(before_targets(head, hidden, targets), targets))
+    codes, order = head.tables.codes, head.tables.tie_order
+    trie = PrefixTrie.from_codes(codes, SIZES, tie_order=order)
+    assert head.search(of_users(head, hidden), k=3, trie=trie).items.shape == (4, 3)
 
 
 def test_search_ranks_by_score_and_repeats_itself(head: Head, trie: PrefixTrie) -> None:
@@ -151,13 +272,7 @@ def test_search_ranks_the_whole_catalog_as_the_loss_does(head: Head, trie: Prefi
                 [ranking.unsampled_loss(before_targets(ranking, state, i), i) for i in every]
             )
             assert sorted(found.items[row].tolist()) == list(range(ITEMS))
-            ranked, scores = losses[found.items[row]], found.scores[row]
-            assert (ranked.diff() > -1e-5).all()
-            # A loss is a score times a constant, but for what all items share.
-            scale = (ranked[-1] - ranked[0]) / (scores[0] - scores[-1])
-            torch.testing.assert_close(
-                (ranked - ranked[0]) / scale, scores[0] - scores, atol=1e-3, rtol=1e-3
-            )
+            assert (losses[found.items[row]].diff() > -1e-5).all()
 
 
 def test_excluded_items_never_come_back(head: Head, trie: PrefixTrie) -> None:

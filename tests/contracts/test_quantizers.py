@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from genrec.errors import ArtefactError, ConfigError, DataError, GenrecError
 from genrec.quantization import QUANTIZERS, Quantizer, load_quantizer, make_quantizer
+from genrec.quantization.fixed_codes import FixedCodes
 from genrec.tokenizers.refit import relabel_quantizer
 
 # Options that make a quantizer quick enough to be fitted dozens of times.
@@ -47,7 +48,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
 NAMES = sorted(QUANTIZERS)
 CASES = sorted([*QUANTIZERS, *VARIANTS])
 # Controls, whose codes are not fitted to the vectors.
-UNFITTED = ("hash", "random")
+UNFITTED = [name for name in NAMES if issubclass(QUANTIZERS[name], FixedCodes)]
 
 
 def type_of(case: str) -> str:
@@ -123,6 +124,18 @@ def test_fit_returns_itself_and_leaves_vectors_and_global_state_alone(case, x):
     assert torch.equal(torch.random.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
     assert torch.get_num_threads() == threads
+
+
+def test_rows_left_out_are_not_learned_from(case, fitted, x):
+    places = np.sort(np.random.default_rng(1).choice(300, size=len(x), replace=False))
+    longer = 3 + clustered(n=300, seed=7)
+    longer[places] = x
+    some = build(case).fit(longer, rows=places)
+    codes = fitted.encode(longer)
+    assert np.array_equal(some.encode(longer), codes)
+    assert np.array_equal(some.decode(codes), fitted.decode(codes))
+    for ours, theirs in zip(some.codebooks(), fitted.codebooks(), strict=True):
+        assert np.array_equal(ours, theirs)
 
 
 def test_same_seed_same_codes_whatever_the_global_seed(case, fitted, x):
@@ -203,6 +216,28 @@ def test_encode_takes_a_nearest_code_of_each_level(fitted, x):
         assert (distances >= 0).all()
         chosen = distances[np.arange(len(x)), codes[:, level]]
         assert np.allclose(chosen, distances.min(axis=1), rtol=1e-4, atol=1e-4)
+
+
+def test_level_distances_are_squared_ones_to_the_codebook(case, x):
+    """Each row and level has a point whose squared distances to the codes they are.
+
+    Up to what the row has for all codes, as a point may lie off the plane that the codes span.
+    """
+    if type_of(case) in UNFITTED:
+        pytest.skip("a control: its codebooks are learned after its codes")
+    quantizer = build(case, size=32).fit(x)
+    codes = quantizer.encode(x)
+    for level, book in enumerate(map(np.float64, quantizer.codebooks())):
+        assert len(book) > book.shape[1] + 1, "too few codes to say where a point is"
+        found = np.float64(quantizer.level_distances(x, codes[:, :level]))
+        # |p - c|^2 = |p|^2 - 2 p c + |c|^2
+        factors = np.c_[np.ones(len(book)), -2 * book]
+        points = np.linalg.lstsq(factors, (found - (book**2).sum(1)).T, rcond=1e-6)[0][1:].T
+        apart = ((points[:, None] - book) ** 2).sum(2)
+        offset = found - apart
+        close = 1e-4 * np.abs(found).max()
+        assert (np.ptp(offset, axis=1) < close).all()
+        assert (offset > -close).all()
 
 
 def test_save_and_load_to_the_bit(fitted, x, tmp_path):

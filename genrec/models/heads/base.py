@@ -67,10 +67,12 @@ class Head(nn.Module, ABC):
         """
 
     def unsampled_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss with nothing drawn, which ranks items as the search does.
+        """The loss with nothing drawn, which orders items as the search does.
 
-        `loss` itself, but for heads whose loss draws items: there, the one over all of them that
-        it stands for. Contract tests compare it with the search.
+        `loss` itself, but for two kinds of heads. Where the loss draws items: the one over all of
+        them that it stands for. Where what a target costs is not in the order of its score, as of
+        a sum over codes of other than their log-probabilities: one that is. It is the mean of what
+        single states cost. Contract tests compare it with the search; nothing is trained by it.
         """
         return self.loss(hidden, targets)
 
