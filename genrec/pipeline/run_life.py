@@ -28,7 +28,7 @@ from genrec.pipeline.runs import (
     record_fingerprint,
 )
 from genrec.training import TrainingConfig
-from genrec.training.trainer import MODEL_KIND
+from genrec.training.best import MODEL_KIND
 
 
 def check_out(out: str) -> Path:

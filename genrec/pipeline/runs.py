@@ -34,8 +34,8 @@ from genrec.pipeline.settings import REFERENCE, SplitConfig
 from genrec.processes import processes
 from genrec.tokenizers import SidVocabulary
 from genrec.training.arguments import quiet_transformers
+from genrec.training.best import MODEL_KIND
 from genrec.training.sharding import split_model
-from genrec.training.trainer import MODEL_KIND
 
 RUN_FILE = "run.json"
 UNFINISHED_FILE = "unfinished.json"

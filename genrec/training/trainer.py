@@ -17,15 +17,15 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import set_seed
-from transformers.utils import SAFE_WEIGHTS_NAME
 
-from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
+from genrec.artefacts import check_folder, write_json
 from genrec.data import TrainingBatches, TrainingSequences
 from genrec.errors import ConfigError, GenrecError
 from genrec.models import Head, Recommender
-from genrec.processes import processes, summed
+from genrec.processes import processes
 from genrec.training.arguments import quiet_transformers, training_arguments
 from genrec.training.average import WeightAverage
+from genrec.training.best import MODEL_KIND, keep_if_best
 from genrec.training.checkpoints import SCHEDULE_FILE, last_checkpoint, log_of, writing
 from genrec.training.clock import Clock, Spent
 from genrec.training.config import TrainingConfig
@@ -36,15 +36,10 @@ from genrec.training.sharding import (
     is_sharded,
     launcher_settings,
     own_rows,
-    row_blocks,
-    row_sharded,
     shard_tables,
     whole_model,
 )
 from genrec.training.shards import load_shard, save_shard
-from genrec.training.tensor_files import Blocks, add_tensors
-
-MODEL_KIND = "model"
 
 Validate = Callable[[Recommender], Mapping[str, float]]
 
@@ -209,7 +204,8 @@ class RecommenderTrainer(Trainer):
             stack.enter_context(full_precision(model))
             self._check_finite(model)
             found = dict(self.validate(model))
-            self._keep_if_best(model, found)
+            best = Path(str(self.args.output_dir)) / "best"
+            keep_if_best(best, model, found, epoch=self.state.epoch, step=self.state.global_step)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log({**metrics, **self.clock.read().known()})
         self.control = self.callback_handler.on_evaluate(
@@ -268,34 +264,6 @@ class RecommenderTrainer(Trainer):
                     f"below {self.args.learning_rate:g}, a longer warmup, or a max_grad_norm above "
                     "0 (with precision fp16 or bf16, try fp32 too)"
                 )
-
-    def _keep_if_best(self, model: Recommender, found: Mapping[str, float]) -> None:
-        best = Path(str(self.args.output_dir)) / "best"
-        first = self.is_world_process_zero()
-        known = read_json(best / "validation.json") if first and best.is_dir() else {}
-        # The first process knows; what is split, all of them give away.
-        better = first and not (known and found[METRIC] <= known[METRIC])
-        if not summed(np.array([better]))[0]:
-            return
-        split = row_sharded(model)
-        if not first:
-            for table in split.values():
-                for _ in row_blocks(table):
-                    pass
-            return
-        with atomic_folder(best, kind=MODEL_KIND) as folder:
-            rows = {
-                f"{name}.weight": Blocks(one.weight.dtype, (*one.weight.shape,), row_blocks(one))
-                for name, one in split.items()
-            }
-            held = {name: one for name, one in model.state_dict().items() if name not in rows}
-            model.save_pretrained(folder, state_dict=held if split else None)
-            if split:
-                add_tensors(folder / SAFE_WEIGHTS_NAME, rows)
-            write_json(
-                folder / "validation.json",
-                {**found, "epoch": self.state.epoch, "step": self.state.global_step},
-            )
 
 
 @contextlib.contextmanager
