@@ -37,8 +37,7 @@ def function(verb: str, source: str = ""):
 
 
 GROUPS = {
-    "prepare": ("amazon", "generated", "movielens", "tables", "tencentgr"),
-    "bench": ("decode", "quantize"),
+    verb: [part for part in cli.load_verb(verb) if part != "_help"] for verb in ("prepare", "bench")
 }
 COMMANDS = [(verb, part) for verb in cli.VERBS for part in GROUPS.get(verb, ("",))]
 

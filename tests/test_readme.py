@@ -2,6 +2,7 @@
 
 The snippets of a page run from top to bottom in one empty folder. A bash block holds `genrec`
 commands, and `make` commands, which CI runs itself; anything else belongs in another kind of block.
+A yaml block that begins with a name is a recipe, and is saved as `NAME.yaml`.
 A text block behind it shows what it prints: the counts in it are those of the command.
 """
 
@@ -27,7 +28,7 @@ from genrec.quantization import QUANTIZERS
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/tutorial.md", "docs/tutorial-tencentgr.md", "docs/how-to")
 FLAGS = re.MULTILINE | re.DOTALL
-FENCE = re.compile(r"^```(python|bash|text)\n(.*?)^```$", FLAGS)
+FENCE = re.compile(r"^```(python|bash|text|yaml)\n(.*?)^```$", FLAGS)
 COUNT = re.compile(r"(?<![\d.,\w])\d[\d,]*\d(?![\d.,%\w])")  # two digits or more, no fraction
 
 
@@ -36,7 +37,7 @@ class Snippet:
     """One fenced block.
 
     Attributes:
-        language: `python`, `bash` or `text`.
+        language: `python`, `bash`, `text` or `yaml`.
         text: what it holds.
         line: where the text starts in the page.
     """
@@ -139,6 +140,10 @@ def test_snippets_run_in_order(
         if snippet.language == "text":
             printed += "".join(capsys.readouterr())
             assert not counts_missing(snippet.text, printed), f"{page}:{snippet.line}"
+            continue
+        if snippet.language == "yaml":
+            if named := re.match(r"name: (\S+)", snippet.text):
+                Path(f"{named[1]}.yaml").write_text(snippet.text)
             continue
         if snippet.language == "python":
             script = tmp_path / f"line{snippet.line}.py"

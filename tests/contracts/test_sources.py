@@ -1,9 +1,14 @@
-"""What every source must do. A new source adds its name and a function that lays out its input."""
+"""What every source must do. A new source adds its name and a function that lays out its input.
+
+That function also says which events the dataset must have, from the rows that it wrote: it reads
+nothing with the code under test.
+"""
 
 from __future__ import annotations
 
 import json
-import sys
+import pickle
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,61 +20,86 @@ import pytest
 
 from genrec.artefacts import check_folder
 from genrec.data import Dataset
-from genrec.data.sources import SOURCES, prepare
+from genrec.data.sources import SOURCES, prepare, register
+from genrec.data.sources.generated import generate
 from genrec.data.tencentgr import generate_tencentgr
-from genrec.errors import GenrecError
+from genrec.errors import ConfigError, GenrecError
+
+# (user, item, Unix seconds or None), each user's in the order of the dataset; users in any.
+Events = list[tuple[Any, Any, Any]]
+# `path` (None if nothing is read), options, and the events that must come out.
+Input = tuple[Path | None, dict[str, Any], Events]
 
 
-def tables(place: Path) -> tuple[Path, dict[str, Any]]:
+def in_time(events: Events) -> Events:
+    """Oldest first, events of one time as they stood."""
+    return sorted(events, key=lambda event: event[2])
+
+
+def tables(place: Path) -> Input:
     rng = np.random.default_rng(0)
     pd.DataFrame({"item_id": range(30), "title": [f"thing {i}" for i in range(30)]}).to_csv(
         place / "items.csv", index=False
     )
-    pd.DataFrame(
-        {
-            "user_id": rng.integers(0, 20, size=200),
-            "item_id": rng.integers(0, 30, size=200),
-            "timestamp": rng.integers(10**9, 10**9 + 10**6, size=200),
-        }
-    ).to_csv(place / "interactions.csv", index=False)
-    return place, {}
+    rows = [(int(u), int(i), 10**9 + int(t)) for u, i, t in rng.integers(0, [20, 30, 9], (200, 3))]
+    pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_csv(
+        place / "interactions.csv", index=False
+    )
+    return place, {}, in_time(rows)
 
 
-def amazon(place: Path) -> tuple[Path, dict[str, Any]]:
+def amazon(place: Path) -> Input:
     rng = np.random.default_rng(0)
-    pairs = {(int(u), int(i)) for u, i in rng.integers(0, [20, 30], size=(300, 2))}
+    pairs = list(dict.fromkeys((int(u), int(i)) for u, i in rng.integers(0, [20, 30], (300, 2))))
+    rows: Events = [(f"U{u}", f"I{i}", 86_400 * (1 + (u + i) % 4)) for u, i in pairs]
     reviews = [
-        {"reviewerID": f"U{u}", "asin": f"I{i}", "overall": 4.0, "unixReviewTime": 86_400 * (u + i)}
-        for u, i in sorted(pairs)
+        {"reviewerID": user, "asin": item, "overall": 4.0, "unixReviewTime": time}
+        for user, item, time in rows
     ]
     metadata = [{"asin": f"I{i}", "title": f"thing {i}"} for i in range(30)]
     (place / "reviews_Toys_5.json").write_text("\n".join(map(json.dumps, reviews)))
     (place / "meta_Toys.json").write_text("\n".join(map(repr, metadata)))
-    return place, {"core": 3}
+    left: Events = []
+    while left != rows:
+        left = rows
+        users, items = (Counter(row[side] for row in rows) for side in (0, 1))
+        rows = [row for row in rows if users[row[0]] >= 7 and items[row[1]] >= 7]
+    return place, {"core": 7}, in_time(rows)
 
 
-def generated(place: Path) -> tuple[None, dict[str, Any]]:
-    return None, {"num_items": 200, "num_users": 40}
+def generated(place: Path) -> Input:
+    options = {"num_items": 200, "num_users": 40}
+    drawn = generate(**options)[1].to_pylist()
+    return None, options, [(row["user_id"], row["item_id"], row["timestamp"]) for row in drawn]
 
 
-def movielens(place: Path) -> tuple[Path, dict[str, Any]]:
+def movielens(place: Path) -> Input:
     rng = np.random.default_rng(0)
-    ratings = [f"{u},{i},4.0,{10**9 + t}" for u, i, t in rng.integers(1, 30, size=(200, 3))]
+    rows = [(int(u), int(i), 10**9 + int(t)) for u, i, t in rng.integers(1, [30, 30, 9], (200, 3))]
+    ratings = [f"{user},{item},4.0,{time}" for user, item, time in rows]
     movies = [f"{i},Thing {i} (1999),Drama" for i in range(1, 30)]
     (place / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *ratings]))
     (place / "movies.csv").write_text("\n".join(["movieId,title,genres", *movies]))
-    return place, {}
+    return place, {}, in_time(rows)
 
 
-def tencentgr(place: Path) -> tuple[Path, dict[str, Any]]:
-    return generate_tencentgr(
+def tencentgr(place: Path) -> Input:
+    files = generate_tencentgr(
         place / "files", users=20, items=240, max_length=20, vectors=("emb_81_4",)
-    ), {}
+    )
+    index = pickle.loads((files / "indexer.pkl").read_bytes())
+    users, items = ({number: raw for raw, number in index[part].items()} for part in "ui")
+    rows = [
+        (users[row["user_id"]], items[event["item_id"]], event["timestamp"])
+        for row in pq.read_table(files / "seq").to_pylist()
+        for event in row["seq"]
+    ]
+    return files, {}, in_time(rows)
 
 
-# Lays out a small input in an empty folder; returns `path` (None if nothing is read) and options.
-Layout = Callable[[Path], tuple["Path | None", dict[str, Any]]]
-LAYOUTS: dict[str, Layout] = {
+# Each lays out a small input in an empty folder; where it can, a user has several events at one
+# time, so that their order shows.
+LAYOUTS: dict[str, Callable[[Path], Input]] = {
     "amazon": amazon,
     "generated": generated,
     "movielens": movielens,
@@ -78,16 +108,48 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-@pytest.fixture(params=sorted(SOURCES))
-def made(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
-    assert request.param in LAYOUTS, f"add a layout of {request.param!r} to this file"
+def lay_out(name: str, tmp_path: Path) -> Input:
+    assert name in LAYOUTS, f"add a layout of {name!r} to this file"
     place = tmp_path / "input"
     place.mkdir()
-    path, options = LAYOUTS[request.param](place)
-    again = prepare(request.param, tmp_path / "again", path, **options)
-    dataset = prepare(request.param, tmp_path / "out", path, **options)
+    return LAYOUTS[name](place)
+
+
+@pytest.fixture(params=sorted(SOURCES))
+def laid_out(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Input]:
+    return request.param, lay_out(request.param, tmp_path)
+
+
+@pytest.fixture
+def made(laid_out: tuple[str, Input], tmp_path: Path) -> Dataset:
+    name, (path, options, _) = laid_out
+    again = prepare(name, tmp_path / "again", path, **options)
+    dataset = prepare(name, tmp_path / "out", path, **options)
     assert dataset.fingerprint == again.fingerprint, "the same input gives the same dataset"
     return dataset
+
+
+def by_user(events: Events) -> dict[Any, Events]:
+    found = defaultdict(list)
+    for event in events:
+        found[event[0]].append(event)
+    return dict(found)
+
+
+def test_the_events_are_those_of_the_input_in_their_order(
+    laid_out: tuple[str, Input], made: Dataset
+) -> None:
+    expected = laid_out[1][2]
+    histories = made.histories
+    times = [None] * histories.num_events
+    if histories.timestamps is not None:
+        times = histories.timestamps.tolist()
+    users = np.repeat(np.arange(len(histories)), histories.lengths)
+    columns = (histories.user_ids.take(users), made.catalog.item_ids.take(histories.items))
+    user_ids, item_ids = (column.to_pylist() for column in columns)
+    found = list(zip(user_ids, item_ids, times, strict=True))
+    assert len(found) == len(expected)
+    assert by_user(found) == by_user(expected)
 
 
 def test_the_folder_holds_the_contract(made: Dataset) -> None:
@@ -136,9 +198,7 @@ def test_ids_find_their_rows(made: Dataset) -> None:
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_an_input_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
-    place = tmp_path / "input"
-    place.mkdir()
-    path, options = LAYOUTS[name](place)
+    path, options, _ = lay_out(name, tmp_path)
     if path is None:
         assert prepare(name, tmp_path / "out", **options).histories.num_events > 0
         return
@@ -148,18 +208,16 @@ def test_an_input_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
-def test_the_output_is_checked_before_anything_is_read(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_output_is_checked_before_anything_is_read(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("mine")
-    place = tmp_path / "input"
-    place.mkdir()
-    path, options = LAYOUTS[name](place)
-    module = sys.modules[SOURCES[name].__module__]
-    for reader in ("fetch", "read_amazon", "read_movielens", "read_table", "generate", "_root"):
-        monkeypatch.setattr(module, reader, None, raising=False)
+    _, options, _ = lay_out(name, tmp_path)
     with pytest.raises(GenrecError, match="out: the folder exists and was not written by genrec"):
-        prepare(name, out, path, **options)
+        prepare(name, out, tmp_path / "nowhere", **options)
     assert [p.name for p in out.iterdir()] == ["thesis.tex"]
+
+
+def test_two_sources_cannot_have_one_name() -> None:
+    with pytest.raises(ConfigError, match="prepare_tables is the source 'tables' already"):
+        register("tables")(SOURCES["amazon"])

@@ -89,6 +89,7 @@ def test_the_configuration_reaches_the_model() -> None:
         ({"heads": 3}, "give config: {head_dim"),
         ({"heads": 4, "kv_heads": 3}, "kv_heads=3 does not divide"),
         ({"layers": 0}, "layers=0"),
+        ({"config": {"num_attention_heads": "few"}}, "num_attention_heads='few'"),
         ({"config": {"head_dim": "wide"}}, "backbone 'hf': 'qwen3': .*head_dim"),
         ({"architecture": "bert"}, "'bert' is not a causal decoder"),
         ({"architecture": "mamba"}, "'mamba' is not a causal decoder"),
@@ -106,6 +107,12 @@ def test_the_configuration_reaches_the_model() -> None:
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         HuggingFaceDecoder(d_model=WIDTH, max_length=8, **options)
+
+
+def test_heads_of_the_configuration_share_the_width() -> None:
+    made = HuggingFaceDecoder(d_model=WIDTH, max_length=8, config={"num_attention_heads": 4}).model
+    assert made.layers[0].self_attn.q_proj.weight.shape == (WIDTH, WIDTH)
+    assert made.layers[0].self_attn.k_proj.weight.shape == (WIDTH, WIDTH)
 
 
 def test_a_size_under_another_name_is_said_in_the_configuration() -> None:

@@ -53,3 +53,14 @@ def test_the_pages_name_every_part_and_option():
         text = (docs / name).read_text()
         assert [part for part in known if f"`{part}`" not in text] == [], f"docs/{name}"
     assert [name for name in options if not re.search(rf"[`.]{name}`", page)] == []
+
+
+def test_the_pages_name_every_source():
+    from genrec.data.sources import SOURCES
+
+    docs = Path(__file__).parents[2] / "docs"
+    row = re.search(r"^\| `prepare\.source` \|.*$", (docs / "recipes.md").read_text(), re.M)
+    page = (docs / "how-to" / "prepare-public-data.md").read_text()
+    for source in SOURCES:
+        assert row and f"`{source}`" in row[0], f"docs/recipes.md: {source}"
+        assert f"`{source}`" in page, f"docs/how-to/prepare-public-data.md: {source}"

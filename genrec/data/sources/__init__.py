@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable
+import pkgutil
 from typing import Any
 
 from genrec.data.dataset import Dataset
 from genrec.data.sources.amazon import prepare_amazon
 from genrec.data.sources.generated import prepare_generated
 from genrec.data.sources.movielens import prepare_movielens
+from genrec.data.sources.registry import SOURCES, register
 from genrec.data.sources.tables import prepare_tables
 from genrec.data.sources.tencentgr import prepare_tencentgr
 from genrec.errors import ConfigError
 
-# Called as source(folder, path, **options), without path where nothing is read; each returns the
-# dataset it wrote.
-SOURCES: dict[str, Callable[..., Dataset]] = {
-    "amazon": prepare_amazon,
-    "generated": prepare_generated,
-    "movielens": prepare_movielens,
-    "tables": prepare_tables,
-    "tencentgr": prepare_tencentgr,
-}
+# A source is known once its file is there.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 
 def prepare(
@@ -57,4 +53,5 @@ __all__ = [
     "prepare_movielens",
     "prepare_tables",
     "prepare_tencentgr",
+    "register",
 ]

@@ -26,6 +26,7 @@ from genrec.data.download import download as fetch
 from genrec.data.kcore import k_core
 from genrec.data.sources.amazon_metadata import read_metadata
 from genrec.data.sources.amazon_reviews import Reviews, read_reviews
+from genrec.data.sources.registry import register
 from genrec.errors import ConfigError, DataError
 
 DAY = 86_400
@@ -118,6 +119,7 @@ def read_amazon(
     return content, interactions, info
 
 
+@register("amazon")
 def prepare_amazon(
     folder: str | PathLike[str],
     path: str | PathLike[str] | None = None,

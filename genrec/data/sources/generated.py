@@ -25,6 +25,7 @@ from genrec.artefacts import check_target
 from genrec.data.dataset import KIND, Dataset, write_dataset
 from genrec.data.ranges import draw_in_ranges
 from genrec.data.sources.generated_words import DEPARTMENTS, DETAILS, STYLE_PHRASES
+from genrec.data.sources.registry import register
 from genrec.errors import ConfigError
 
 NUM_STYLES = 6
@@ -144,6 +145,7 @@ def generate(
     return item_table, interactions, info
 
 
+@register("generated")
 def prepare_generated(
     folder: str | PathLike[str],
     path: str | PathLike[str] | None = None,

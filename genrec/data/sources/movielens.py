@@ -23,6 +23,7 @@ from genrec.artefacts import cache_folder, check_target
 from genrec.data.dataset import KIND, Dataset, write_dataset
 from genrec.data.download import download as fetch
 from genrec.data.download import movielens_url
+from genrec.data.sources.registry import register
 from genrec.errors import ConfigError, DataError
 
 RATINGS = {"userId": "user_id", "movieId": "item_id", "rating": "rating", "timestamp": "timestamp"}
@@ -95,6 +96,7 @@ def read_movielens(
     return content, interactions, info
 
 
+@register("movielens")
 def prepare_movielens(
     folder: str | PathLike[str],
     path: str | PathLike[str] | None = None,

@@ -16,6 +16,7 @@ from genrec.artefacts import check_target
 from genrec.data.columns import as_table, id_column, integers_if_canonical, require_columns
 from genrec.data.dataset import KIND, Dataset, write_dataset
 from genrec.data.sources.readers import SUFFIXES, read_table, suffix
+from genrec.data.sources.registry import register
 from genrec.errors import DataError
 
 # What a dataset folder calls a column, and the option that names it in the user's table.
@@ -28,6 +29,7 @@ OPTIONS = {
 }
 
 
+@register("tables")
 def prepare_tables(
     folder: str | os.PathLike[str],
     path: str | os.PathLike[str],

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from genrec.artefacts import check_target
 from genrec.data.dataset import KIND, Dataset
+from genrec.data.sources.registry import register
 from genrec.data.tencentgr import assemble, read_competition, read_huggingface
 from genrec.data.tencentgr.completeness import gaps, told_counts
 from genrec.data.tencentgr.hub import fetch, is_name
@@ -33,6 +34,7 @@ from genrec.errors import ConfigError, DataError
 HISTORIES = ("train", "predict")
 
 
+@register("tencentgr")
 def prepare_tencentgr(
     folder: str,
     path: str | None = None,

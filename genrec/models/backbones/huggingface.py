@@ -26,6 +26,7 @@ from genrec.models.backbones.base import (
 )
 from genrec.models.backbones.hf_check import check_decoding
 from genrec.models.backbones.hf_models import (
+    SIZES,
     add_lora,
     check_sizes,
     configured,
@@ -105,8 +106,11 @@ class HuggingFaceDecoder(Backbone):
             raise ConfigError(
                 f"backbone 'hf': the width is {width}, but d_model={d_model}; set d_model: {width}"
             )
-        heads = options["heads"] or 2
-        groups = options["kv_heads"] or heads
+        heads = options["heads"] or own.get(SIZES["heads"]) or 2
+        groups = options["kv_heads"] or own.get(SIZES["kv_heads"]) or heads
+        for name, value in (("heads", heads), ("kv_heads", groups)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"backbone 'hf': {SIZES[name]}={value!r}; expected at least 1")
         if heads % groups:
             raise ConfigError(f"backbone 'hf': kv_heads={groups} does not divide heads={heads}")
         if d_model % heads and "head_dim" not in own:
