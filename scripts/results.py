@@ -230,14 +230,19 @@ def over_seeds(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
 
 
 def by_popularity(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
-    """NDCG@10 by how often the target occurs in training, cold items first."""
+    """NDCG@10 by how often the target occurs in training, cold items first.
+
+    An order of events has targets of its own, so the numbers of users are rows of each.
+    """
     lines: list[str] = []
+    orders = set()
     for _, method, metrics in rows:
         slices = metrics.get("slices", {}).get("popularity")
         if not slices:
             continue
+        order = metrics["day_order"]
         if not lines:
-            names = [f"{part['name']} ({part['users']:,} users)" for part in slices]
+            names = [part["name"] for part in slices]
             lines = [
                 "## By popularity of the target",
                 "",
@@ -246,11 +251,15 @@ def by_popularity(rows: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
                 f"| method | order | {' | '.join(names)} |",
                 f"|---|---|{'---:|' * len(names)}",
             ]
+        if order not in orders:
+            orders.add(order)
+            counts = [f"{part['users']:,}" for part in slices]
+            lines.append(f"| users | {order} | {' | '.join(counts)} |")
         cells = [
             " / ".join(number(part[f"{mask}/ndcg@10"]["value"]) for mask in ("unmasked", "masked"))
             for part in slices
         ]
-        lines.append(f"| {method} | {metrics['day_order']} | {' | '.join(cells)} |")
+        lines.append(f"| {method} | {order} | {' | '.join(cells)} |")
     return [*lines, ""] if lines else []
 
 

@@ -150,12 +150,19 @@ def test_both_orders_stand_on_one_page(results: ModuleType, tmp_path: Path) -> N
 def test_cold_items_are_told_apart(results: ModuleType, tmp_path: Path) -> None:
     cold = {"name": "cold (0)", "users": 1234}
     cold |= {f"{mask}/ndcg@10": {"value": v} for mask, v in (("unmasked", 0.01), ("masked", 0.02))}
-    folder = tmp_path / "some-data"
+    folder, other = tmp_path / "some-data", tmp_path / "some-data-shuffled-day"
     write(folder / "runs/a", 0.02, seed=0, slices={"popularity": [cold]})
     write(folder / "report/popularity", 0.01)
-    head, row = rows_of(results.page([folder], "")[1].partition("## By popularity")[2])[:2]
-    assert head == ["method", "order", "cold (0) (1,234 users)"]
-    assert row == ["a", "file", ".0100 / .0200"]
+    fewer = {"popularity": [{**cold, "users": 47}]}
+    write(other / "runs/a", 0.02, seed=0, day_order="shuffled-day", slices=fewer)
+    text = results.page([folder, other], "")[1].partition("## By popularity")[2]
+    assert rows_of(text.partition("\n## ")[0]) == [
+        ["method", "order", "cold (0)"],
+        ["users", "file", "1,234"],
+        ["a", "file", ".0100 / .0200"],
+        ["users", "shuffled-day", "47"],
+        ["a", "shuffled-day", ".0100 / .0200"],
+    ]
 
 
 def test_curves_are_drawn_where_there_are_logs(results: ModuleType, tmp_path: Path) -> None:
