@@ -1,14 +1,9 @@
-"""Parts by name: known once their file is there, built with checked keyword arguments.
-
-A new part is one file in the package of its kind: a class under `@register("name")`.
-"""
+"""Parts by name, built with checked keyword arguments."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -16,44 +11,6 @@ import torch
 from genrec.errors import ConfigError, expected_one_of
 
 T = TypeVar("T")
-C = TypeVar("C")
-
-
-def registrar(parts: dict[str, type[T]]) -> Callable[[str], Callable[[type[C]], type[C]]]:
-    """The decorator that adds classes to `parts`, each under its name.
-
-    Raises:
-        ConfigError: where it is used, if another class has the name.
-    """
-
-    def register(name: str) -> Callable[[type[C]], type[C]]:
-        def add(part: type[C]) -> type[C]:
-            known: Any = parts.get(name, part)
-            if known.__qualname__ != part.__qualname__:
-                raise ConfigError(
-                    f"{part.__qualname__}: {known.__qualname__} is called {name!r} already; "
-                    "register it under another name"
-                )
-            table: dict[str, Any] = parts
-            table[name] = part
-            return part
-
-        return add
-
-    return register
-
-
-def import_parts(package: str, path: Iterable[str]) -> None:
-    """Import every module of a package, so that the parts in them are known.
-
-    So none may need an extra, or take long: what does stands beside the package.
-
-    Args:
-        package: its name.
-        path: its `__path__`.
-    """
-    for module in pkgutil.iter_modules(path):
-        importlib.import_module(f"{package}.{module.name}")
 
 
 def with_defaults(parts: Mapping[str, type[T]], config: Mapping[str, Any]) -> dict[str, Any]:

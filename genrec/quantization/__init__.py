@@ -1,8 +1,5 @@
 """Vectors to codes: one quantizer, one file, one paper."""
 
-import importlib
-import pkgutil
-
 from genrec.quantization.base import QUANTIZERS, Quantizer, load_quantizer, make_quantizer, register
 from genrec.quantization.hash_codes import HashCodes
 from genrec.quantization.mhq import MHQ
@@ -11,10 +8,9 @@ from genrec.quantization.random_codes import RandomCodes
 from genrec.quantization.rq_kmeans import RQKMeans
 from genrec.quantization.rq_kmeans_plus import RQKMeansPlus
 from genrec.quantization.rq_vae import RQVAE
+from genrec.registry import import_parts
 
-# A quantizer is known once its file is there.
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_parts(__name__, __path__)
 
 __all__ = [
     "MHQ",

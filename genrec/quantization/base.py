@@ -21,6 +21,7 @@ from torch import Tensor
 from genrec.artefacts import atomic_folder, check_folder, read_json, write_json
 from genrec.errors import ArtefactError, ConfigError, DataError, expected_one_of
 from genrec.quantization.vectors import Vectors, block_rows
+from genrec.registry import registrar
 
 KIND = "quantizer"
 MAX_CODES = 65_536
@@ -330,12 +331,15 @@ class Quantizer(ABC):
 
 
 def register(name: str) -> Callable[[C], C]:
-    """Class decorator: make a quantizer known to `make_quantizer` under `name`."""
+    """Class decorator: make a quantizer known to `make_quantizer` under `name`.
+
+    Raises:
+        ConfigError: where it is used, if another class has the name.
+    """
 
     def add(cls: C) -> C:
         cls.type = name
-        QUANTIZERS[name] = cls
-        return cls
+        return registrar(QUANTIZERS)(name)(cls)
 
     return add
 

@@ -219,5 +219,5 @@ def test_the_output_is_checked_before_anything_is_read(name: str, tmp_path: Path
 
 
 def test_two_sources_cannot_have_one_name() -> None:
-    with pytest.raises(ConfigError, match="prepare_tables is the source 'tables' already"):
+    with pytest.raises(ConfigError, match="prepare_tables is called 'tables' already"):
         register("tables")(SOURCES["amazon"])

@@ -14,7 +14,7 @@ import genrec.models.heads
 import genrec.models.item_encoders
 import genrec.quantization
 from genrec.errors import ConfigError
-from genrec.models.registry import registrar
+from genrec.registry import registrar
 
 FILE = """
 from parts_of_a_test import register
@@ -29,7 +29,7 @@ def test_a_file_in_the_package_is_enough(tmp_path: Path, monkeypatch: pytest.Mon
     package = tmp_path / "parts_of_a_test"
     package.mkdir()
     (package / "__init__.py").write_text(
-        "from genrec.models.registry import import_parts, registrar\n"
+        "from genrec.registry import import_parts, registrar\n"
         "PARTS = {}\n"
         "register = registrar(PARTS)\n"
         "import_parts(__name__, __path__)\n"

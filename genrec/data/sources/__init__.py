@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 from typing import Any
 
 from genrec.data.dataset import Dataset
@@ -15,10 +13,9 @@ from genrec.data.sources.registry import SOURCES, register
 from genrec.data.sources.tables import prepare_tables
 from genrec.data.sources.tencentgr import prepare_tencentgr
 from genrec.errors import ConfigError
+from genrec.registry import import_parts
 
-# A source is known once its file is there.
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_parts(__name__, __path__)
 
 
 def prepare(

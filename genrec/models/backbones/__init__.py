@@ -15,7 +15,7 @@ from genrec.models.backbones.nextitnet import NextItNet
 from genrec.models.backbones.t5 import T5
 from genrec.models.backbones.tokenformer import TokenFormer
 from genrec.models.backbones.transformer import CausalTransformer
-from genrec.models.registry import import_parts
+from genrec.registry import import_parts
 
 import_parts(__name__, __path__)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from genrec.errors import ConfigError
 from genrec.models.meta import SequenceMeta
-from genrec.models.registry import registrar
+from genrec.registry import registrar
 
 Rows = list[tuple[torch.Tensor, ...]]
 

@@ -7,7 +7,7 @@ from genrec.models.heads.liger import LigerHead
 from genrec.models.heads.parallel import ParallelHead
 from genrec.models.heads.regression import RegressionHead
 from genrec.models.heads.tokens import TokenHead
-from genrec.models.registry import import_parts
+from genrec.registry import import_parts
 
 import_parts(__name__, __path__)
 

@@ -11,8 +11,8 @@ from torch import nn
 from genrec.decoding import Filter, PrefixTrie, SearchResult
 from genrec.models.heads.dense_contrast import Seen
 from genrec.models.item_encoders import ItemEncoder
-from genrec.models.registry import registrar
 from genrec.models.tables import ItemTables, share
+from genrec.registry import registrar
 
 
 class Head(nn.Module, ABC):

@@ -14,7 +14,7 @@ from genrec.models.item_encoders.prefix import PrefixEmbedding
 from genrec.models.item_encoders.semantic import SemanticProjection
 from genrec.models.item_encoders.sid import SidEmbedding, SidTokens
 from genrec.models.item_encoders.sums import SumEncoder
-from genrec.models.registry import import_parts
+from genrec.registry import import_parts
 
 import_parts(__name__, __path__)
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from genrec.errors import ConfigError
 from genrec.models.meta import SequenceMeta
-from genrec.models.registry import registrar
 from genrec.models.tables import ItemTables, share
+from genrec.registry import registrar
 
 
 class ItemEncoder(nn.Module, ABC):
