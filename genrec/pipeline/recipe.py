@@ -30,8 +30,10 @@ from genrec.pipeline.settings import SplitConfig, names
 from genrec.pipeline.stages import Stages, embedded_from, prepared_from
 from genrec.pipeline.sweeps import (
     PlannedRun,
+    asked_runs,
     planned_runs,
     print_summary,
+    runs_of_best,
     runs_to_test,
     summary,
     variants,
@@ -73,7 +75,8 @@ class Recipe:
         runs: name -> options of `train`; `vocabulary` and `vectors` are names above; `seeds`
             repeats the run, once per seed (with `reseed_vocabulary: true` each reads a vocabulary
             fitted with its seed, `rq-seed1`), and `sweep` tries a grid of settings, of which the
-            best by validation is tested (all of them with `test_all: true`).
+            best by validation is tested (all of them with `test_all: true`); with `sweep_seeds`
+            these seeds decide, and the others are trained for the best alone.
         evaluate: options of `evaluate`.
     """
 
@@ -258,8 +261,8 @@ def run(
         answers = {name: {name, one.variant, one.run} for name, one in planned.items()}
         known = dict.fromkeys(sorted(set().union(*answers.values())))
         check_keys(f"{recipe}: --only", wanted, known)
-        planned = {name: planned[name] for name in planned if answers[name] & wanted}
-        plan = plan.needed_by({name: one.options for name, one in planned.items()})
+        planned = asked_runs(planned, [name for name in planned if answers[name] & wanted])
+        plan = plan.needed_by(_options(planned))
     if order is not None:
         plan.split = {**plan.split, "order": order}
     suffix = f"-{order}" if order not in (None, "file") else ""
@@ -310,9 +313,11 @@ def run(
             ),
             after=["dataset", *(f"vectors/{value}" for value in inputs.values())],
         )
-    failed = train_all(
-        stages, {name: one.options for name, one in planned.items()}, split, jobs, progress
-    )
+    first = {name: one for name, one in planned.items() if one.decides}
+    failed = train_all(stages, _options(first), split, jobs, progress)
+    later = runs_of_best(folder, planned, failed)
+    failed |= train_all(stages, _options(later), split, jobs, progress)
+    planned = {name: one for name, one in planned.items() if name in first or name in later}
     trained = [f"runs/{name}" for name in planned if name not in failed]
     if trained:
         # Another variant may be the best without those that failed, or with them.
@@ -338,6 +343,10 @@ def run(
             + "the same command tries again those that failed, and no other"
         )
     return folder
+
+
+def _options(planned: Mapping[str, PlannedRun]) -> dict[str, dict[str, Any]]:
+    return {name: one.options for name, one in planned.items()}
 
 
 def _report(

@@ -6,7 +6,7 @@ import copy
 import itertools
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +37,8 @@ class PlannedRun:
         options: of `train`.
         always_tested: also where another variant of a sweep has the better validation.
         reseeded: name -> options of the vocabulary it reads, if that is fitted for its seed.
+        decides: whether its validation counts when a sweep is decided. One that does not is trained
+            for the best variant alone.
     """
 
     run: str
@@ -44,6 +46,7 @@ class PlannedRun:
     options: dict[str, Any]
     always_tested: bool = True
     reseeded: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decides: bool = True
 
 
 def planned_runs(
@@ -54,8 +57,9 @@ def planned_runs(
 
     A run with a `sweep` becomes one variant per combination of its lists, named after their values
     (`sid-learning_rate0.001-dropout0.3`); a run with `seeds` one training per seed (`sid-seed1`).
-    With `reseed_vocabulary` each of these reads a vocabulary fitted with its seed (`rq-seed1`),
-    which is the recipe's own where that has the seed.
+    Those of `sweep_seeds` decide the sweep, all if there are none. With `reseed_vocabulary` each
+    reads a vocabulary fitted with its seed (`rq-seed1`), which is the recipe's own where that has
+    the seed.
 
     Args:
         runs: of the recipe.
@@ -68,6 +72,7 @@ def planned_runs(
     planned: dict[str, PlannedRun] = {}
     for run, listed in runs.items():
         always = "sweep" not in listed or bool(listed.get("test_all", False))
+        deciding = _deciding_seeds(listed)
         for variant, options in variants(run, listed).items():
             reseeds = check_reseeding(variant, options)
             options.pop(OPTION, None)
@@ -86,7 +91,8 @@ def planned_runs(
                         f"two runs are called {name!r}, one by the seeds or the sweep of {run!r}; "
                         "choose another name or seed"
                     )
-                planned[name] = PlannedRun(run, variant, options_of_seed, always, fitted)
+                decides = not deciding or seed in deciding
+                planned[name] = PlannedRun(run, variant, options_of_seed, always, fitted, decides)
     return planned
 
 
@@ -104,6 +110,7 @@ def variants(run: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     plain = copy.deepcopy(dict(options))
     sweep = plain.pop("sweep", None)
     every = plain.pop("test_all", None)
+    plain.pop("sweep_seeds", None)
     if every is not None and (sweep is None or not isinstance(every, bool)):
         raise ConfigError(f"test_all={every!r}; expected true or false beside a sweep")
     if sweep is None:
@@ -138,6 +145,40 @@ def variants(run: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _deciding_seeds(options: Mapping[str, Any]) -> list[int]:
+    """The `sweep_seeds` of a run; none, where all its seeds decide.
+
+    Raises:
+        ConfigError: where there is nothing to decide, or they are none of its seeds.
+    """
+    if "sweep_seeds" not in options:
+        return []
+    found, seeds = options["sweep_seeds"], options.get("seeds") or []
+    if "sweep" not in options or options.get("test_all"):
+        raise ConfigError("sweep_seeds: needs a `sweep` of which the best is tested")
+    if not isinstance(found, list) or not found or any(seed not in seeds for seed in found):
+        raise ConfigError(f"sweep_seeds={found!r}; expected some of its seeds, {seeds}")
+    return found
+
+
+def asked_runs(planned: Mapping[str, PlannedRun], asked: Collection[str]) -> dict[str, PlannedRun]:
+    """Those of the runs that are asked for; of a sweep without its deciding runs, all decide."""
+    chosen = {name: planned[name] for name in planned if name in asked}
+    decided = {one.run for one in chosen.values() if one.decides}
+    return {
+        name: one if one.run in decided else replace(one, decides=True)
+        for name, one in chosen.items()
+    }
+
+
+def runs_of_best(
+    folder: Path, planned: Mapping[str, PlannedRun], failed: Collection[str] = ()
+) -> dict[str, PlannedRun]:
+    """The runs that wait for their sweep, of the variants that won it; see `runs_to_test`."""
+    best = _best_variants(folder, planned, failed)
+    return {name: one for name, one in planned.items() if not one.decides and one.variant in best}
+
+
 def runs_to_test(
     folder: Path, planned: Mapping[str, PlannedRun], failed: Collection[str] = ()
 ) -> dict[str, PlannedRun]:
@@ -151,11 +192,22 @@ def runs_to_test(
 
     Returns:
         The trained runs without a sweep, and all seeds of the variant of each sweep whose mean
-        validation NDCG@10 is the highest, the first of equal ones.
+        validation NDCG@10 is the highest, over the seeds that decide; the first of equal ones.
     """
+    best = _best_variants(folder, planned, failed)
+    return {
+        name: one
+        for name, one in planned.items()
+        if name not in failed and (one.always_tested or one.variant in best)
+    }
+
+
+def _best_variants(
+    folder: Path, planned: Mapping[str, PlannedRun], failed: Collection[str]
+) -> set[str]:
     groups: dict[str, dict[str, list[str]]] = {}
     for name, one in planned.items():
-        if not one.always_tested:
+        if not one.always_tested and one.decides:
             groups.setdefault(one.run, {}).setdefault(one.variant, []).append(name)
     chosen = set()
     for group in groups.values():
@@ -166,11 +218,7 @@ def runs_to_test(
                 ranked.append((len(found) == len(members), statistics.mean(found), variant))
         if ranked:
             chosen.add(max(ranked, key=lambda one: one[:2])[2])
-    return {
-        name: one
-        for name, one in planned.items()
-        if name not in failed and (one.always_tested or one.variant in chosen)
-    }
+    return chosen
 
 
 def _validation(folder: Path, name: str) -> float:

@@ -151,6 +151,24 @@ def test_a_grid_of_settings_with_seeds_several_at_a_time(recipe, plan, tmp_path)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
+def test_the_best_of_a_sweep_alone_gets_the_other_seeds(recipe, plan, tmp_path, jobs):
+    del plan["runs"]["sid"], plan["vocabularies"], plan["vectors"]
+    sweep = {"sweep": {"training.learning_rate": [1.0e-6, 0.01]}, "seeds": [1, 2]}
+    plan["runs"]["ids"] |= {**sweep, "sweep_seeds": [2]}
+    chosen = [f"runs.ids-learning_rate0.01-seed{seed}" for seed in (1, 2)]
+    trained = [name for name in recipe(jobs=jobs) if name.startswith("runs.")]
+    assert sorted(trained) == [*chosen, "runs.ids-learning_rate1e-06-seed2"]
+    found = (tmp_path / "out/runs").glob("*/metrics.json")
+    assert sorted(f"runs.{one.parent.name}" for one in found) == chosen
+    table = (tmp_path / "out/report/runs.md").read_text()
+    assert "| ids-learning_rate0.01 | 2 | ." in table
+    assert "| ids-learning_rate1e-06 | 1 | ." in table
+    assert recipe(jobs=jobs) == []
+    # The other rate's second seed was not asked for until it is named.
+    assert recipe(only="ids-learning_rate1e-06") == ["report", "runs.ids-learning_rate1e-06-seed1"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_that_fails_stops_no_other(recipe, plan, tmp_path, jobs):
     del plan["runs"]["sid"], plan["vocabularies"], plan["vectors"]
     plan["runs"]["ids"]["sweep"] = {"training.learning_rate": [1.0e39, 0.001, 0.01]}

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from genrec.errors import ConfigError, GenrecError
-from genrec.pipeline.sweeps import planned_runs, runs_to_test, summary, variants, write_summary
+from genrec.pipeline.sweeps import (
+    asked_runs,
+    planned_runs,
+    runs_of_best,
+    runs_to_test,
+    summary,
+    variants,
+    write_summary,
+)
 from genrec.quantization import QUANTIZERS, Quantizer
 
 
@@ -229,6 +237,55 @@ def test_of_a_sweep_the_best_mean_validation_is_tested(tmp_path: Path) -> None:
     everything = planned_runs({"a": {**sweep, "test_all": True}})
     assert "test_all" not in everything["a-d_model8-seed0"].options
     assert len(runs_to_test(tmp_path, everything, failed)) == 5
+
+
+def test_seeds_that_decide_a_sweep_leave_the_others_to_the_best(tmp_path: Path) -> None:
+    sweep = {"seeds": [0, 1, 2], "sweep_seeds": [1], "sweep": {"d_model": [8, 16]}}
+    planned = planned_runs({"a": sweep, "b": {"seeds": [0, 1]}})
+    assert [name for name, one in planned.items() if one.decides] == [
+        "a-d_model8-seed1", "a-d_model16-seed1", "b-seed0", "b-seed1",
+    ]  # fmt: skip
+    assert "sweep_seeds" not in planned["a-d_model8-seed1"].options
+    # The seeds that came later do not count, though the narrow one has the better mean by them.
+    validated(tmp_path, {
+        "a-d_model8-seed1": 0.2, "a-d_model16-seed1": 0.3, "b-seed0": 0.1, "b-seed1": 0.1,
+        "a-d_model8-seed0": 0.9, "a-d_model16-seed0": 0.0, "a-d_model16-seed2": 0.1,
+    })  # fmt: skip
+    others = ["a-d_model16-seed0", "a-d_model16-seed2"]
+    assert list(runs_of_best(tmp_path, planned)) == others
+    trained = {
+        name: one for name, one in planned.items() if one.decides or one.variant == "a-d_model16"
+    }
+    tested = ["a-d_model16-seed0", "a-d_model16-seed1", "a-d_model16-seed2", "b-seed0", "b-seed1"]
+    assert list(runs_to_test(tmp_path, trained)) == tested
+    failed = {"a-d_model16-seed1": GenrecError("diverged")}
+    assert list(runs_of_best(tmp_path, planned, failed)) == ["a-d_model8-seed0", "a-d_model8-seed2"]
+
+
+def test_runs_asked_for_without_those_that_decide_decide_themselves(tmp_path: Path) -> None:
+    sweep = {"seeds": [0, 1], "sweep_seeds": [0], "sweep": {"d_model": [8, 16]}}
+    planned = planned_runs({"a": sweep})
+    width = asked_runs(planned, ["a-d_model8-seed0", "a-d_model8-seed1"])
+    assert [one.decides for one in width.values()] == [True, False]
+    alone = asked_runs(planned, ["a-d_model8-seed1", "a-d_model16-seed1"])
+    assert [one.decides for one in alone.values()] == [True, True]
+    assert [one.options for one in alone.values()] == [planned[name].options for name in alone]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sweep_seeds": [1]},
+        {"sweep_seeds": [1], "sweep": {"d_model": [8]}, "test_all": True},
+        {"sweep_seeds": [2], "sweep": {"d_model": [8]}},
+        {"sweep_seeds": [], "sweep": {"d_model": [8]}},
+        {"sweep_seeds": 1, "sweep": {"d_model": [8]}},
+        {"sweep_seeds": [1], "sweep": {"d_model": [8]}, "seeds": None},
+    ],
+)
+def test_deciding_seeds_that_make_no_sense(options: dict) -> None:
+    with pytest.raises(ConfigError, match="sweep_seeds"):
+        planned_runs({"a": {"seeds": [0, 1], **options}})
 
 
 def test_the_table_says_what_was_not_tested_and_what_failed(tmp_path: Path) -> None:
