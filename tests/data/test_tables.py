@@ -202,6 +202,17 @@ def test_places_without_tables(tmp_path: Path) -> None:
         prepare_tables(tmp_path / "out", tmp_path)
 
 
+def test_a_missing_table_in_a_folder_that_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match=r"log.csv: no such file; .* cannot be listed \(Permission"):
+        read_table(tmp_path / "log.csv")
+
+
 def test_a_column_that_was_named_must_exist(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(EVENTS)
     with pytest.raises(DataError, match=r"column 'when' is missing; it has.*--time_column"):

@@ -56,7 +56,10 @@ def _beside(path: Path) -> str:
     """The tables beside a path that is none of them, for an error."""
     if not path.parent.is_dir():
         return f"; there is no folder {path.parent}"
-    tables = sorted(one.name for one in path.parent.iterdir() if suffix(one) is not None)
+    try:
+        tables = sorted(one.name for one in path.parent.iterdir() if suffix(one) is not None)
+    except OSError as error:
+        return f"; {path.parent.resolve()} cannot be listed ({error.strerror})"
     shown = ", ".join(tables[:10]) + (", ..." if len(tables) > 10 else "")
     return f"; {path.parent.resolve()} has {shown or 'no table'}"
 
