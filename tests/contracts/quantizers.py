@@ -51,6 +51,10 @@ def build(case: str, *, levels: int = 3, size: int = 8, **options) -> Quantizer:
     elif "num_subspaces" in variant:
         options |= {"levels": levels, "codebook_size": size}
     else:
+        assert {"num_subspaces", "codebook_size"} <= set(known), (
+            f"quantizer {name!r} names its shape by {', '.join(known)}; expected codebook_sizes, "
+            "or num_subspaces and codebook_size, as docs/how-to/add-a-quantizer.md says"
+        )
         options |= {"num_subspaces": levels, "codebook_size": size}
         options |= {"levels": 1} if "levels" in known else {}
     return make_quantizer(name, **options)

