@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from results_against import against
-from results_curves import draw_curves, picture, reached
+from results_curves import compared, draw_curves, picture, reached
 
 from genrec.artefacts import read_json
 from genrec.evaluation import BASELINES
@@ -390,6 +390,7 @@ def page(
         *over_seeds(rows),
         *(line for run in compare for line in against(folders, run)),
         *by_popularity(rows),
+        *compared(folders),
         *picture(curves),
         *(reached(folders[0], reach) if reach else []),
         *studies,

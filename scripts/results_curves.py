@@ -90,6 +90,28 @@ def picture(curves: str | None) -> list[str]:
     return ["## Learning curves", "", text, "", f"![Validation by epoch]({curves})", ""]
 
 
+def compared(folders: list[Path]) -> list[str]:
+    """The section of what validation chose: every run's best, if some runs were not tested."""
+    logs = read_logs(folders)
+    tested = {run: (run / "metrics.json").is_file() for run in logs}
+    if all(tested.values()):
+        return []
+    lines = [
+        "## Compared by validation alone",
+        "",
+        "The best validation NDCG@10 of every run. Of settings that were compared the best was "
+        "tested, and the others were not.",
+        "",
+        "| run | validation | tested |",
+        "|---|---:|---|",
+    ]
+    for run, entries in logs.items():
+        best = number(max(entry["eval_ndcg@10"] for entry in entries))
+        name = run.name if len(folders) == 1 else f"{run.parents[1].name}/{run.name}"
+        lines.append(f"| {name} | {best} | {'yes' if tested[run] else ''} |")
+    return [*lines, ""]
+
+
 def reached(folder: Path, run: str) -> list[str]:
     """A table of how long each run trained until its validation was that of the best of `run`."""
     found = read_logs([folder])

@@ -185,6 +185,29 @@ def test_curves_are_drawn_where_there_are_logs(results: ModuleType, tmp_path: Pa
     assert "curves" not in results.page(folders, "")[1]
 
 
+def test_what_validation_alone_compared_is_told(results: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "some-data"
+    curves = {"a-rate1": [0.01, 0.03], "a-rate2": [0.04, 0.02], "b": [0.05]}
+    for name, curve in curves.items():
+        write(folder / "runs" / name, 0.02, seed=0)
+        log = [
+            {"epoch": float(n), "eval_ndcg@10": value, "seconds": 1.0}
+            for n, value in enumerate(curve, 1)
+        ]
+        (folder / f"runs/{name}/log.json").write_text(json.dumps(log))
+    assert "by validation alone" not in results.page([folder], "")[1]
+    (folder / "runs/a-rate1/metrics.json").unlink()
+    _, text = results.page([folder], "")
+    assert rows_of(text.partition("## Compared by")[2].partition("\n## ")[0])[1:] == [
+        ["a-rate1", ".0300", ""],
+        ["a-rate2", ".0400", "yes"],
+        ["b", ".0500", "yes"],
+    ]
+    other = tmp_path / "some-data-shuffled-day"
+    write(other / "runs/b", 0.02, seed=0, day_order="shuffled-day")
+    assert "| some-data/a-rate1 | .0300 |  |" in results.page([folder, other], "")[1]
+
+
 def test_which_validation_chose_and_whose_scores_rank_is_told(
     results: ModuleType, results_table: ModuleType, tmp_path: Path
 ) -> None:
