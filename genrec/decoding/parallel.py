@@ -85,7 +85,7 @@ def exact_parallel_search(
         return best
 
     best = search(ruled_out=False)
-    if bool((best == DEAD).any()) and float(table.amin()) < _LOWEST:
+    if bool((best == DEAD).any()) and float(table.detach().amin()) < _LOWEST:
         others = search(ruled_out=True)
         last = rank_keys(torch.full(others.shape, -torch.inf, device=trie.device), key_ties(others))
         last.masked_fill_(others == DEAD, DEAD)

@@ -60,6 +60,7 @@ def test_the_partition_of_both_sources_together_is_unbiased(power: float):
     torch.testing.assert_close(estimate, scores.logsumexp(0), atol=0.05, rtol=0)
 
 
+@torch.no_grad()
 def test_infonce_equals_a_loop(monkeypatch: pytest.MonkeyPatch):
     made = head(loss="infonce", negatives=5, in_batch=3, temperature=0.5, similarity="cosine")
     hidden, targets = torch.randn(7, 6), torch.tensor([3, 3, 9, 1, 0, 25, 39])
