@@ -91,24 +91,27 @@ def picture(curves: str | None) -> list[str]:
 
 
 def compared(folders: list[Path]) -> list[str]:
-    """The section of what validation chose: every run's best, if some runs were not tested."""
+    """The section of every run's best validation, if some runs were not tested."""
     logs = read_logs(folders)
     tested = {run: (run / "metrics.json").is_file() for run in logs}
     if all(tested.values()):
         return []
     lines = [
-        "## Compared by validation alone",
+        "## Validation of all runs",
         "",
-        "The best validation NDCG@10 of every run. Of settings that were compared the best was "
-        "tested, and the others were not.",
+        "The best validation NDCG@10 of every run, by lists with the history masked or not. Of a "
+        "sweep the best was tested; those without a mark were trained and not tested.",
         "",
-        "| run | validation | tested |",
-        "|---|---:|---|",
+        "| run | validation | history | tested |",
+        "|---|---:|---|---|",
     ]
     for run, entries in logs.items():
         best = number(max(entry["eval_ndcg@10"] for entry in entries))
         name = run.name if len(folders) == 1 else f"{run.parents[1].name}/{run.name}"
-        lines.append(f"| {name} | {best} | {'yes' if tested[run] else ''} |")
+        about = read_json(run / "run.json") if (run / "run.json").is_file() else {}
+        masked = about.get("training", {}).get("eval_masked")
+        kind = "" if masked is None else "masked" if masked else "unmasked"
+        lines.append(f"| {name} | {best} | {kind} | {'yes' if tested[run] else ''} |")
     return [*lines, ""]
 
 

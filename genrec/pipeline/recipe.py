@@ -179,7 +179,8 @@ class Recipe:
     def _check_run(
         self, place: str, name: str, options: dict[str, Any], sizes: Mapping[str, tuple[int, ...]]
     ) -> None:
-        check_keys(place, options, [*options_of(train), "seeds", OPTION])
+        others = ("seeds", "sweep", "sweep_seeds", "test_all", OPTION)
+        check_keys(place, options, [*options_of(train), *others])
         if name in BASELINES:
             raise ConfigError(f"{place}: is the name of a baseline; choose another name")
         seeds = options.get("seeds", [])
@@ -297,25 +298,16 @@ def run(
             ),
             after=["dataset"],
         )
-    for name, options in plan.vocabularies.items():
-        inputs = {key: options[key] for key in ("vectors", "collaborative") if options.get(key)}
-        places = {key: str(folder / "vectors" / value) for key, value in inputs.items()}
-        stages.do(
-            f"vocabularies/{name}",
-            [resolved_vocabulary(options), split.describe()],
-            partial(
-                quantize,
-                out=str(folder / "vocabularies" / name),
-                dataset=dataset,
-                split=split,
-                progress=progress,
-                **{**options, **places},
-            ),
-            after=["dataset", *(f"vectors/{value}" for value in inputs.values())],
-        )
     first = {name: one for name, one in planned.items() if one.decides}
+    waiting = {name for one in planned.values() if not one.decides for name in one.reseeded}
+    waiting -= {one.options.get("vocabulary") for one in first.values()}
+    all_of_them = plan.vocabularies
+    at_once = {name: all_of_them[name] for name in all_of_them if name not in waiting}
+    _quantize_all(stages, at_once, split, progress)
     failed = train_all(stages, _options(first), split, jobs, progress)
     later = runs_of_best(folder, planned, failed)
+    needed = {name for one in later.values() for name in one.reseeded} & waiting
+    _quantize_all(stages, {name: all_of_them[name] for name in sorted(needed)}, split, progress)
     failed |= train_all(stages, _options(later), split, jobs, progress)
     planned = {name: one for name, one in planned.items() if name in first or name in later}
     trained = [f"runs/{name}" for name in planned if name not in failed]
@@ -340,9 +332,33 @@ def run(
         raise GenrecError(
             f"{recipe}: {len(failed)} of {plural(len(planned), 'run')} failed: {reasons}; "
             + ("the others are evaluated; " if trained else "")
-            + "the same command tries again those that failed, and no other"
+            + "the same command tries again those that failed"
         )
     return folder
+
+
+def _quantize_all(
+    stages: Stages,
+    vocabularies: Mapping[str, Mapping[str, Any]],
+    split: SplitConfig,
+    progress: bool,
+) -> None:
+    for name, options in vocabularies.items():
+        inputs = {key: options[key] for key in ("vectors", "collaborative") if options.get(key)}
+        places = {key: str(stages.folder / "vectors" / value) for key, value in inputs.items()}
+        stages.do(
+            f"vocabularies/{name}",
+            [resolved_vocabulary(options), split.describe()],
+            partial(
+                quantize,
+                out=str(stages.folder / "vocabularies" / name),
+                dataset=str(stages.folder / "dataset"),
+                split=split,
+                progress=progress,
+                **{**options, **places},
+            ),
+            after=["dataset", *(f"vectors/{value}" for value in inputs.values())],
+        )
 
 
 def _options(planned: Mapping[str, PlannedRun]) -> dict[str, dict[str, Any]]:

@@ -72,7 +72,7 @@ def planned_runs(
     planned: dict[str, PlannedRun] = {}
     for run, listed in runs.items():
         always = "sweep" not in listed or bool(listed.get("test_all", False))
-        deciding = _deciding_seeds(listed)
+        deciding = _deciding_seeds(run, listed)
         for variant, options in variants(run, listed).items():
             reseeds = check_reseeding(variant, options)
             options.pop(OPTION, None)
@@ -145,28 +145,29 @@ def variants(run: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _deciding_seeds(options: Mapping[str, Any]) -> list[int]:
+def _deciding_seeds(run: str, options: Mapping[str, Any]) -> list[int]:
     """The `sweep_seeds` of a run; none, where all its seeds decide.
 
     Raises:
         ConfigError: where there is nothing to decide, or they are none of its seeds.
     """
-    if "sweep_seeds" not in options:
-        return []
-    found, seeds = options["sweep_seeds"], options.get("seeds") or []
-    if "sweep" not in options or options.get("test_all"):
-        raise ConfigError("sweep_seeds: needs a `sweep` of which the best is tested")
-    if not isinstance(found, list) or not found or any(seed not in seeds for seed in found):
-        raise ConfigError(f"sweep_seeds={found!r}; expected some of its seeds, {seeds}")
+    found, seeds = options.get("sweep_seeds") or [], options.get("seeds") or []
+    if found and (not options.get("sweep") or options.get("test_all")):
+        raise ConfigError(f"{run}: sweep_seeds needs a `sweep` of which the best is tested")
+    if not isinstance(found, list) or any(seed not in seeds for seed in found):
+        raise ConfigError(f"{run}: sweep_seeds={found!r}; expected some of its seeds, {seeds}")
     return found
 
 
 def asked_runs(planned: Mapping[str, PlannedRun], asked: Collection[str]) -> dict[str, PlannedRun]:
-    """Those of the runs that are asked for; of a sweep without its deciding runs, all decide."""
+    """Those of the runs that are asked for, among which a sweep is then decided.
+
+    Of a variant without its deciding runs all that are asked for decide, so that none is left out.
+    """
     chosen = {name: planned[name] for name in planned if name in asked}
-    decided = {one.run for one in chosen.values() if one.decides}
+    decided = {one.variant for one in chosen.values() if one.decides}
     return {
-        name: one if one.run in decided else replace(one, decides=True)
+        name: one if one.variant in decided else replace(one, decides=True)
         for name, one in chosen.items()
     }
 
@@ -235,6 +236,8 @@ def summary(
 ) -> list[tuple[str, ...]]:
     """One row per variant, best validation first: mean (standard deviation) over its seeds.
 
+    Where some seeds decide a sweep, its variants stand in the order of these.
+
     Validations of another kind (masked or not, on how many users) do not compare, and those of one
     kind stand together.
 
@@ -257,6 +260,9 @@ def summary(
         known = [name for name in members if evaluated is None or name in evaluated]
         metrics = [read_json(folder / place / name / "metrics.json") for name in known]
         validation = [record["validation"]["ndcg@10"] for record in about]
+        deciding = [
+            value for name, value in zip(members, validation, strict=True) if planned[name].decides
+        ]
         told = told_of(metrics[0]) if metrics else ""
         shown = f"{variant} (told the {told.replace(', ', ' and ')})" if told else variant
         kind = _validated(about[0])
@@ -270,7 +276,7 @@ def summary(
             cells.append(", ".join(results) if metrics else UNTESTED)
         cells.append(f"{about[0]['parameters']:,}")
         cells.append(f"{statistics.mean(record['seconds'] for record in about) / 60:.1f}")
-        rows.append((kind, -statistics.mean(validation), tuple(cells)))
+        rows.append((kind, -statistics.mean(deciding or validation), tuple(cells)))
     return [cells for *_, cells in sorted(rows, key=lambda row: row[:2])]
 
 
@@ -283,7 +289,13 @@ def write_summary(
     some = any(UNTESTED in row for row in rows)
     lines = [
         "Mean (standard deviation) over seeds, best validation NDCG@10 first among those of one "
-        "kind." + (" Of a sweep, only the best variant by validation was tested." if some else ""),
+        "kind."
+        + (
+            " Of a sweep, only the best variant by validation was tested; where a recipe has "
+            "`sweep_seeds`, by that of these seeds, which order it here."
+            if some
+            else ""
+        ),
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"|---|{'---:|' * (len(HEADINGS) - 1)}",

@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from genrec.errors import ConfigError
-from genrec.models import Head, Recommender, RecommenderConfig
+from genrec.models import DenseHead, Recommender, RecommenderConfig
 from genrec.models.embeddings import HeldRows, bounds, held_rows, share
 from genrec.processes import largest, processes
 from genrec.training.config import TrainingConfig
@@ -274,7 +274,7 @@ def _in_blocks(model: Recommender) -> Recommender:
     """The model, whose searches gather no table that is split."""
     if row_sharded(model):
         for head in model.modules():
-            if isinstance(head, Head):
+            if isinstance(head, DenseHead):
                 head.keeps_catalog = False
     return model
 

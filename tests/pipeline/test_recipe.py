@@ -168,6 +168,24 @@ def test_the_best_of_a_sweep_alone_gets_the_other_seeds(recipe, plan, tmp_path, 
     assert recipe(only="ids-learning_rate1e-06") == ["report", "runs.ids-learning_rate1e-06-seed1"]
 
 
+def test_vocabularies_of_other_seeds_wait_for_the_choice(recipe, plan, tmp_path):
+    del plan["runs"]["ids"]
+    plan["vocabularies"]["other"] = {**plan["vocabularies"]["rq"], "seed": 5}
+    plan["runs"]["sid"].pop("vocabulary")
+    plan["runs"]["sid"] |= {
+        "sweep": {"vocabulary": ["rq", "other"]},
+        "seeds": [0, 1],
+        "sweep_seeds": [0],
+        "reseed_vocabulary": True,
+    }
+    recipe()
+    made = {path.name for path in (tmp_path / "out/vocabularies").iterdir()}
+    best = {path.parent.name for path in (tmp_path / "out/runs").glob("*/metrics.json")}
+    (chosen,) = {name.removeprefix("sid-vocabulary")[: -len("-seed0")] for name in best}
+    assert len(best) == 2
+    assert made == {"rq", "other", f"{chosen}-seed1"}
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_that_fails_stops_no_other(recipe, plan, tmp_path, jobs):
     del plan["runs"]["sid"], plan["vocabularies"], plan["vectors"]

@@ -267,6 +267,8 @@ def test_runs_asked_for_without_those_that_decide_decide_themselves(tmp_path: Pa
     planned = planned_runs({"a": sweep})
     width = asked_runs(planned, ["a-d_model8-seed0", "a-d_model8-seed1"])
     assert [one.decides for one in width.values()] == [True, False]
+    mixed = asked_runs(planned, ["a-d_model8-seed0", "a-d_model16-seed1"])
+    assert [one.decides for one in mixed.values()] == [True, True]
     alone = asked_runs(planned, ["a-d_model8-seed1", "a-d_model16-seed1"])
     assert [one.decides for one in alone.values()] == [True, True]
     assert [one.options for one in alone.values()] == [planned[name].options for name in alone]
@@ -278,14 +280,37 @@ def test_runs_asked_for_without_those_that_decide_decide_themselves(tmp_path: Pa
         {"sweep_seeds": [1]},
         {"sweep_seeds": [1], "sweep": {"d_model": [8]}, "test_all": True},
         {"sweep_seeds": [2], "sweep": {"d_model": [8]}},
-        {"sweep_seeds": [], "sweep": {"d_model": [8]}},
         {"sweep_seeds": 1, "sweep": {"d_model": [8]}},
         {"sweep_seeds": [1], "sweep": {"d_model": [8]}, "seeds": None},
     ],
 )
 def test_deciding_seeds_that_make_no_sense(options: dict) -> None:
-    with pytest.raises(ConfigError, match="sweep_seeds"):
+    with pytest.raises(ConfigError, match="a: sweep_seeds"):
         planned_runs({"a": {"seeds": [0, 1], **options}})
+
+
+@pytest.mark.parametrize("off", [[], None])
+def test_without_deciding_seeds_all_decide(off: object) -> None:
+    planned = planned_runs(
+        {
+            "a": {"seeds": [0, 1], "sweep": {"d_model": [8]}, "sweep_seeds": off},
+            "b": {"sweep_seeds": off},
+        }
+    )
+    assert [one.decides for one in planned.values()] == [True, True, True]
+    assert not any("sweep_seeds" in one.options for one in planned.values())
+
+
+def test_the_table_is_in_the_order_by_which_a_sweep_was_decided(tmp_path: Path) -> None:
+    sweep = {"seeds": [0, 1], "sweep_seeds": [0], "sweep": {"d_model": [8, 16]}}
+    planned = planned_runs({"a": sweep})
+    del planned["a-d_model8-seed1"]
+    validated(
+        tmp_path, {"a-d_model8-seed0": 0.2, "a-d_model16-seed0": 0.3, "a-d_model16-seed1": 0.0}
+    )
+    assert [row[:3] for row in summary(tmp_path, planned, evaluated=[])] == [
+        ("a-d_model16", "2", ".1500 (.2121)"), ("a-d_model8", "1", ".2000"),
+    ]  # fmt: skip
 
 
 def test_the_table_says_what_was_not_tested_and_what_failed(tmp_path: Path) -> None:

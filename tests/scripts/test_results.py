@@ -185,7 +185,9 @@ def test_curves_are_drawn_where_there_are_logs(results: ModuleType, tmp_path: Pa
     assert "curves" not in results.page(folders, "")[1]
 
 
-def test_what_validation_alone_compared_is_told(results: ModuleType, tmp_path: Path) -> None:
+def test_validations_are_told_where_some_runs_were_not_tested(
+    results: ModuleType, tmp_path: Path
+) -> None:
     folder = tmp_path / "some-data"
     curves = {"a-rate1": [0.01, 0.03], "a-rate2": [0.04, 0.02], "b": [0.05]}
     for name, curve in curves.items():
@@ -195,17 +197,18 @@ def test_what_validation_alone_compared_is_told(results: ModuleType, tmp_path: P
             for n, value in enumerate(curve, 1)
         ]
         (folder / f"runs/{name}/log.json").write_text(json.dumps(log))
-    assert "by validation alone" not in results.page([folder], "")[1]
+    (folder / "runs/b/run.json").write_text(json.dumps({"training": {"eval_masked": True}}))
+    assert "## Validation of all" not in results.page([folder], "")[1]
     (folder / "runs/a-rate1/metrics.json").unlink()
     _, text = results.page([folder], "")
-    assert rows_of(text.partition("## Compared by")[2].partition("\n## ")[0])[1:] == [
-        ["a-rate1", ".0300", ""],
-        ["a-rate2", ".0400", "yes"],
-        ["b", ".0500", "yes"],
+    assert rows_of(text.partition("## Validation of all")[2].partition("\n## ")[0])[1:] == [
+        ["a-rate1", ".0300", "", ""],
+        ["a-rate2", ".0400", "", "yes"],
+        ["b", ".0500", "masked", "yes"],
     ]
     other = tmp_path / "some-data-shuffled-day"
     write(other / "runs/b", 0.02, seed=0, day_order="shuffled-day")
-    assert "| some-data/a-rate1 | .0300 |  |" in results.page([folder, other], "")[1]
+    assert "| some-data/a-rate1 | .0300 |  |  |" in results.page([folder, other], "")[1]
 
 
 def test_which_validation_chose_and_whose_scores_rank_is_told(

@@ -28,8 +28,6 @@ class Head(nn.Module, ABC):
         searches_by_beams: a wider beam can change the list.
         ranks_items: needs the trie, but ranks items: the leaves of its results are item numbers
             and not tuples.
-        keeps_catalog: searches over the whole catalogue may keep its vectors. If not, each encodes
-            them anew, a block at a time, for tables that are not to be gathered.
         avoids_seen: its loss is told, as `seen`, what else is in the row of each state.
         reads_tokens: reads one state per code of the next item, each after the codes before, and
             not one state per item. Such a head has `level_logits(level, hidden)`; see `TokenHead`.
@@ -40,7 +38,6 @@ class Head(nn.Module, ABC):
     uses_trie: bool
     searches_by_beams = False
     ranks_items = False
-    keeps_catalog = True
     reads_tokens = False
     avoids_seen = False
     # Of what the loss draws; None draws from the process's own generator, for its own targets.

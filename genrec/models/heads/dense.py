@@ -64,12 +64,17 @@ class DenseHead(Head):
 
     An option of another loss than the one chosen is refused, as it would do nothing.
 
+    Attributes:
+        keeps_catalog: whether searches over the whole catalogue keep its vectors. If not, each
+            encodes them anew, a block at a time, for tables that are not to be gathered.
+
     Cost of `full`: see `dense_cross_entropy`. `sampled` for M states makes `M n` products for n
     `negatives`. Shared negatives are n vectors; with `shared: false` up to `M n` different items
     are drawn, whose vectors are looked up a block of states at a time (`own_products`).
     """
 
     uses_trie = False
+    keeps_catalog = True
 
     def __init__(
         self,

@@ -187,4 +187,8 @@ def allowed(items: torch.Tensor, excluded: Exclusions) -> torch.Tensor:
 
 def code_heads() -> dict[str, type[Head]]:
     """The registered heads that rank codes, which can propose items."""
-    return {name: head for name, head in HEADS.items() if head.uses_trie and not head.ranks_items}
+    return {
+        name: head
+        for name, head in HEADS.items()
+        if getattr(head, "uses_trie", False) and not head.ranks_items
+    }
