@@ -183,7 +183,7 @@ def comparison_table(
     columns = [f"{name}@{k}" for name in ("recall", "ndcg") for k in ks]
     title = title or f"{first.split}, {mask}, {len(first):,} users"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, **_BARE)
-    table.add_column("ranker", overflow="ellipsis", no_wrap=True, min_width=12)
+    table.add_column("ranker", overflow="fold", min_width=12)
     for name in columns:
         table.add_column(_short(name), justify="right", no_wrap=True)
     last = ("certified", "seconds") if wide else ("cert.", "sec.")

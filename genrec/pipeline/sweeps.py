@@ -153,9 +153,13 @@ def _deciding_seeds(run: str, options: Mapping[str, Any]) -> list[int]:
     """
     found, seeds = options.get("sweep_seeds") or [], options.get("seeds") or []
     if found and (not options.get("sweep") or options.get("test_all")):
-        raise ConfigError(f"{run}: sweep_seeds needs a `sweep` of which the best is tested")
+        raise ConfigError(
+            f"{run}: sweep_seeds needs a `sweep` of which the best is tested, so not `test_all`"
+        )
     if not isinstance(found, list) or any(seed not in seeds for seed in found):
-        raise ConfigError(f"{run}: sweep_seeds={found!r}; expected some of its seeds, {seeds}")
+        raise ConfigError(
+            f"{run}: sweep_seeds={found!r}; expected a list of some of its seeds: {seeds}"
+        )
     return found
 
 
@@ -267,6 +271,8 @@ def summary(
         shown = f"{variant} (told the {told.replace(', ', ' and ')})" if told else variant
         kind = _validated(about[0])
         cells = [shown, str(len(members)), f"{mean_and_spread(validation)} {kind}".rstrip()]
+        if 0 < len(deciding) < len(validation):
+            cells[2] += f", {number(statistics.mean(deciding))} decided"
         for mask in ("unmasked", "masked"):
             found = _headlines(metrics[0], f"{split}/{mask}/") if metrics else []
             results = [
@@ -292,7 +298,7 @@ def write_summary(
         "kind."
         + (
             " Of a sweep, only the best variant by validation was tested; where a recipe has "
-            "`sweep_seeds`, by that of these seeds, which order it here."
+            "`sweep_seeds`, by that of these seeds (`decided`), whose order this is."
             if some
             else ""
         ),
@@ -309,12 +315,20 @@ def write_summary(
 
 
 def print_summary(rows: Sequence[Sequence[str]]) -> None:
-    """Print the rows of `summary`."""
-    table = Table(box=box.SIMPLE_HEAD, title="validation NDCG@10 and results over seeds")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "run" else "right")
+    """Print the results in the rows of `summary`, in 80 columns; long names take lines."""
+    title = "validation NDCG@10 and results over seeds"
+    table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1, 0, 0))
+    shown = HEADINGS[:5]
+    for heading in shown:
+        named = heading == "run"
+        table.add_column(
+            heading, justify="left" if named else "right", overflow="fold", no_wrap=not named
+        )
     for cells in rows:
-        table.add_row(*(cell.replace(", ", "\n") for cell in cells))  # a metric a line: 80 columns
+        # A metric a line.
+        lines = [cell.replace(", ", "\n") for cell in cells[: len(shown)]]
+        lines[2] = lines[2].replace(" masked", "\nmasked").replace(" unmasked", "\nunmasked")
+        table.add_row(*lines)
     output_console().print(table)
 
 

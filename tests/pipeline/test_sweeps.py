@@ -9,6 +9,7 @@ from genrec.errors import ConfigError, GenrecError
 from genrec.pipeline.sweeps import (
     asked_runs,
     planned_runs,
+    print_summary,
     runs_of_best,
     runs_to_test,
     summary,
@@ -210,6 +211,22 @@ def test_the_table_has_mean_and_spread_best_validation_first(tmp_path: Path, own
     assert "| high | 1 | .0500 |" in (tmp_path / "runs.md").read_text()
 
 
+def test_long_names_leave_the_figures_whole_in_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    metrics = "R@10 .1300 (.0000), N@10 .0633 (.0119)"
+    rows = [
+        (f"sasrec-learning_rate{rate}", "2", ".0463 (.0273) unmasked, .0656 decided", metrics)
+        for rate in ("0.001", "0.01")
+    ]
+    print_summary([(*row, metrics, "116,096", "0.0") for row in rows])
+    shown = capsys.readouterr().out
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
+    assert "0.001" in shown and ".0656 decided" in shown
+    assert shown.count("N@10 .0633 (.0119)") == 4
+
+
 def validated(folder: Path, figures: dict[str, float]) -> None:
     for name, value in figures.items():
         run = folder / "runs" / name
@@ -309,7 +326,7 @@ def test_the_table_is_in_the_order_by_which_a_sweep_was_decided(tmp_path: Path) 
         tmp_path, {"a-d_model8-seed0": 0.2, "a-d_model16-seed0": 0.3, "a-d_model16-seed1": 0.0}
     )
     assert [row[:3] for row in summary(tmp_path, planned, evaluated=[])] == [
-        ("a-d_model16", "2", ".1500 (.2121)"), ("a-d_model8", "1", ".2000"),
+        ("a-d_model16", "2", ".1500 (.2121), .3000 decided"), ("a-d_model8", "1", ".2000"),
     ]  # fmt: skip
 
 
