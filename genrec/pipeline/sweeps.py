@@ -151,7 +151,9 @@ def _deciding_seeds(run: str, options: Mapping[str, Any]) -> list[int]:
     Raises:
         ConfigError: where there is nothing to decide, or they are none of its seeds.
     """
-    found, seeds = options.get("sweep_seeds") or [], options.get("seeds") or []
+    found, seeds = options.get("sweep_seeds"), options.get("seeds") or []
+    if found is None:
+        return []
     if found and (not options.get("sweep") or options.get("test_all")):
         raise ConfigError(
             f"{run}: sweep_seeds needs a `sweep` of which the best is tested, so not `test_all`"

@@ -298,6 +298,7 @@ def test_runs_asked_for_without_those_that_decide_decide_themselves(tmp_path: Pa
         {"sweep_seeds": [1], "sweep": {"d_model": [8]}, "test_all": True},
         {"sweep_seeds": [2], "sweep": {"d_model": [8]}},
         {"sweep_seeds": 1, "sweep": {"d_model": [8]}},
+        {"sweep_seeds": 0, "sweep": {"d_model": [8]}},
         {"sweep_seeds": [1], "sweep": {"d_model": [8]}, "seeds": None},
     ],
 )
