@@ -32,6 +32,7 @@ from genrec.models import HEADS
 
 PUBLISHED = Path(__file__).with_name("published.json")
 DOCS = Path(__file__).parent.parent / "docs" / "results"
+SHUFFLED = "shuffled-day"
 COLUMNS = (
     "method",
     "order",
@@ -308,6 +309,15 @@ def check_one_dataset(rows: list[tuple[float, str, dict[str, Any]]]) -> None:
         )
 
 
+def commands(folders: list[Path]) -> str:
+    """The commands that made the output folders of a recipe, as `genrec run` names these."""
+    recipe = folders[0].name.removesuffix(f"-{SHUFFLED}")
+    if recipe != folders[0].name:
+        return f"`genrec run recipes/{recipe}.yaml --order {SHUFFLED}`"
+    same = f" and the same with `--order {SHUFFLED}`" if len(folders) > 1 else ""
+    return f"`genrec run recipes/{recipe}.yaml`{same}"
+
+
 def page(
     folders: list[Path],
     note: str,
@@ -316,10 +326,10 @@ def page(
     reach: str | None = None,
     compare: Iterable[str] = (),
 ) -> tuple[str, str]:
-    """Name and text of the page of one recipe's output folders, the first in file order.
+    """Name and text of the page of one recipe's output folders.
 
     Args:
-        folders: of the recipe, one per order of events.
+        folders: of the recipe, one per order of events; the page is named after the first.
         note: what else a reader must know.
         curves: file name of the learning curves beside the page.
         reach: a run whose best validation the others' times to are told.
@@ -368,8 +378,7 @@ def page(
     lines = [
         f"# {name}",
         "",
-        f"`genrec run recipes/{name}.yaml`"
-        + (" and the same with `--order shuffled-day`" if len(folders) > 1 else "")
+        commands(folders)
         + f"; page by `python scripts/results.py`, {datetime.date.today()}. "
         f"{machines((method, metrics) for _, method, metrics in rows)} {note}".rstrip(),
         "",

@@ -139,19 +139,19 @@ def _cards(first: Evaluation) -> str:
     """The figures of one ranker, the best one, which they name."""
     metric = headline_metric(first)
     told = f", told the {first.told.replace(', ', ' and ')} of the target" if first.told else ""
-    cards = [("Best ranker", first.ranker, f"by {metric_name(metric)}{told}")]
+    ordering = next(iter(first.searches))
+    cards = [("Best ranker", first.ranker, f"by {metric_name(metric)}, {ordering}{told}")]
     for mask in first.searches:
         found = first.metrics[f"{first.split}/{mask}/{metric}"]
         cards.append(
             (f"{metric_name(metric)}, {mask}", number(found.value), f"95% interval {span(found)}")
         )
-    mask = next(iter(first.searches))
     width = first.facts.get("beam_width")
     search = "exact search" if first.facts.get("exact") else f"beam width {width}"
     cards.append(
         (
             f"Users with a proven top {first.ks[-1]}",
-            f"{first.value(mask, 'certificate_rate'):.1%}",
+            f"{first.value(ordering, 'certificate_rate'):.1%}",
             search,
         )
     )

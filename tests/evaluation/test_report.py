@@ -263,6 +263,7 @@ def test_the_page_holds_everything(page: str, evaluations: list[Evaluation]) -> 
     best = max(evaluations, key=lambda e: e.value("masked", "ndcg@10"))
     cards = page.partition('<div class="cards">')[2].partition("<section")[0]
     assert "Best ranker" in cards and best.ranker in cards and "sid" not in cards
+    assert f"by NDCG@10, {next(iter(best.searches))}" in cards
     assert page.count("not proven, not wrong") == 3  # both masks, and the beam widths
     assert best is evaluations[1] and "<b>popularity</b> beats <b>sid &lt;b&gt;</b>" in page
 

@@ -144,7 +144,17 @@ def test_both_orders_stand_on_one_page(results: ModuleType, tmp_path: Path) -> N
     write(tmp_path / "some-data-shuffled-day/runs/a", 0.04, seed=0, day_order="shuffled-day")
     _, text = results.page([tmp_path / "some-data", tmp_path / "some-data-shuffled-day"], "")
     assert [row[:2] for row in rows_of(text)[1:3]] == [["a", "file"], ["a", "shuffled-day"]]
-    assert "--order shuffled-day" in text
+    assert "`genrec run recipes/some-data.yaml` and the same with `--order shuffled-day`" in text
+
+
+def test_an_order_may_have_a_page_of_its_own(results: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path / "some-data-shuffled-day/runs/a", 0.04, seed=0, day_order="shuffled-day")
+    name, text = results.page([tmp_path / "some-data-shuffled-day"], "")
+    assert name == "some-data-shuffled-day"
+    assert "`genrec run recipes/some-data.yaml --order shuffled-day`;" in text
+    write(tmp_path / "some-data/runs/a", 0.04, seed=0)
+    _, text = results.page([tmp_path / "some-data"], "")
+    assert "`genrec run recipes/some-data.yaml`;" in text
 
 
 def test_cold_items_are_told_apart(results: ModuleType, tmp_path: Path) -> None:
