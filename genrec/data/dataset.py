@@ -12,6 +12,7 @@ The two parquet files are all that a user's own folder needs.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from genrec.artefacts import (
     MANIFEST,
     atomic_folder,
     check_folder,
+    check_target,
     file_sha256,
     no_folder,
     read_json,
@@ -171,6 +173,27 @@ class Dataset:
             folder=self.folder,
             users=self.users,
         )
+
+
+def check_dataset_target(folder: str | os.PathLike[str]) -> Path:
+    """Check that a dataset may be written at `folder`, and warn if it takes another's place.
+
+    Sources call it first, before anything is fetched or read.
+
+    Args:
+        folder: to create or to replace.
+
+    Raises:
+        ArtefactError: as `check_target`.
+    """
+    target = check_target(folder, kind=KIND)
+    if (target / MANIFEST).is_file():
+        warnings.warn(
+            f"{folder}: exists, and is replaced once the new dataset is whole; vectors, "
+            "vocabularies and models of the old one need that one",
+            stacklevel=3,
+        )
+    return target
 
 
 def write_dataset(

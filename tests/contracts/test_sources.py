@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -216,6 +217,20 @@ def test_the_output_is_checked_before_anything_is_read(name: str, tmp_path: Path
     with pytest.raises(GenrecError, match="out: the folder exists and was not written by genrec"):
         prepare(name, out, tmp_path / "nowhere", **options)
     assert [p.name for p in out.iterdir()] == ["thesis.tex"]
+
+
+def test_a_dataset_that_is_replaced_is_named_before_anything_is_read(
+    laid_out: tuple[str, Input], made: Dataset, tmp_path: Path
+) -> None:
+    name, (path, options, _) = laid_out
+    said = f"{tmp_path / 'out'}: exists, and is replaced once the new dataset is whole"
+    with pytest.warns(UserWarning, match=re.escape(said)):
+        if path is None:
+            prepare(name, tmp_path / "out", **options)
+        else:
+            with pytest.raises(GenrecError, match="nowhere"):
+                prepare(name, tmp_path / "out", tmp_path / "nowhere", **options)
+    assert Dataset.load(tmp_path / "out").fingerprint == made.fingerprint
 
 
 def test_two_sources_cannot_have_one_name() -> None:

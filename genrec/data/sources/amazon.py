@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrec.artefacts import cache_folder, check_target
-from genrec.data.dataset import KIND, Dataset, write_dataset
+from genrec.artefacts import cache_folder
+from genrec.data.dataset import Dataset, check_dataset_target, write_dataset
 from genrec.data.download import amazon_urls
 from genrec.data.download import download as fetch
 from genrec.data.kcore import k_core
@@ -168,7 +168,7 @@ def prepare_amazon(
         DataError: naming file and line of what is wrong.
         ArtefactError: if the folder cannot be written.
     """
-    check_target(folder, kind=KIND)
+    check_dataset_target(folder)
     _check_options(core, duplicates, order, seed)
     place = None if path is None else Path(path)
     if download:

@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from genrec.artefacts import check_target
-from genrec.data.dataset import KIND, Dataset, write_dataset
+from genrec.data.dataset import Dataset, check_dataset_target, write_dataset
 from genrec.data.ranges import draw_in_ranges
 from genrec.data.sources.generated_words import DEPARTMENTS, DETAILS, STYLE_PHRASES
 from genrec.data.sources.registry import register
@@ -174,7 +173,7 @@ def prepare_generated(
         ConfigError: if a size is out of range or a path is given.
         ArtefactError: if the folder cannot be written.
     """
-    check_target(folder, kind=KIND)
+    check_dataset_target(folder)
     if path is not None:
         raise ConfigError(f"path {str(path)!r}: the generated catalog reads nothing; leave it out")
     items, interactions, info = generate(

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from genrec.artefacts import cache_folder, check_target
-from genrec.data.dataset import KIND, Dataset, write_dataset
+from genrec.artefacts import cache_folder
+from genrec.data.dataset import Dataset, check_dataset_target, write_dataset
 from genrec.data.download import download as fetch
 from genrec.data.download import movielens_url
 from genrec.data.sources.registry import register
@@ -128,7 +128,7 @@ def prepare_movielens(
         DataError: naming file, column and row of what is wrong.
         ArtefactError: if the folder cannot be written.
     """
-    check_target(folder, kind=KIND)
+    check_dataset_target(folder)
     if download:
         place = Path(path) if path is not None else cache_folder("movielens")
         source = fetch(movielens_url(name), place / f"{name}.zip", sha256)

@@ -12,9 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from genrec.artefacts import check_target
 from genrec.data.columns import as_table, id_column, integers_if_canonical, require_columns
-from genrec.data.dataset import KIND, Dataset, write_dataset
+from genrec.data.dataset import Dataset, check_dataset_target, write_dataset
 from genrec.data.sources.readers import SUFFIXES, read_table, suffix
 from genrec.data.sources.registry import register
 from genrec.errors import DataError
@@ -81,7 +80,7 @@ def prepare_tables(
         DataError: naming file, column and row of what is wrong.
         ArtefactError: if the folder cannot be written.
     """
-    check_target(folder, kind=KIND)
+    check_dataset_target(folder)
     events_file, items_file = _find(Path(path), interactions, items)
     optional = {
         "timestamp": time_column,

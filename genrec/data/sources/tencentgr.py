@@ -17,8 +17,7 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from genrec.artefacts import check_target
-from genrec.data.dataset import KIND, Dataset
+from genrec.data.dataset import Dataset, check_dataset_target
 from genrec.data.sources.registry import register
 from genrec.data.tencentgr import assemble, read_competition, read_huggingface
 from genrec.data.tencentgr.completeness import gaps, told_counts
@@ -76,7 +75,7 @@ def prepare_tencentgr(
         DataError: naming file and row of what is wrong.
         ArtefactError: if the folder cannot be written.
     """
-    target = check_target(folder, kind=KIND)
+    target = check_dataset_target(folder)
     if path is None:
         raise ConfigError("tencentgr: say where the files are with --from, a folder or hub name")
     if histories not in HISTORIES:
