@@ -1,5 +1,7 @@
 """Write docs/results/table.md: every method on every data set, from the pages of results.
 
+A picture stands above the table of each data set (`scripts/results_picture.py`).
+
     python scripts/results_table.py
 
 Reads the tables that `scripts/results.py` wrote into docs/results, so the pages stay the record.
@@ -16,6 +18,8 @@ import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+
+from results_picture import draw_results
 
 from genrec.evaluation import BASELINES
 from genrec.evaluation.report import number
@@ -200,6 +204,11 @@ def methods(pages: list[Path]) -> list[Method]:
     return list(found.values())
 
 
+def picture(dataset: str) -> str:
+    """File name of the picture of a data set, beside the page."""
+    return f"table-{dataset}.svg"
+
+
 def table(pages: list[Path]) -> str:
     """Text of the page."""
     entries = methods(pages)
@@ -226,7 +235,8 @@ def table(pages: list[Path]) -> str:
             f"Left out, as it repeats {what}: {name} of {page}. "
             for (page, name), what in REPEATED.items()
         )
-        + "A row of one seed may stand above another by the luck of its seed: the deviations of "
+        + "Pictures: means over seeds, the best in file order on top. "
+        "A row of one seed may stand above another by the luck of its seed: the deviations of "
         "those with three say by how much.",
         "",
     ]
@@ -237,7 +247,8 @@ def table(pages: list[Path]) -> str:
         chosen.sort(key=lambda entry: (entry.order, -entry.mean("N@10")))
         rows = [dict(zip(HEAD, entry.cells(), strict=True)) for entry in chosen]
         head = [name for name in HEAD if name not in SOME or any(row[name] for row in rows)]
-        lines += [f"## {title}", "", f"| {' | '.join(head)} |"]
+        lines += [f"## {title}", "", f"![{title}: NDCG@10 of every method]({picture(dataset)})", ""]
+        lines.append(f"| {' | '.join(head)} |")
         lines.append(f"|{'|'.join('---' if c in ('method', 'page') else '---:' for c in head)}|")
         lines += [f"| {' | '.join(row[name] for name in head)} |" for row in rows]
         lines.append("")
@@ -247,7 +258,11 @@ def table(pages: list[Path]) -> str:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     path = DOCS / "table.md"
-    path.write_text(table(sorted(page for page in DOCS.glob("*.md") if page.name != "table.md")))
+    pages = sorted(page for page in DOCS.glob("*.md") if page.name != "table.md")
+    entries = methods(pages)
+    for dataset in {entry.dataset: None for entry in entries}:
+        draw_results([one for one in entries if one.dataset == dataset], DOCS / picture(dataset))
+    path.write_text(table(pages))
     print(f"wrote {path}")
 
 

@@ -16,4 +16,5 @@ def results() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def results_table() -> ModuleType:
+    load("results_picture")  # which the script finds beside itself
     return load("results_table")

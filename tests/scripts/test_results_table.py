@@ -119,3 +119,30 @@ def test_what_a_method_was_told_has_a_column(
     assert "told" not in rows_of(text)[0]
     page.write_text(text)
     assert "told" not in rows_of(results_table.table([page]))[0]
+
+
+def test_every_method_is_in_the_picture(
+    results: ModuleType, results_table: ModuleType, tmp_path: Path
+) -> None:
+    pages = []
+    for name, order, value in (
+        ("amazon2014-beauty", "file", 0.03),
+        ("amazon2014-beauty-shuffled-day", "shuffled-day", 0.02),
+        ("amazon2014-beauty-rpg", "file", 0.04),
+    ):
+        write(tmp_path / name / "runs/sid-seed0", value, seed=0, day_order=order)
+        if order == "file":
+            write(tmp_path / name / "report/popularity", 0.01)
+        pages.append(tmp_path / f"{name}.md")
+        pages[-1].write_text(results.page([tmp_path / name], "")[1])
+    text = results_table.table(pages)
+    assert "(table-amazon2014-beauty.svg)" in text
+    drawn = tmp_path / "drawn.svg"
+    results_table.draw_results(results_table.methods(pages), drawn)
+    # Labels stand in comments, a line each: two pages with a `sid`, one of them in both orders.
+    labels = [f"<!-- {name} -->" for name in ("sid (amazon2014-beauty-rpg)", "popularity")]
+    labels += ["<!-- sid (amazon2014-beauty) -->", "<!-- day shuffled -->"]
+    page = drawn.read_text()
+    assert [page.count(label) for label in labels] == [1, 1, 1, 1]
+    results_table.draw_results(results_table.methods(pages[:1]), drawn)
+    assert "day shuffled" not in drawn.read_text()
