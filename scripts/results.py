@@ -312,10 +312,16 @@ def check_one_dataset(rows: list[tuple[float, str, dict[str, Any]]]) -> None:
 def commands(folders: list[Path]) -> str:
     """The commands that made the output folders of a recipe, as `genrec run` names these."""
     recipe = folders[0].name.removesuffix(f"-{SHUFFLED}")
-    if recipe != folders[0].name:
+    if all(folder.name.endswith(f"-{SHUFFLED}") for folder in folders):
         return f"`genrec run recipes/{recipe}.yaml --order {SHUFFLED}`"
     same = f" and the same with `--order {SHUFFLED}`" if len(folders) > 1 else ""
     return f"`genrec run recipes/{recipe}.yaml`{same}"
+
+
+def said(folders: list[Path], machine: str, note: str) -> str:
+    """How a page was made, where its runs were trained, and what else a reader must know."""
+    made = f"{commands(folders)}; page by `python scripts/results.py`, {datetime.date.today()}."
+    return " ".join(part for part in (made, machine, note) if part)
 
 
 def page(
@@ -327,6 +333,8 @@ def page(
     compare: Iterable[str] = (),
 ) -> tuple[str, str]:
     """Name and text of the page of one recipe's output folders.
+
+    Where a recipe evaluates no test split, its page has validations alone.
 
     Args:
         folders: of the recipe, one per order of events; the page is named after the first.
@@ -347,6 +355,8 @@ def page(
             if not path.is_file():
                 continue
             metrics = read_record(path)
+            if "test/unmasked/ndcg@10" not in metrics:  # of a recipe that evaluates validation
+                continue
             about = path.parent / "run.json"
             run = read_json(about) if about.is_file() else {}
             run["vectors"] = metrics.get("vectors") or vectors_of(path.parent, run)
@@ -358,6 +368,9 @@ def page(
             fingerprints = ", ".join(f"{k} {v}" for k, v in metrics["fingerprints"].items() if v)
             if fingerprints:
                 facts.append(f"- {path.parent.name}, {metrics['day_order']} order: {fingerprints}")
+    if not rows:
+        lines = [f"# {name}", "", said(folders, "", note), "", *compared(folders), *picture(curves)]
+        return name, "\n".join(lines)
     check_one_dataset(rows)
     rows.sort(key=lambda entry: (entry[2]["day_order"], -entry[0]))
     users, pool = rows[0][2]["test/users"], rows[0][2].get("candidates")
@@ -378,9 +391,7 @@ def page(
     lines = [
         f"# {name}",
         "",
-        commands(folders)
-        + f"; page by `python scripts/results.py`, {datetime.date.today()}. "
-        f"{machines((method, metrics) for _, method, metrics in rows)} {note}".rstrip(),
+        said(folders, machines((method, metrics) for _, method, metrics in rows), note),
         "",
         f"Test split, {users:,} users, item level, {ranked}, collisions by "
         "expectation; intervals from a bootstrap over users. Best first within each order. Rank of "

@@ -74,6 +74,8 @@ def draw_curves(folders: list[Path], path: Path) -> bool:
         for axes in panels:
             axes.grid(color="#e5e7eb")
             axes.spines[["top", "right"]].set_visible(False)
+        if len({run.parents[1] for run in logs}) > 1:
+            panels[0].plot([], [], "--", color="#6b7280", label="dashed: day shuffled")
         figure.legend(loc="outside right upper", frameon=False)
         with replacing(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "genrec"}):
             figure.savefig(temporary, format="svg", metadata={"Date": None})
@@ -99,19 +101,27 @@ def compared(folders: list[Path]) -> list[str]:
     lines = [
         "## Validation of all runs",
         "",
-        "The best validation NDCG@10 of every run, by lists with the history masked or not. Of a "
-        "sweep the best was tested; those without a mark were trained and not tested.",
+        "The best validation NDCG@10 of every run, by lists with the history masked or not, and "
+        "the epoch it was reached in. "
+        + (
+            "Of a sweep the best was tested; those without a mark were trained and not tested."
+            if any(tested.values())
+            else "None was tested."
+        ),
         "",
-        "| run | validation | history | tested |",
-        "|---|---:|---|---|",
+        "| run | validation | epoch | of | history | tested |",
+        "|---|---:|---:|---:|---|---|",
     ]
     for run, entries in logs.items():
-        best = number(max(entry["eval_ndcg@10"] for entry in entries))
+        best = max(entries, key=lambda entry: entry["eval_ndcg@10"])
         name = run.name if len(folders) == 1 else f"{run.parents[1].name}/{run.name}"
         about = read_json(run / "run.json") if (run / "run.json").is_file() else {}
-        masked = about.get("training", {}).get("eval_masked")
+        training = about.get("training", {})
+        masked = training.get("eval_masked")
         kind = "" if masked is None else "masked" if masked else "unmasked"
-        lines.append(f"| {name} | {best} | {kind} | {'yes' if tested[run] else ''} |")
+        epochs = f"{best['epoch']:.0f} | {training.get('epochs', '')}"
+        value = number(best["eval_ndcg@10"])
+        lines.append(f"| {name} | {value} | {epochs} | {kind} | {'yes' if tested[run] else ''} |")
     return [*lines, ""]
 
 

@@ -15,6 +15,10 @@ def results() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def results_table() -> ModuleType:
-    load("results_picture")  # which the script finds beside itself
+def results_picture() -> ModuleType:
+    return load("results_picture")
+
+
+@pytest.fixture(scope="module")
+def results_table(results_picture: ModuleType) -> ModuleType:  # which the script finds beside it
     return load("results_table")

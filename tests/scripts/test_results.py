@@ -207,18 +207,35 @@ def test_validations_are_told_where_some_runs_were_not_tested(
             for n, value in enumerate(curve, 1)
         ]
         (folder / f"runs/{name}/log.json").write_text(json.dumps(log))
-    (folder / "runs/b/run.json").write_text(json.dumps({"training": {"eval_masked": True}}))
+    training = {"eval_masked": True, "epochs": 9}
+    (folder / "runs/b/run.json").write_text(json.dumps({"training": training}))
     assert "## Validation of all" not in results.page([folder], "")[1]
     (folder / "runs/a-rate1/metrics.json").unlink()
     _, text = results.page([folder], "")
     assert rows_of(text.partition("## Validation of all")[2].partition("\n## ")[0])[1:] == [
-        ["a-rate1", ".0300", "", ""],
-        ["a-rate2", ".0400", "", "yes"],
-        ["b", ".0500", "masked", "yes"],
+        ["a-rate1", ".0300", "2", "", "", ""],
+        ["a-rate2", ".0400", "1", "", "", "yes"],
+        ["b", ".0500", "1", "9", "masked", "yes"],
     ]
     other = tmp_path / "some-data-shuffled-day"
     write(other / "runs/b", 0.02, seed=0, day_order="shuffled-day")
-    assert "| some-data/a-rate1 | .0300 |  |  |" in results.page([folder, other], "")[1]
+    assert "| some-data/a-rate1 | .0300 | 2 |  |  |  |" in results.page([folder, other], "")[1]
+
+
+def test_a_recipe_that_evaluates_validation_has_a_page_of_it(
+    results: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "some-tries"
+    write(folder / "report/popularity", 0.01)
+    metrics = (folder / "report/popularity/metrics.json").read_text()
+    (folder / "report/popularity/metrics.json").write_text(metrics.replace("test/", "validation/"))
+    (folder / "runs/a").mkdir(parents=True)
+    log = [{"epoch": 3.0, "eval_ndcg@10": 0.02, "seconds": 1.0}]
+    (folder / "runs/a/log.json").write_text(json.dumps(log))
+    name, text = results.page([folder], "Why.", curves="curves.svg")
+    assert name == "some-tries" and "recipes/some-tries.yaml`" in text and "Why." in text
+    assert "None was tested." in text and "| a | .0200 | 3 |  |  |  |" in text
+    assert "(curves.svg)" in text and "Test split" not in text
 
 
 def test_which_validation_chose_and_whose_scores_rank_is_told(

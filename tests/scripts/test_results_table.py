@@ -122,7 +122,7 @@ def test_what_a_method_was_told_has_a_column(
 
 
 def test_every_method_is_in_the_picture(
-    results: ModuleType, results_table: ModuleType, tmp_path: Path
+    results: ModuleType, results_table: ModuleType, results_picture: ModuleType, tmp_path: Path
 ) -> None:
     pages = []
     for name, order, value in (
@@ -130,19 +130,30 @@ def test_every_method_is_in_the_picture(
         ("amazon2014-beauty-shuffled-day", "shuffled-day", 0.02),
         ("amazon2014-beauty-rpg", "file", 0.04),
     ):
-        write(tmp_path / name / "runs/sid-seed0", value, seed=0, day_order=order)
-        if order == "file":
-            write(tmp_path / name / "report/popularity", 0.01)
+        for run in ("runs/sid-seed0", "report/popularity"):
+            write(tmp_path / name / run, value, seed=0, day_order=order)
         pages.append(tmp_path / f"{name}.md")
         pages[-1].write_text(results.page([tmp_path / name], "")[1])
-    text = results_table.table(pages)
-    assert "(table-amazon2014-beauty.svg)" in text
+    assert "(table-amazon2014-beauty.svg)" in results_table.table(pages)
+    methods = results_table.methods(pages)
     drawn = tmp_path / "drawn.svg"
-    results_table.draw_results(results_table.methods(pages), drawn)
-    # Labels stand in comments, a line each: two pages with a `sid`, one of them in both orders.
-    labels = [f"<!-- {name} -->" for name in ("sid (amazon2014-beauty-rpg)", "popularity")]
-    labels += ["<!-- sid (amazon2014-beauty) -->", "<!-- day shuffled -->"]
-    page = drawn.read_text()
-    assert [page.count(label) for label in labels] == [1, 1, 1, 1]
-    results_table.draw_results(results_table.methods(pages[:1]), drawn)
+    results_picture.draw_results(methods, drawn)
+    # Two pages have a `sid`, one of them in both orders; a baseline has one line.
+    labels = [
+        "sid (amazon2014-beauty)",
+        "sid (amazon2014-beauty-rpg)",
+        "popularity",
+        "day shuffled",
+    ]
+    assert [drawn.read_text().count(f">{label}<") for label in labels] == [1, 1, 1, 1]
+    results_picture.draw_results(results_table.methods(pages[:1]), drawn)
     assert "day shuffled" not in drawn.read_text()
+    for axes, column in zip(
+        results_picture.figure_of(methods).axes, ("N@10", "masked N@10"), strict=True
+    ):
+        points = [point.get_offsets()[0] for point in axes.collections]
+        assert sorted(x for x, _ in points) == sorted(one.mean(column) for one in methods)
+        low, high = axes.get_xlim()
+        assert all(low <= x <= high for x, _ in points), "a point is outside of the panel"
+        low, high = axes.get_ylim()
+        assert all(low <= y <= high for _, y in points)
