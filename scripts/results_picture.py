@@ -28,7 +28,13 @@ RANKED = {
     "codes": "#2563eb",
     "items, of codes": "#9333ea",
     "items": "#ea580c",
-    "": "#6b7280",  # nothing was trained, or an older page that does not say
+    "": "#6b7280",  # nothing was trained
+}
+KINDS = {
+    "codes": "ranked by codes",
+    "items, of codes": "items that codes proposed",
+    "items": "ranked by items",
+    "": "no training",
 }
 
 
@@ -89,8 +95,11 @@ def figure_of(entries: Sequence[Method]) -> Figure:
                 axes.scatter(one.mean(column), place, 28, face, edgecolors=colour, zorder=2)
         axes.set(title=mask, xlabel="test NDCG@10")
         axes.grid(axis="x", color="#e5e7eb")
+        axes.grid(axis="y", color="#f3f4f6")
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_xlim(left=0)  # of both, once all points are there
+    panels[0].set_ylim(-0.7, len(rows) - 0.3)
     panels[0].set_yticks(range(len(rows)), labels, fontsize=8)
     known = {entry.order for entry in entries}
     marks = [
@@ -100,9 +109,9 @@ def figure_of(entries: Sequence[Method]) -> Figure:
     ]
     kinds = {ranked_by(entry) for entry in entries}
     marks += [
-        Line2D([], [], ls="", marker="o", color=colour, label=f"ranked by {kind}")
+        Line2D([], [], ls="", marker="o", color=colour, label=KINDS[kind])
         for kind, colour in RANKED.items()
-        if kind and kind in kinds
+        if kind in kinds
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
     return figure

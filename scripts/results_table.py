@@ -21,10 +21,12 @@ from pathlib import Path
 
 from results_picture import draw_results
 
+from genrec.artefacts import read_json
 from genrec.evaluation import BASELINES
 from genrec.evaluation.report import number
 
 DOCS = Path(__file__).parent.parent / "docs" / "results"
+GLOSSARY = Path(__file__).with_name("methods.json")
 RESULTS = ("N@10", "R@10", "masked N@10", "masked R@10")
 # Runs that repeat a seed of another page to stand beside the other methods of theirs.
 REPEATED = {
@@ -204,6 +206,13 @@ def methods(pages: list[Path]) -> list[Method]:
     return list(found.values())
 
 
+def glossary(entries: list[Method]) -> dict[str, str | None]:
+    """What the methods are in `scripts/methods.json`, by name; None where it does not say."""
+    known = read_json(GLOSSARY)
+    names = sorted({entry.name.partition("-learning_rate")[0] for entry in entries})
+    return {name: known.get(name) for name in names}
+
+
 def picture(dataset: str) -> str:
     """File name of the picture of a data set, beside the page."""
     return f"table-{dataset}.svg"
@@ -216,28 +225,33 @@ def table(pages: list[Path]) -> str:
         "# All data sets and methods",
         "",
         "By `python scripts/results_table.py` from the tables of the pages it links, where "
-        "machines, intervals, settings and fingerprints stand. Item level on the test split, all "
-        "items ranked (generated TencentGR: the pool), collisions by expectation; mean, with the "
-        "standard deviation in brackets where there are several seeds. Runs of one page share data "
-        "and protocol; training budgets differ between pages. Published figures had other texts, "
-        "encoders and budgets. Told: what a method knew of the event to be predicted, its time or "
-        "its action, and others did not. Chosen by: the validation that chose the epochs, masked "
-        "or not. Ranked by: whose scores order the lists, items', codes', or items' among those "
-        "that codes proposed; older pages do not say it. Certified: share of users whose whole "
-        "list, unmasked, the search proved exact: of 20 items unless the page says another length; "
-        "lists in studies of beams are shorter. Vectors: what the model read, or (codes) "
-        "what its codes were made from. "
-        + "CPU minutes: of processors, which others on the machine do not add to; older pages have "
-        "minutes by the clock alone. "
-        * any(entry.minutes("CPU") for entry in entries)
-        + "Memory: peak of the training process; older pages do not say it. "
-        + "".join(
-            f"Left out, as it repeats {what}: {name} of {page}. "
+        "machines, intervals, paired differences, settings and fingerprints stand. Item level on "
+        "the test split, all items ranked (generated TencentGR: the pool), collisions by "
+        "expectation; mean, with the standard deviation in brackets where there are several seeds. "
+        "Runs of one page share data and protocol; training budgets differ between pages. A row of "
+        "one seed may stand above another by the luck of its seed: the deviations of those with "
+        "three say by how much.",
+        "",
+        "- Pictures: means over seeds, the best unmasked in file order on top. A line is as long "
+        "as the order of a day matters.",
+        "- Method: [below](#methods).",
+        "- Told: what a method knew of the event to be predicted, its time or its action, and "
+        "others did not.",
+        "- Chosen by: the validation that chose the epochs, masked or not.",
+        "- Ranked by: whose scores order the lists, items', codes', or items' among those that "
+        "codes proposed; older pages do not say it.",
+        "- Certified: share of users whose whole list, unmasked, the search proved exact: of 20 "
+        "items unless the page says another length; lists in studies of beams are shorter.",
+        "- Vectors: what the model read, or (codes) what its codes were made from.",
+        "- Minutes: by the clock, on machines that did other work too.",
+        *["- CPU minutes: of processors, which others do not add to; older pages have none."]
+        * any(entry.minutes("CPU") for entry in entries),
+        "- Memory: peak of the training process; older pages do not say it.",
+        "- Published: figures that had other texts, encoders and budgets.",
+        *(
+            f"- Left out, as it repeats {what}: {name} of {page}."
             for (page, name), what in REPEATED.items()
-        )
-        + "Pictures: means over seeds, the best in file order on top. "
-        "A row of one seed may stand above another by the luck of its seed: the deviations of "
-        "those with three say by how much.",
+        ),
         "",
     ]
     for dataset, title in DATASETS.items():
@@ -252,6 +266,8 @@ def table(pages: list[Path]) -> str:
         lines.append(f"|{'|'.join('---' if c in ('method', 'page') else '---:' for c in head)}|")
         lines += [f"| {' | '.join(row[name] for name in head)} |" for row in rows]
         lines.append("")
+    told = {name: words for name, words in glossary(entries).items() if words}
+    lines += ["## Methods", "", *(f"- `{name}`: {words}" for name, words in told.items()), ""]
     return "\n".join(lines)
 
 
@@ -260,6 +276,8 @@ def main() -> None:
     path = DOCS / "table.md"
     pages = sorted(page for page in DOCS.glob("*.md") if page.name != "table.md")
     entries = methods(pages)
+    if unknown := [name for name, words in glossary(entries).items() if not words]:
+        raise SystemExit(f"{GLOSSARY}: say what these methods are: {', '.join(unknown)}")
     for dataset in {entry.dataset: None for entry in entries}:
         draw_results([one for one in entries if one.dataset == dataset], DOCS / picture(dataset))
     path.write_text(table(pages))

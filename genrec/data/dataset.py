@@ -189,8 +189,8 @@ def check_dataset_target(folder: str | os.PathLike[str]) -> Path:
     target = check_target(folder, kind=KIND)
     if (target / MANIFEST).is_file():
         warnings.warn(
-            f"{folder}: exists, and is replaced once the new dataset is whole; vectors, "
-            "vocabularies and models of the old one need that one",
+            f"{folder}: exists, and is replaced, with all that is in it, once the new dataset is "
+            "whole; vectors, vocabularies and models of the old one need that one",
             stacklevel=3,
         )
     return target

@@ -36,7 +36,8 @@ def check_out(out: str, *, kind: str, progress: bool) -> None:
     """
     if (check_target(out, kind=kind) / MANIFEST).is_file() and progress:
         trained = "; models trained with it need it" if kind == VOCABULARY else ""
-        note(f"{out}: exists, and is replaced once the new one is whole{trained}", "yellow")
+        replaced = "exists, and is replaced, with all that is in it, once the new one is whole"
+        note(f"{out}: {replaced}{trained}", "yellow")
 
 
 def note_missing_titles(catalog: Catalog, column: str) -> None:

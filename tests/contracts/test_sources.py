@@ -223,7 +223,7 @@ def test_a_dataset_that_is_replaced_is_named_before_anything_is_read(
     laid_out: tuple[str, Input], made: Dataset, tmp_path: Path
 ) -> None:
     name, (path, options, _) = laid_out
-    said = f"{tmp_path / 'out'}: exists, and is replaced once the new dataset is whole"
+    said = f"{tmp_path / 'out'}: exists, and is replaced, with all that is in it, once the new"
     with pytest.warns(UserWarning, match=re.escape(said)):
         if path is None:
             prepare(name, tmp_path / "out", **options)

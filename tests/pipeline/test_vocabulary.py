@@ -52,8 +52,8 @@ def test_what_is_replaced_is_said_before_the_work(shop, tmp_path, capsys):
     quantize(str(shop / "vectors"), out, **options)
     assert "is replaced" not in capsys.readouterr().err
     quantize(str(shop / "vectors"), out, **options)
-    said = f"{out}: exists, and is replaced once the new one is whole; models trained with it need"
-    assert said in capsys.readouterr().err
+    said = f"{out}: exists, and is replaced, with all that is in it, once the new one is whole; "
+    assert f"{said}models trained with it need" in capsys.readouterr().err
     quantize(str(shop / "vectors"), out, progress=False, **options)
     assert capsys.readouterr().err == ""
 

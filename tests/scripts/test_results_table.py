@@ -121,6 +121,13 @@ def test_what_a_method_was_told_has_a_column(
     assert "told" not in rows_of(results_table.table([page]))[0]
 
 
+def test_every_method_of_the_pages_is_explained(results_table: ModuleType) -> None:
+    pages = sorted(page for page in results_table.DOCS.glob("*.md") if page.name != "table.md")
+    told = results_table.glossary(results_table.methods(pages))
+    assert "sasrec" in told and "hstu" in told
+    assert [name for name, words in told.items() if not words] == []
+
+
 def test_every_method_is_in_the_picture(
     results: ModuleType, results_table: ModuleType, results_picture: ModuleType, tmp_path: Path
 ) -> None:
