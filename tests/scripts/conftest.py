@@ -9,7 +9,11 @@ from tests.scripts.pages import load
 
 @pytest.fixture(scope="module")
 def results() -> ModuleType:
-    for beside in ("results_against", "results_curves"):  # which the script finds beside itself
+    for beside in (
+        "results_against",
+        "results_curves",
+        "results_rows",
+    ):  # which the script finds beside itself
         load(beside)
     return load("results")
 
