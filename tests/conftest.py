@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,6 +14,17 @@ import pytest
 # Triton's kernels run in its interpreter, without a GPU; it reads this when it is imported. With a
 # GPU, TRITON_INTERPRET=0 runs them there.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Let each full round of the collector pass over what the imports made, which stays."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter clear them at its end."""
+    gc.unfreeze()
+
 
 SMALL = {"d_model": 16, "max_history": 12, "backbone": {"type": "transformer", "layers": 1}}
 

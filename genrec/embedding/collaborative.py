@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import scipy.sparse as sp
 
 from genrec.embedding.base import Embedder, require, require_seed
 from genrec.embedding.linalg import normalize_rows, truncated_svd
@@ -20,6 +19,8 @@ from genrec.embedding.vectors import ItemVectors
 from genrec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from scipy import sparse as sp
+
     from genrec.data import Catalog, Histories, Split
 
 
@@ -141,6 +142,8 @@ def cooccurrence(
 
     A repeated item is no pair with itself: that says how habits go, not what is alike.
     """
+    from scipy import sparse as sp  # slow to import
+
     shape = (num_items, num_items)
     counts = sp.csr_matrix(shape, dtype=np.float64)
     for offset in range(1, min(window, len(items) - 1) + 1):
@@ -159,6 +162,8 @@ def positive_pmi(counts: sp.csr_matrix, *, shift: float, smoothing: float) -> sp
 
     p_s is the context distribution raised to `smoothing` and normalised again.
     """
+    from scipy import sparse as sp
+
     pairs = counts.tocoo()
     frequency = np.asarray(counts.sum(axis=1)).ravel()
     context = frequency**smoothing

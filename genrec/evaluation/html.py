@@ -20,7 +20,6 @@ from genrec.evaluation.html_sections import (
     vocabulary_section,
 )
 from genrec.evaluation.markup import image, metric_name, section, table
-from genrec.evaluation.plots import beam_curves, data_uri, metric_bars, slice_bars
 from genrec.evaluation.report import comparison, describe, headline_metric, number, span
 from genrec.evaluation.results import Evaluation, best_first
 from genrec.evaluation.slices import Slice
@@ -269,6 +268,8 @@ def _against(better: float, worse: float, metric: str) -> str:
 
 
 def _bars(evaluations: Sequence[Evaluation]) -> str:
+    from genrec.evaluation.plots import data_uri, metric_bars  # matplotlib is slow to import
+
     first = evaluations[0]
     k = headline_metric(first).partition("@")[2]
     figure = metric_bars(evaluations, list(first.searches), [f"recall@{k}", f"ndcg@{k}"])
@@ -289,6 +290,8 @@ def _slices(first: Evaluation, slices: Slices) -> str:
 
 
 def _one_cut(cut: Mapping[str, Sequence[Slice]], key: str, heading: str, mask: str) -> str:
+    from genrec.evaluation.plots import data_uri, slice_bars
+
     title = f"By {heading} ({mask})"
     figure = slice_bars(cut, key, title=title, xlabel=heading)
     keys = list(next(iter(cut.values()))[0].metrics)
@@ -310,6 +313,8 @@ def _one_cut(cut: Mapping[str, Sequence[Slice]], key: str, heading: str, mask: s
 
 
 def _beams(study: BeamStudy, ranker: str) -> str:
+    from genrec.evaluation.plots import beam_curves, data_uri
+
     head = [
         "search",
         f"recall of the exact top {study.k}",

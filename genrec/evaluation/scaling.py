@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from genrec.errors import ConfigError
 from genrec.evaluation.metrics import FloatArray
@@ -63,6 +62,8 @@ def fit_power_law(parameters: Sequence[float], losses: Sequence[float]) -> Power
     Raises:
         ConfigError: for fewer than three sizes, or numbers that are not finite and above 0.
     """
+    from scipy.optimize import least_squares  # slow to import
+
     sizes, values = _checked(parameters, losses)
     unit = np.exp(np.log(sizes).mean())
     x = np.log(sizes / unit)

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 from genrec.artefacts import (
     check_folder,
     check_folder_place,
@@ -140,10 +138,10 @@ def read_back(value: Any) -> Any:
 
 def plot_learning_curve(log: list[dict[str, Any]], path: Path) -> None:
     """Draw training loss and validation NDCG@10 over epochs as a PNG."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # slow to import; no pyplot, whose back end is the user's
 
-    figure, left = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    left = figure.subplots()
     loss = [(entry["epoch"], entry["loss"]) for entry in log if "loss" in entry]
     metric = [(entry["epoch"], entry["eval_ndcg@10"]) for entry in log if "eval_ndcg@10" in entry]
     left.plot(*zip(*loss, strict=True), color="tab:blue", label="training loss")
@@ -152,8 +150,5 @@ def plot_learning_curve(log: list[dict[str, Any]], path: Path) -> None:
     right.plot(*zip(*metric, strict=True), color="tab:orange", label="validation NDCG@10")
     right.set(ylabel="validation NDCG@10", ylim=(0, None))
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=120, format="png")
-    finally:
-        pyplot.close(figure)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

@@ -8,15 +8,16 @@ the expectation over a random order among equals, and no item number decides any
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.stats import spearmanr
 
 from genrec.data import Histories, Split
 from genrec.data.histories import ranges
 from genrec.tokenizers.vocabulary import SidVocabulary
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 MAX_CANDIDATES = 50_000
 MAX_USERS = 200_000
@@ -209,6 +210,8 @@ def _co_consumed(
     seed: int,
 ) -> tuple[csr_matrix, int]:
     """Users who have both, `[Q, M]` sparse, and the number of users that were read."""
+    from scipy.sparse import csr_matrix  # scipy is slow to import, and few commands use it
+
     start = histories.offsets[:-1] if split is None else split.train_start
     end = histories.offsets[1:] if split is None else split.train_end
     users = _some(np.random.default_rng(seed), len(histories), MAX_USERS)
@@ -223,6 +226,8 @@ def _co_consumed(
 
 
 def _spearman(before: np.ndarray, after: np.ndarray, pairs: np.ndarray) -> float | None:
+    from scipy.stats import spearmanr
+
     distances = []
     for space in (before, after):
         parts = [

@@ -23,7 +23,6 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from genrec.errors import ConfigError
 from genrec.quantization import Quantizer
@@ -206,6 +205,8 @@ def _match(costs: np.ndarray) -> np.ndarray:
     if (costs == costs[0]).all():
         # Identical vectors, the common case in real catalogs and the slowest for the solver.
         return np.argsort(costs[0], kind="stable")[: len(costs)]
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     return linear_sum_assignment(costs)[1]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from genrec.errors import ConfigError, DataError
 from genrec.quantization import Quantizer, RQKMeans, make_quantizer
@@ -73,6 +72,8 @@ def match_labels(
     Returns:
         Per level `int64 [K_l]`, a permutation: code c becomes `labels[l][c]`.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     num_items = len(old_codes)
     kept = np.ones(num_items, dtype=bool)
     labels = []

@@ -13,6 +13,7 @@ from genrec.data.tencentgr import generate_tencentgr, published
 from genrec.data.tencentgr.protocol import last_click_split
 from genrec.errors import DataError
 from genrec.pipeline import SplitConfig, check, train
+from genrec.training import TrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,7 @@ def test_published_counts_stand_beside(
             d_model=8,
             split=LAST_CLICK,
             max_history=5,
+            training=TrainingConfig(epochs=1),
             progress=False,
         )
         return capsys.readouterr().err

@@ -199,7 +199,14 @@ def test_a_split_is_stored_in_full(ads: Path, tmp_path: Path):
     assert len(check_split(data, other)) == 12
     run = tmp_path / "run"
     model = {"item_encoder": {"type": "id"}, "head": {"type": "dense"}, "d_model": 8}
-    train(str(ads / "dataset"), str(run), split=reference, progress=False, **model)
+    train(
+        str(ads / "dataset"),
+        str(run),
+        split=reference,
+        training=TrainingConfig(epochs=1),
+        progress=False,
+        **model,
+    )
     record = read_json(run / "run.json")
     assert record["split"] == reference.describe()
     # As versions wrote it whose hold-out was another.

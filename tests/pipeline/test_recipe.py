@@ -150,7 +150,7 @@ def test_a_grid_of_settings_with_seeds_several_at_a_time(recipe, plan, tmp_path)
     )
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_best_of_a_sweep_alone_gets_the_other_seeds(recipe, plan, tmp_path, jobs):
     del plan["runs"]["sid"], plan["vocabularies"], plan["vectors"]
     sweep = {"sweep": {"training.learning_rate": [1.0e-6, 0.01]}, "seeds": [1, 2]}

@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import T5Config
-from transformers.models.t5.modeling_t5 import T5Stack
 
 from genrec.errors import ConfigError
 from genrec.models.backbones.base import (
@@ -105,6 +103,9 @@ class T5(Backbone):
             "eos_token_id": None,
             "use_cache": False,
         }
+        from transformers import T5Config  # slow to import, and most models are no T5
+        from transformers.models.t5.modeling_t5 import T5Stack
+
         self.encoder = T5Stack(T5Config(num_layers=layers, is_decoder=False, **shape))
         self.decoder = T5Stack(
             T5Config(num_layers=decoder_layers or layers, is_decoder=True, **shape)
