@@ -350,7 +350,7 @@ def test_threads_spin_shortly_unless_told_otherwise(given, expected):
         if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     }
     done = subprocess.run(
-        [sys.executable, "-m", "genrec.cli", "train", "--help"],
+        [sys.executable, "-m", "genrec.cli", "prepare", "--help"],
         env={**environment, **given, "OMP_DISPLAY_ENV": "verbose"},
         capture_output=True,
         text=True,
