@@ -18,6 +18,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 def pytest_collection_finish() -> None:
     """Let each full round of the collector pass over what the imports made, which stays."""
+    gc.collect()
     gc.freeze()
 
 
