@@ -32,8 +32,8 @@ RESULTS = ("N@10", "R@10", "masked N@10", "masked R@10")
 REPEATED = {
     ("amazon2014-beauty-liger", "sasrec"): "seed 0 of amazon2014-beauty's sasrec",
     ("amazon2014-beauty-tiger", "item-level"): "seed 0 of amazon2014-beauty-asymrec's opq-output",
-    ("amazon2014-beauty-asymrec-shuffled-day", "asymrec"): "amazon2014-beauty-asymrec's asymrec",
-    ("amazon2014-beauty-asymrec-shuffled-day", "rpg-items"): "amazon2014-beauty-asymrec's rpg-items",
+    ("amazon2014-beauty-asymrec-shuffled-day", "asymrec"): "amazon2014-beauty-asymrec's",
+    ("amazon2014-beauty-asymrec-shuffled-day", "rpg-items"): "amazon2014-beauty-asymrec's",
 }
 # A page belongs to the data set that its name starts with.
 DATASETS = {
