@@ -62,6 +62,9 @@ class T5(Backbone):
         buckets: int = 32,
         max_distance: int = 128,
     ) -> None:
+        from transformers import T5Config  # slow to import, and most models are no T5
+        from transformers.models.t5.modeling_t5 import T5Stack
+
         super().__init__()
         sizes = {
             "layers": layers,
@@ -103,9 +106,6 @@ class T5(Backbone):
             "eos_token_id": None,
             "use_cache": False,
         }
-        from transformers import T5Config  # slow to import, and most models are no T5
-        from transformers.models.t5.modeling_t5 import T5Stack
-
         self.encoder = T5Stack(T5Config(num_layers=layers, is_decoder=False, **shape))
         self.decoder = T5Stack(
             T5Config(num_layers=decoder_layers or layers, is_decoder=True, **shape)
