@@ -7,9 +7,9 @@ Every figure in docs/results comes from here: each row is one `metrics.json`. Fo
 the machine is the one each run noted. Published figures stand beside methods of the same name
 (`scripts/published.json`); their texts, encoders and protocols differ. Beside the page it draws the
 validation of every run over its epochs (`scripts/results_curves.py`); the cells of a row are those
-of `scripts/results_rows.py`. With `--against RUN ...` it has the paired differences of every method
-and those runs (`scripts/results_against.py`). `scripts/results_table.py` puts the pages into one
-table.
+of `scripts/results_rows.py`, and `scripts/results_checks.py` refuses folders that one page may not
+hold. With `--against RUN ...` it has the paired differences of every method and those runs
+(`scripts/results_against.py`). `scripts/results_table.py` puts the pages into one table.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from results_against import against
-from results_curves import compared, draw_curves, picture, reached
+from results_checks import check_folders, check_one_dataset, check_seeds
+from results_curves import compared, draw_curves, picture, reached, read_logs
 from results_rows import COLUMNS, row, told, vectors_of
 
-from genrec.artefacts import read_json
+from genrec.artefacts import read_json, replacing
+from genrec.errors import GenrecError
 from genrec.evaluation import BASELINES
 from genrec.evaluation.report import number, read_record
 
@@ -162,24 +164,6 @@ def published_for(name: str) -> dict[str, Any]:
     return next((figures for data, figures in known.items() if name.startswith(data)), {})
 
 
-def check_one_dataset(rows: list[tuple[float, str, dict[str, Any]]]) -> None:
-    """Refuse rows of several datasets, such as runs that are older than the folder's data.
-
-    Raises:
-        SystemExit: naming the datasets and the runs on each.
-    """
-    runs: dict[str, list[str]] = {}
-    for _, method, metrics in rows:
-        if made_from := metrics["fingerprints"].get("dataset"):
-            runs.setdefault(made_from, []).append(f"{method} ({metrics['day_order']} order)")
-    if len(runs) > 1:
-        each = "; ".join(f"{made_from}: {', '.join(names)}" for made_from, names in runs.items())
-        raise SystemExit(
-            f"runs of several datasets cannot stand in one table: {each}. Run those again that are "
-            "of other data, or take their folders out"
-        )
-
-
 def commands(folders: list[Path]) -> str:
     """The commands that made the output folders of a recipe, as `genrec run` names these."""
     recipe = folders[0].name.removesuffix(f"-{SHUFFLED}")
@@ -215,8 +199,10 @@ def page(
         compare: runs that the others are compared with, user by user.
 
     Raises:
-        SystemExit: if the runs are of several datasets.
+        SystemExit: for folders without runs, a run that stands in two of them, and runs that one
+            table may not hold: of several datasets, or seeds with different settings.
     """
+    check_folders(folders)
     name = folders[0].name
     published = published_for(name)
     rows, runs, studies, facts = [], {}, [], []
@@ -228,6 +214,11 @@ def page(
             metrics = read_record(path)
             if "test/unmasked/ndcg@10" not in metrics:  # of a recipe that evaluates validation
                 continue
+            if (path.parent.name, metrics["day_order"]) in runs:
+                raise SystemExit(
+                    f"{folder}: {path.parent.name} in {metrics['day_order']} order stands in "
+                    "another folder too; a page is of one recipe, each order of events once"
+                )
             about = path.parent / "run.json"
             run = read_json(about) if about.is_file() else {}
             run["vectors"] = metrics.get("vectors") or vectors_of(path.parent, run)
@@ -243,6 +234,7 @@ def page(
         lines = [f"# {name}", "", said(folders, "", note), "", *compared(folders), *picture(curves)]
         return name, "\n".join(lines)
     check_one_dataset(rows)
+    check_seeds(runs)
     rows.sort(key=lambda entry: (entry[2]["day_order"], -entry[0]))
     users, pool = rows[0][2]["test/users"], rows[0][2].get("candidates")
     ranked = "the whole catalog ranked" if pool is None else f"a pool of {pool:,} items ranked"
@@ -305,16 +297,21 @@ def main() -> None:
         help="paired differences with these runs, methods, or folders of either",
     )
     arguments = parser.parse_args()
-    curves = f"{arguments.folders[0].name}-curves.svg"
-    drawn = draw_curves(arguments.folders, DOCS / curves)
-    name, text = page(
-        arguments.folders,
-        arguments.note,
-        curves=curves if drawn else None,
-        reach=arguments.reach,
-        compare=arguments.against,
-    )
-    (DOCS / f"{name}.md").write_text(text)
+    folders = [folder.absolute() for folder in arguments.folders]
+    curves = f"{folders[0].name}-curves.svg"
+    try:
+        name, text = page(
+            folders,
+            arguments.note,
+            curves=curves if read_logs(folders) else None,
+            reach=arguments.reach,
+            compare=arguments.against,
+        )
+        draw_curves(folders, DOCS / curves)
+    except GenrecError as error:
+        raise SystemExit(f"error: {error}") from error
+    with replacing(DOCS / f"{name}.md") as temporary:
+        temporary.write_text(text)
     print(f"wrote {DOCS / name}.md")
 
 

@@ -11,6 +11,7 @@ from tests.scripts.pages import load
 def results() -> ModuleType:
     for beside in (
         "results_against",
+        "results_checks",
         "results_curves",
         "results_rows",
     ):  # which the script finds beside itself

@@ -79,6 +79,77 @@ def test_runs_of_other_data_are_refused(results: ModuleType, tmp_path: Path) -> 
     assert "abc: now (file order), popularity (file order)" in str(raised.value)
 
 
+@pytest.mark.parametrize("there", ["nothing", "empty", "a run"])
+def test_a_folder_without_runs_leaves_the_page_as_it_is(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    folder = tmp_path / "rnus/some-data"
+    if there == "empty":
+        folder.mkdir(parents=True)
+    elif there == "a run":
+        write(folder, 0.02, seed=0)
+    page = tmp_path / "some-data.md"
+    page.write_text("what was there")
+    monkeypatch.setattr(results, "DOCS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["results.py", str(folder)])
+    with pytest.raises(SystemExit, match="no such folder" if there == "nothing" else "no runs in"):
+        results.main()
+    assert page.read_text() == "what was there"
+    assert not list(tmp_path.glob("*.svg"))
+
+
+def test_a_record_that_is_cut_off_is_named(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "some-data/runs/a", 0.02, seed=0)
+    record = tmp_path / "some-data/runs/a/metrics.json"
+    record.write_text(record.read_text()[:50])
+    monkeypatch.setattr("sys.argv", ["results.py", str(tmp_path / "some-data")])
+    with pytest.raises(SystemExit, match=r"^error: .*runs/a/metrics\.json"):
+        results.main()
+
+
+def test_a_run_stands_on_a_page_once(results: ModuleType, tmp_path: Path) -> None:
+    folders = [tmp_path / "some-data", tmp_path / "other-data"]
+    for folder in folders:
+        write(folder / "runs/a-seed0", 0.02, seed=0)
+    for twice in (folders, [folders[0], folders[0]]):
+        with pytest.raises(SystemExit, match="a-seed0 in file order stands in another folder too"):
+            results.page(twice, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "changed"),
+    [("training.epochs", 8), ("model.head.temperature", 0.1), ("vectors_fingerprint", "w")],
+)
+def test_seeds_of_other_settings_are_no_seeds(
+    results: ModuleType, tmp_path: Path, key: str, changed: float | str
+) -> None:
+    folder = tmp_path / "some-data"
+    for seed in (0, 1):
+        write(folder / f"runs/a-seed{seed}", 0.02, seed=seed)
+        record = {
+            "training": {"epochs": 2, "seed": seed},
+            "model": {"head": {"temperature": 0.2}},
+            "vectors_fingerprint": "v",
+            "vocabulary": f"codes-seed{seed}",
+        }
+        (folder / f"runs/a-seed{seed}/run.json").write_text(json.dumps(record))
+    assert "| a | file | 2 |" in results.page([folder], "")[1]
+    place = record
+    *parents, last = key.split(".")
+    for parent in parents:
+        place = place[parent]
+    place[last] = changed
+    (folder / "runs/a-seed1/run.json").write_text(json.dumps(record))
+    named = key.replace("_fingerprint", "")
+    with pytest.raises(SystemExit, match=f"a-seed0 and a-seed1 .* {named} is .* and {changed!r}"):
+        results.page([folder], "")
+    # An older run that knows fewer settings is one of them.
+    (folder / "runs/a-seed1/run.json").write_text(json.dumps({"training": {"epochs": 2}}))
+    assert "| a | file | 2 |" in results.page([folder], "")[1]
+
+
 def test_codes_name_the_vectors_they_were_made_from(results: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "some-data"
     for name, made_from in (("a", "f1"), ("b", "other")):
