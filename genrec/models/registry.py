@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -63,6 +64,9 @@ def build_part(
         if key not in accepted or key in given:
             free = [a for a in accepted if a != "self" and a not in given]
             raise ConfigError(f"{what} {name!r}: unknown key {key!r}; {expected_one_of(key, free)}")
+        values = options[key] if isinstance(options[key], (list, tuple)) else [options[key]]
+        if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+            raise ConfigError(f"{what} {name!r}: {key}={options[key]}; expected a finite number")
         # At 1 nothing is left to learn from.
         if key.endswith(("dropout", "label_smoothing")) and not 0 <= options[key] < 1:
             raise ConfigError(f"{what} {name!r}: {key}={options[key]}; expected from 0 to below 1")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,11 @@ from genrec.pipeline.runs import (
 )
 from genrec.training import TrainingConfig
 from genrec.training.best import MODEL_KIND
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def check_out(out: str) -> Path:
@@ -73,8 +81,58 @@ def _noted(record: dict[str, Any], key: str) -> Any:
     )
 
 
-def start(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
-    """Note the configuration of the training, unless checkpoints of another one are there."""
+@contextmanager
+def started(folder: Path, resolved: dict[str, Any], *, resume: bool) -> Iterator[None]:
+    """The folder for one training, which its configuration is noted in.
+
+    Raises:
+        ConfigError: if checkpoints of another configuration are there.
+        ArtefactError: if another process trains in it, or it cannot be written.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtefactError(f"{folder}: cannot be written ({error.strerror})") from error
+    with _alone_in(folder):
+        try:
+            _begin(folder, resolved, resume=resume)
+        except ArtefactError:
+            if made:
+                folder.rmdir()
+            raise
+        yield
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """A lock on the folder itself, which ends with the process however that ends.
+
+    Where a system or a file system has none, nothing is locked.
+    """
+    if fcntl is None:
+        yield
+        return
+    try:
+        place = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ArtefactError(f"{folder}: cannot be read ({error.strerror})") from error
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ArtefactError(
+                    f"{folder}: another process trains in this folder; wait for it, or choose "
+                    "another output folder"
+                ) from error
+        yield
+    finally:
+        os.close(place)
+
+
+def _begin(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
+    """Note the configuration, and remove checkpoints that are not gone on with."""
     note = folder / UNFINISHED_FILE
     if resume and note.is_file() and any((folder / "checkpoints").glob("checkpoint-*")):
         before = read_json(note)
@@ -89,16 +147,10 @@ def start(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
                 )
     elif (folder / "checkpoints").is_dir():
         shutil.rmtree(folder / "checkpoints")
-    made = not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(note, resolved)
     except OSError as error:
         raise ArtefactError(f"{folder}: cannot be written ({error.strerror})") from error
-    except ArtefactError:
-        if made:
-            folder.rmdir()
-        raise
 
 
 def finish(folder: Path, record: dict[str, Any]) -> None:

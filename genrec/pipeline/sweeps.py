@@ -123,6 +123,11 @@ def variants(run: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 f"sweep: {key}: {values!r}; expected a list of numbers, words, truth values, null, "
                 "or lists of these"
             )
+        if key == "training.seed":
+            raise ConfigError(
+                "sweep: training.seed: a sweep tests what has the best validation, which would "
+                "pick a seed; list them under `seeds`, of which all are tested"
+            )
         if key in UNSWEPT:
             raise ConfigError(
                 f"sweep: {key}: defines the validation that ranks a sweep, so its values do "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,13 @@ from genrec.pipeline.check import check_before_training
 from genrec.pipeline.checks import check_part
 from genrec.pipeline.features import feature_tables
 from genrec.pipeline.notes import note, plural
-from genrec.pipeline.run_life import check_out, finish, is_finished, plot_learning_curve, start
+from genrec.pipeline.run_life import (
+    check_out,
+    finish,
+    is_finished,
+    plot_learning_curve,
+    started,
+)
 from genrec.pipeline.runs import (
     RUN_FILE,
     UNFINISHED_FILE,
@@ -217,9 +224,6 @@ def train(
         return Run.open(folder)
     if progress and (folder / RUN_FILE).is_file():
         note(f"{folder}: holds a finished run, which this one replaces when it ends", "yellow")
-    if team.is_main_process:
-        start(folder, resolved, resume=resume)
-    team.wait_for_everyone()
     unseen = fitted_without_training(sids, counts)
     if unseen and progress:
         note(
@@ -251,31 +255,34 @@ def train(
         )
         return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}
 
-    train_model(
-        build,
-        sequences,
-        validate,
-        folder,
-        training,
-        resume=resume,
-        progress=progress,
-    )
-    team.wait_for_everyone()
-    if team.is_main_process:
-        log = read_json(folder / "log.json")
-        plot_learning_curve(log, folder / "learning_curve.png")
-        finish(
+    alone = started(folder, resolved, resume=resume) if team.is_main_process else nullcontext()
+    with alone:
+        team.wait_for_everyone()
+        train_model(
+            build,
+            sequences,
+            validate,
             folder,
-            {
-                **resolved,
-                "parameters": sum(p.numel() for p in checked.parameters()),
-                "processes": team.num_processes,
-                **Spent.of(log).known(),
-                **machine(),
-                **memory.read(),
-            },
+            training,
+            resume=resume,
+            progress=progress,
         )
-    team.wait_for_everyone()
+        team.wait_for_everyone()
+        if team.is_main_process:
+            log = read_json(folder / "log.json")
+            plot_learning_curve(log, folder / "learning_curve.png")
+            finish(
+                folder,
+                {
+                    **resolved,
+                    "parameters": sum(p.numel() for p in checked.parameters()),
+                    "processes": team.num_processes,
+                    **Spent.of(log).known(),
+                    **machine(),
+                    **memory.read(),
+                },
+            )
+        team.wait_for_everyone()
     if progress:
         kept = read_json(folder / "model" / "validation.json")
         note(

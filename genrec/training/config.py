@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 
 import torch
 from transformers.integrations import (
@@ -107,6 +108,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError naming the first value that makes no sense."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"training: {one.name}={value}; expected a finite number")
         for name in ("epochs", "batch_size", "gradient_accumulation", "eval_epochs", "beam_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training: {name}={getattr(self, name)}; expected at least 1")

@@ -180,6 +180,17 @@ def test_a_layer_that_torch_refuses_is_an_error_of_the_part() -> None:
         build_part("head", {"broken": Broken}, {"type": "broken", "width": -2})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("nan")]])
+def test_options_are_finite_numbers(value: float | list[float]) -> None:
+    class Part(torch.nn.Module):
+        def __init__(self, *, weight: float) -> None:
+            super().__init__()
+
+    with pytest.raises(ConfigError, match=r"head 'part': weight=.*; expected a finite number"):
+        build_part("head", {"part": Part}, {"type": "part", "weight": value})
+    build_part("head", {"part": Part}, {"type": "part", "weight": 0.5})
+
+
 @pytest.mark.parametrize("head", ["autoregressive", "parallel"])
 def test_the_trie_of_another_vocabulary_is_refused(head: str) -> None:
     model = build("sum", head).eval()

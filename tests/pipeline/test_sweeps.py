@@ -72,6 +72,7 @@ def test_null_and_lists_are_values() -> None:
         ({"d_model": ["8", 8]}, "two combinations are called 'a-d_model8'"),
         ({"training.eval_masked": [True, False]}, "eval_masked: defines the validation"),
         ({"training.eval_users": [100, None]}, "eval_users: defines the validation"),
+        ({"training.seed": [0, 1]}, "would pick a seed; list them under `seeds`"),
     ],
 )
 def test_sweeps_that_make_no_sense(sweep: dict, message: str) -> None:

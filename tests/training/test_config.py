@@ -19,6 +19,8 @@ def test_the_defaults_make_sense():
         ("eval_epochs", 0, "at least 1"),
         ("beam_width", 0, "at least 1"),
         ("weight_decay", -0.1, "0 or more"),
+        ("weight_decay", float("nan"), "a finite number"),
+        ("learning_rate", float("inf"), "a finite number"),
         ("max_grad_norm", -1.0, "0 or more"),
         ("eval_users", -1, "0 or more"),
         ("patience", -1, "0 or more"),

@@ -62,14 +62,13 @@ def configured(
         for name in _TOKENS:
             setattr(config, name, None)
         model = AutoModel.from_config(config, attn_implementation=attention)
+    except KeyError as error:  # attention by name, from a table of its own
+        raise ConfigError(_not_through_interface(architecture)) from error
     except Exception as error:  # each architecture refuses in its own way
         raise ConfigError(f"backbone 'hf': {architecture!r}: {error}") from error
     causal = [m.is_causal for m in model.modules() if hasattr(m, "is_causal")]
     if not causal or not all(causal):
-        raise ConfigError(
-            f"backbone 'hf': {architecture!r} is not a causal decoder whose attention goes through "
-            "transformers' attention interface; use qwen3, llama, mistral or gpt2, for example"
-        )
+        raise ConfigError(_not_through_interface(architecture))
     model.set_input_embeddings(nn.Identity())  # embeddings are given
     return model
 
@@ -193,6 +192,13 @@ def add_lora(model: nn.Module, options: Mapping[str, Any]) -> None:
     if not next(model.parameters()).is_meta:
         for module in model.modules():  # transformers draws anew what has no such mark
             vars(module)["_is_hf_initialized"] = True
+
+
+def _not_through_interface(architecture: str) -> str:
+    return (
+        f"backbone 'hf': {architecture!r} is not a causal decoder whose attention goes through "
+        "transformers' attention interface; use qwen3, llama, mistral or gpt2, for example"
+    )
 
 
 def _keys(architecture: str) -> set[str]:
