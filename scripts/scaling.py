@@ -4,13 +4,16 @@
     python scripts/scaling.py runs/mine --out scaling
 
 The loss is the mean training loss of the last epoch (`log.json`), the parameters are all of the
-model's (`run.json`). Writes scaling.png and scaling.json.
+model's (`run.json`). Runs that differ in more than size and seed have no law together: `--only`
+names those to take. Writes scaling.png and scaling.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +21,54 @@ import matplotlib
 import numpy as np
 
 from genrec.artefacts import read_json, replacing, write_json
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, GenrecError
 from genrec.evaluation.scaling import ScalingFit, bootstrap_power_law
 
 
-def read_points(folder: Path) -> list[dict[str, Any]]:
-    """Name, parameters and training loss of the last epoch of each finished run below `folder`."""
-    return [
-        {
-            "run": path.parent.name,
-            "parameters": read_json(path)["parameters"],
-            "loss": loss_of_last_epoch(path.with_name("log.json")),
-        }
-        for path in sorted((folder / "runs").glob("*/run.json"))
-    ]
+def read_points(folder: Path, only: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Name, parameters and training loss of the last epoch of each finished run below `folder`.
+
+    Args:
+        folder: output of `genrec run`.
+        only: runs of the recipe, or single trainings, to take; all by default.
+
+    Raises:
+        ConfigError: if there are none, or they differ in more than size and seed.
+    """
+    points = []
+    first: tuple[str, dict[str, Any]] | None = None
+    for path in sorted((folder / "runs").glob("*/run.json")):
+        name = path.parent.name
+        if only and not any(name == one or name.startswith(f"{one}-") for one in only):
+            continue
+        record = read_json(path)
+        first = first or (name, method_of(record))
+        other, method = first
+        own = method_of(record)
+        for key in own:
+            if own[key] != method[key]:
+                raise ConfigError(
+                    f"{folder}: {other} and {name} differ in {key}, so they are no sizes of one "
+                    "method; name those of one with --only, or take older folders out"
+                )
+        loss = loss_of_last_epoch(path.with_name("log.json"))
+        points.append({"run": name, "parameters": record["parameters"], "loss": loss})
+    if not points:
+        named = f" of {', '.join(only)}" if only else ""
+        raise ConfigError(f"{folder}: no finished runs{named} (runs/*/run.json)")
+    return points
+
+
+def method_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What runs of several sizes must have in common."""
+    model, training = record.get("model", {}), record.get("training", {})
+    return {
+        "dataset": record.get("dataset_fingerprint"),
+        "item encoder": model.get("item_encoder"),
+        "backbone": model.get("backbone", {}).get("type"),
+        "head": model.get("head"),
+        "training": {key: value for key, value in training.items() if key != "seed"},
+    }
 
 
 def loss_of_last_epoch(path: Path) -> float:
@@ -71,9 +108,10 @@ def draw(points: list[dict[str, Any]], fit: ScalingFit, path: Path) -> None:
 def described(fit: ScalingFit) -> str:
     """The law with the interval of its exponent."""
     law, (low, high) = fit.law, fit.intervals["exponent"]
+    found = "exponent" if low > 0 else "exponent not determined:"
     return (
         f"{law.floor:.3f} + {law.scale:.3g} N^-{law.exponent:.3f} "
-        f"(exponent {low:.3f} to {high:.3f}, {fit.level:.0%})"
+        f"({found} {low:.3f} to {high:.3f}, {fit.level:.0%})"
     )
 
 
@@ -83,8 +121,9 @@ def main(given: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--out", type=Path, default=Path("scaling"), help="without an ending")
     parser.add_argument("--samples", type=int, default=500, help="draws of the bootstrap")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=(), help="runs of the recipe to take")
     arguments = parser.parse_args(given)
-    points = read_points(arguments.folder)
+    points = read_points(arguments.folder, arguments.only)
     fit = bootstrap_power_law(
         [point["parameters"] for point in points],
         [point["loss"] for point in points],
@@ -94,18 +133,31 @@ def main(given: list[str] | None = None) -> dict[str, Any]:
     found = {
         "points": points,
         "floor": fit.law.floor,
-        "scale": fit.law.scale,
+        "scale": finite(fit.law.scale),
         "exponent": fit.law.exponent,
         "relative_error": fit.law.error,
-        "intervals": {name: list(ends) for name, ends in fit.intervals.items()},
+        "intervals": {name: [finite(end) for end in ends] for name, ends in fit.intervals.items()},
         "level": fit.level,
         "seed": arguments.seed,
     }
     draw(points, fit, arguments.out.with_suffix(".png"))
     write_json(arguments.out.with_suffix(".json"), found)
     print(json.dumps({key: value for key, value in found.items() if key != "points"}, indent=2))
+    if len({point["parameters"] for point in points}) < 6:
+        print(
+            "Few sizes: intervals are too narrow (see genrec.evaluation.scaling), the more so with "
+            "one seed a size."
+        )
     return found
 
 
+def finite(value: float) -> float | None:
+    """The value, or None for one that JSON does not have."""
+    return value if math.isfinite(value) else None
+
+
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except GenrecError as error:
+        raise SystemExit(f"error: {error}") from error
