@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results_checks import check_seeds
+
+from genrec.artefacts import read_json
 from genrec.evaluation import BASELINES, Difference, Evaluation
 from genrec.evaluation.report import number, read_record, span
 from genrec.evaluation.results import difference_of_means
@@ -59,8 +62,17 @@ def read(run: Path) -> Ranked | None:
 def elsewhere(run: str) -> list[Ranked]:
     """The run of this folder, or the seeds of a method `FOLDER/runs/METHOD`, if any has ranks."""
     path = Path(run)
-    found = [read(place) for place in (path, *sorted(path.parent.glob(f"{path.name}-seed*")))]
-    return [one for one in found if one is not None]
+    places = (path, *sorted(path.parent.glob(f"{path.name}-seed*")))
+    found = {place: one for place in places if (one := read(place)) is not None}
+    records = {place: place / "run.json" for place in found}
+    check_seeds(
+        {
+            (place.name, found[place].order): read_json(record)
+            for place, record in records.items()
+            if record.is_file()
+        }
+    )
+    return list(found.values())
 
 
 def against(folders: list[Path], run: str) -> list[str]:

@@ -10,8 +10,8 @@ from tests.scripts.pages import load
 @pytest.fixture(scope="module")
 def results() -> ModuleType:
     for beside in (
-        "results_against",
         "results_checks",
+        "results_against",
         "results_curves",
         "results_rows",
     ):  # which the script finds beside itself

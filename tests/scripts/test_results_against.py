@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -87,3 +88,17 @@ def test_each_order_is_compared_with_its_own(results: ModuleType, tmp_path: Path
     alone = folders[0].rename(tmp_path / "alone")  # a run of one order says nothing of the other
     text = results.page(folders[1:], "", compare=["base", str(alone / "runs/base")])[1]
     assert rows_of(text.partition("## Against base of alone")[2].partition("\n## ")[0])[1:] == []
+
+
+def test_seeds_elsewhere_have_one_setting(results: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path / "some-data/runs/a", 0.04, seed=0)
+    write_ranks(tmp_path / "some-data/runs/a", np.arange(USERS) % 7)
+    other = tmp_path / "other/runs"
+    for seed, epochs in ((0, 2), (1, 8)):
+        run = other / f"many-seed{seed}"
+        write(run, 0.04, seed=seed)
+        write_ranks(run, np.arange(USERS) % 5)
+        (run / "run.json").write_text(json.dumps({"training": {"epochs": epochs, "seed": seed}}))
+    with pytest.raises(SystemExit, match=r"training\.epochs is 2 and 8"):
+        results.page([tmp_path / "some-data"], "", compare=[str(other / "many")])
+    results.page([tmp_path / "some-data"], "", compare=[str(other / "many-seed0")])
