@@ -34,6 +34,7 @@ REPEATED = {
     ("amazon2014-beauty-tiger", "item-level"): "seed 0 of amazon2014-beauty-asymrec's opq-output",
     ("amazon2014-beauty-asymrec-shuffled-day", "asymrec"): "amazon2014-beauty-asymrec's",
     ("amazon2014-beauty-asymrec-shuffled-day", "rpg-items"): "amazon2014-beauty-asymrec's",
+    ("amazon2014-beauty-rpg-shuffled-day", "rpg"): "amazon2014-beauty-rpg's",
 }
 # A page belongs to the data set that its name starts with.
 DATASETS = {
