@@ -131,7 +131,8 @@ def page(rows: list[dict[str, Any]], name: str, arguments: argparse.Namespace) -
     lines = [
         "# Batches of sequences",
         "",
-        f"`python scripts/bench_batches.py runs/{name}/dataset`, {datetime.date.today()}, "
+        f"`python scripts/bench_batches.py {arguments.dataset}` on {name}, "
+        f"{datetime.date.today()}, "
         f"{about['machine']}, {about['threads']} thread(s), torch {about['torch_version']}: "
         f"processor time of forward and backward passes, {arguments.steps} batches of "
         f"{arguments.batch_size} sequences, median of {arguments.rounds} rounds in which the ways "

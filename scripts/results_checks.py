@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 Runs = Mapping[tuple[str, str], Mapping[str, Any]]  # run.json by name and order of events
+IRRELEVANT = ("training.seed", "training.workers", "training.report_to")
 Rows = list[tuple[float, str, dict[str, Any]]]
 
 
@@ -46,36 +48,43 @@ def check_one_dataset(rows: Rows) -> None:
 def check_seeds(runs: Runs) -> None:
     """Refuse seeds of a method that differ in more, such as those left by an earlier recipe.
 
+    Settings that only some of them noted are compared among these.
+
     Raises:
         SystemExit: naming two of them and the setting in which they differ.
     """
-    first: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
-    for (name, order), record in runs.items():
+    known: dict[tuple[str, str], dict[str, tuple[str, Any]]] = {}
+    for (name, order), record in sorted(runs.items()):
         method, found, _ = name.rpartition("-seed")
         if not found:
             continue
-        own = _settings(record)
-        other, settings = first.setdefault((method, order), (name, own))
-        for key in sorted(own.keys() & settings.keys()):  # an older run may know fewer
-            if own[key] != settings[key]:
+        settings = known.setdefault((method, order), {})
+        for key, value in settings_of(record).items():
+            other, expected = settings.setdefault(key, (name, value))
+            if value != expected:
                 raise SystemExit(
                     f"{other} and {name} ({order} order) are no seeds of one method: {key} is "
-                    f"{settings[key]!r} and {own[key]!r}. Run them again by one recipe, or take "
-                    "the folder of the older one out"
+                    f"{expected!r} and {value!r}. Run them again by one recipe, or take the folder "
+                    "of the older one out"
                 )
 
 
-def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training was asked for but its seed, by dotted names.
+def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run says that it was asked for but its seed, by dotted names.
 
-    A seed may read a vocabulary of its own.
+    A seed may read a vocabulary of its own, `opq-seed1` where others read `opq`.
+
+    Args:
+        record: its `run.json`.
     """
-    kept = {key: record[key] for key in ("model", "split", "training") if key in record}
-    flat = _flat(kept)
+    settings = _flat({key: record[key] for key in ("model", "split", "training") if key in record})
+    for key in IRRELEVANT:
+        settings.pop(key, None)
     if "vectors_fingerprint" in record:
-        flat["vectors"] = record["vectors_fingerprint"]
-    flat.pop("training.seed", None)
-    return flat
+        settings["vectors"] = record["vectors_fingerprint"]
+    if "vocabulary" in record:
+        settings["vocabulary"] = re.sub(r"-seed\d+$", "", Path(record["vocabulary"] or "").name)
+    return settings
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,8 +4,8 @@
     python scripts/scaling.py runs/mine --out scaling
 
 The loss is the mean training loss of the last epoch (`log.json`), the parameters are all of the
-model's (`run.json`). Runs that differ in more than size and seed have no law together: `--only`
-names those to take. Writes scaling.png and scaling.json.
+model's (`run.json`). Runs that differ in more than size, seed and learning rates have no law
+together: `--only 'sid-scale*'` names those to take. Writes scaling.png and scaling.json.
 """
 
 from __future__ import annotations
@@ -14,15 +14,31 @@ import argparse
 import json
 import math
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from results_checks import settings_of
 
 from genrec.artefacts import read_json, replacing, write_json
 from genrec.errors import ConfigError, GenrecError
 from genrec.evaluation.scaling import ScalingFit, bootstrap_power_law
+
+# What presets of size and their kind set, of all backbones.
+OF_SIZE = (
+    "d_model",
+    "layers",
+    "decoder_layers",
+    "heads",
+    "kv_heads",
+    "head_width",
+    "ffn",
+    "hidden",
+    "windows",
+    "dilations",
+)
 
 
 def read_points(folder: Path, only: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -30,26 +46,27 @@ def read_points(folder: Path, only: Collection[str] = ()) -> list[dict[str, Any]
 
     Args:
         folder: output of `genrec run`.
-        only: runs of the recipe, or single trainings, to take; all by default.
+        only: names of trainings to take, or patterns of them such as `sid-scale*`; all by default.
 
     Raises:
-        ConfigError: if there are none, or they differ in more than size and seed.
+        ConfigError: if there are none, or they differ in more than size, seed and learning rates.
     """
     points = []
-    first: tuple[str, dict[str, Any]] | None = None
+    settings: dict[str, tuple[str, Any]] = {}
     for path in sorted((folder / "runs").glob("*/run.json")):
         name = path.parent.name
-        if only and not any(name == one or name.startswith(f"{one}-") for one in only):
+        if only and not any(fnmatchcase(name, one) for one in only):
             continue
         record = read_json(path)
-        first = first or (name, method_of(record))
-        other, method = first
-        own = method_of(record)
-        for key in own:
-            if own[key] != method[key]:
+        for key, value in settings_of(record).items():
+            if key.rpartition(".")[2] in OF_SIZE or key.endswith("learning_rate"):
+                continue
+            other, expected = settings.setdefault(key, (name, value))
+            if value != expected:
                 raise ConfigError(
-                    f"{folder}: {other} and {name} differ in {key}, so they are no sizes of one "
-                    "method; name those of one with --only, or take older folders out"
+                    f"{folder}: {other} and {name} differ in {key} ({expected!r} and {value!r}), "
+                    "so they are no sizes of one method; name those of one with --only, or take "
+                    "older folders out"
                 )
         loss = loss_of_last_epoch(path.with_name("log.json"))
         points.append({"run": name, "parameters": record["parameters"], "loss": loss})
@@ -57,18 +74,6 @@ def read_points(folder: Path, only: Collection[str] = ()) -> list[dict[str, Any]
         named = f" of {', '.join(only)}" if only else ""
         raise ConfigError(f"{folder}: no finished runs{named} (runs/*/run.json)")
     return points
-
-
-def method_of(record: dict[str, Any]) -> dict[str, Any]:
-    """What runs of several sizes must have in common."""
-    model, training = record.get("model", {}), record.get("training", {})
-    return {
-        "dataset": record.get("dataset_fingerprint"),
-        "item encoder": model.get("item_encoder"),
-        "backbone": model.get("backbone", {}).get("type"),
-        "head": model.get("head"),
-        "training": {key: value for key, value in training.items() if key != "seed"},
-    }
 
 
 def loss_of_last_epoch(path: Path) -> float:
@@ -121,7 +126,9 @@ def main(given: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--out", type=Path, default=Path("scaling"), help="without an ending")
     parser.add_argument("--samples", type=int, default=500, help="draws of the bootstrap")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", default=(), help="runs of the recipe to take")
+    parser.add_argument(
+        "--only", nargs="+", default=(), help="names or patterns of the runs to take"
+    )
     arguments = parser.parse_args(given)
     points = read_points(arguments.folder, arguments.only)
     fit = bootstrap_power_law(

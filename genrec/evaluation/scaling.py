@@ -105,9 +105,11 @@ def bootstrap_power_law(
     Models of one size differ by their seeds, and miss the law together: their mean errors are drawn
     anew by size, widened by `sqrt(S / (S - 3))` for the three numbers that were fitted to S sizes,
     and what each model differs from its size's mean by model, widened by `sqrt(n / (n - S))`.
-    Resampling the points instead would leave some draws with too few sizes. Of four sizes one
-    degree of freedom is left, and the intervals are still too narrow: four of five held the truth
-    in a simulation where 19 of 20 should.
+    Resampling the points instead would leave some draws with too few sizes. From few points the
+    intervals are still too narrow: of 100 simulated studies with an exponent of .45 and errors of
+    .3%, where 95 should have held it, 73 did with four sizes of one seed each and 80 with five; 92
+    and 97 with two seeds each. Errors that the seeds of a size share, as a law that does not quite
+    hold makes them, leave as little.
 
     Args:
         parameters: N of each model; at least four sizes.

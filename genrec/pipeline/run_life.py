@@ -82,57 +82,46 @@ def _noted(record: dict[str, Any], key: str) -> Any:
 
 
 @contextmanager
-def started(folder: Path, resolved: dict[str, Any], *, resume: bool) -> Iterator[None]:
-    """The folder for one training, which its configuration is noted in.
+def held(folder: Path) -> Iterator[None]:
+    """The folder for one training, made if it is not there; removed again if nothing came of it.
+
+    The lock is on the folder itself, and ends with the process however that ends. Where a system or
+    a file system has none, nothing is locked.
 
     Raises:
-        ConfigError: if checkpoints of another configuration are there.
-        ArtefactError: if another process trains in it, or it cannot be written.
+        ArtefactError: if another process trains in it, or it cannot be made.
     """
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        place = None if fcntl is None else os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise ArtefactError(f"{folder}: cannot be written ({error.strerror})") from error
-    with _alone_in(folder):
-        try:
-            _begin(folder, resolved, resume=resume)
-        except ArtefactError:
-            if made:
-                folder.rmdir()
-            raise
-        yield
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """A lock on the folder itself, which ends with the process however that ends.
-
-    Where a system or a file system has none, nothing is locked.
-    """
-    if fcntl is None:
-        yield
-        return
     try:
-        place = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise ArtefactError(f"{folder}: cannot be read ({error.strerror})") from error
-    try:
-        with suppress(OSError):
-            try:
-                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ArtefactError(
-                    f"{folder}: another process trains in this folder; wait for it, or choose "
-                    "another output folder"
-                ) from error
+        if place is not None:
+            _lock(place, folder)
         yield
     finally:
-        os.close(place)
+        if place is not None:
+            os.close(place)
+        if made:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
-def _begin(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
-    """Note the configuration, and remove checkpoints that are not gone on with."""
+def _lock(place: int, folder: Path) -> None:
+    with suppress(OSError):
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ArtefactError(
+                f"{folder}: another process trains in this folder; wait for it, or choose another "
+                "output folder"
+            ) from error
+
+
+def start(folder: Path, resolved: dict[str, Any], *, resume: bool) -> None:
+    """Note the configuration of the training, unless checkpoints of another one are there."""
     note = folder / UNFINISHED_FILE
     if resume and note.is_file() and any((folder / "checkpoints").glob("checkpoint-*")):
         before = read_json(note)
@@ -176,7 +165,7 @@ def finish(folder: Path, record: dict[str, Any]) -> None:
     record = {**record, "validation": validation, "model_fingerprint": identity}
     write_json(folder / RUN_FILE, {**record, "fingerprint": record_fingerprint(record)})
     shutil.rmtree(folder / "checkpoints")
-    (folder / UNFINISHED_FILE).unlink()
+    (folder / UNFINISHED_FILE).unlink(missing_ok=True)
 
 
 def read_back(value: Any) -> Any:

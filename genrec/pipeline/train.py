@@ -35,9 +35,10 @@ from genrec.pipeline.notes import note, plural
 from genrec.pipeline.run_life import (
     check_out,
     finish,
+    held,
     is_finished,
     plot_learning_curve,
-    started,
+    start,
 )
 from genrec.pipeline.runs import (
     RUN_FILE,
@@ -213,26 +214,6 @@ def train(
     # Launched as several processes, all of them train; the first one alone writes and speaks.
     team = processes()
     progress = progress and team.is_main_process
-    finished = resume and is_finished(folder, resolved)
-    team.wait_for_everyone()
-    if finished:
-        if team.is_main_process:
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            (folder / UNFINISHED_FILE).unlink(missing_ok=True)
-        if progress:
-            note(f"{folder}: is trained with these settings; --resume false trains it again")
-        return Run.open(folder)
-    if progress and (folder / RUN_FILE).is_file():
-        note(f"{folder}: holds a finished run, which this one replaces when it ends", "yellow")
-    unseen = fitted_without_training(sids, counts)
-    if unseen and progress:
-        note(
-            f"{vocabulary}: was fitted on {plural(unseen, 'item')} without a training event, which "
-            f"flatters an evaluation; quantize with --dataset {dataset} to leave them out",
-            "yellow",
-        )
-
-    trie = sids.trie() if sids is not None else None
     questions = parts.validation
     if training.eval_users:
         questions = questions.sample(training.eval_users, training.seed)
@@ -255,9 +236,30 @@ def train(
         )
         return {metric: found.value(mask, metric) for metric in ("ndcg@10", "recall@10")}
 
-    alone = started(folder, resolved, resume=resume) if team.is_main_process else nullcontext()
-    with alone:
+    with held(folder) if team.is_main_process else nullcontext():
+        finished = resume and is_finished(folder, resolved)
         team.wait_for_everyone()
+        if finished:
+            if team.is_main_process:
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                (folder / UNFINISHED_FILE).unlink(missing_ok=True)
+            if progress:
+                note(f"{folder}: is trained with these settings; --resume false trains it again")
+            return Run.open(folder)
+        if progress and (folder / RUN_FILE).is_file():
+            note(f"{folder}: holds a finished run, which this one replaces when it ends", "yellow")
+        if team.is_main_process:
+            start(folder, resolved, resume=resume)
+        team.wait_for_everyone()
+        unseen = fitted_without_training(sids, counts)
+        if unseen and progress:
+            note(
+                f"{vocabulary}: was fitted on {plural(unseen, 'item')} without a training event, "
+                f"which flatters an evaluation; quantize with --dataset {dataset} to leave them "
+                "out",
+                "yellow",
+            )
+        trie = sids.trie() if sids is not None else None
         train_model(
             build,
             sequences,

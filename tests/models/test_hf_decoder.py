@@ -113,6 +113,7 @@ def test_the_configuration_reaches_the_model() -> None:
         ({"architecture": "bert"}, "'bert' is not a causal decoder"),
         ({"architecture": "mamba"}, "'mamba' is not a causal decoder"),
         ({"architecture": "falcon"}, "'falcon' is not a causal decoder"),
+        ({"architecture": "qwen3", "config": {"hidden_act": "gelo"}}, "'qwen3': 'gelo'"),
         ({"lora": LORA}, "random without pretrained"),
         # What would do nothing.
         ({"architecture": "gpt2", "ffn": 24}, "ffn=24: 'gpt2' has no intermediate_size"),

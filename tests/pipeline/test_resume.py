@@ -180,6 +180,38 @@ def test_a_finished_run_is_not_trained_again_unless_asked(shop, tmp_path, monkey
     assert run(shop, out, epochs=1).config["model_fingerprint"] == first.config["model_fingerprint"]
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+from genrec.pipeline.run_life import held
+
+with held(Path(sys.argv[1])):
+    print("in it", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs file locks of Unix")
+def test_a_folder_is_for_one_training_until_its_process_is_gone(shop, tmp_path):
+    """Also where a finished run of just these settings is trained again."""
+    run(shop, tmp_path / "run", epochs=1)
+    record = (tmp_path / "run/run.json").read_bytes()
+    (tmp_path / "run/checkpoints").mkdir()
+    (tmp_path / "run/unfinished.json").write_bytes(record)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None and first.stdout.readline() == b"in it\n"
+        for epochs in (1, 2):
+            with pytest.raises(ArtefactError, match="another process trains in this folder"):
+                run(shop, tmp_path / "run", epochs=epochs)
+        assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
+        first.kill()
+    run(shop, tmp_path / "run", epochs=1)
+    assert (tmp_path / "run/run.json").read_bytes() == record
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
 def test_a_finished_run_is_replaced_with_a_note(shop, tmp_path, capsys):
     out = tmp_path / "run"
     first = run(shop, out, epochs=1, progress=True)

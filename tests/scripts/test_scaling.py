@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,16 +7,13 @@ import pytest
 
 from genrec.errors import ConfigError
 from genrec.evaluation.scaling import PowerLaw
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "scaling.py"
+from tests.scripts.pages import load
 
 
 @pytest.fixture(scope="module")
 def scaling():
-    spec = importlib.util.spec_from_file_location("scaling", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    load("results_checks")  # which the script finds beside itself
+    return load("scaling")
 
 
 @pytest.mark.parametrize(
@@ -32,11 +28,10 @@ def test_a_loss_of_other_epochs_is_refused(scaling, noted, end, tmp_path):
         scaling.loss_of_last_epoch(tmp_path / "log.json")
 
 
-def write(folder: Path, name: str, parameters: int, *, loss: float, head: str = "dense") -> None:
+def write(folder: Path, name: str, parameters: int, *, loss: float, **settings: object) -> None:
     run = folder / "runs" / name
     run.mkdir(parents=True)
-    record = {"parameters": parameters, "model": {"head": {"type": head}}}
-    (run / "run.json").write_text(json.dumps(record))
+    (run / "run.json").write_text(json.dumps({"parameters": parameters, **settings}))
     log = [
         {"epoch": 1.0, "loss": 9.0},
         {"epoch": 2.0, "loss": loss},
@@ -61,16 +56,47 @@ def test_run_folders_are_read_fitted_and_drawn(scaling, tmp_path, capsys):
 def test_a_law_is_of_one_method(scaling, tmp_path):
     for head in ("dense", "parallel"):
         for parameters in (10_000, 40_000, 160_000, 640_000):
-            write(tmp_path, f"{head}-{parameters}", parameters, loss=2.0, head=head)
+            model = {"d_model": parameters, "head": {"type": head}, "backbone": {"layers": 2}}
+            training = {"seed": parameters, "learning_rate": 1 / parameters}
+            name = f"{head}-{parameters}"
+            write(tmp_path, name, parameters, loss=2.0, model=model, training=training)
     write(tmp_path, "denser", 10_000, loss=2.0)
-    with pytest.raises(ConfigError, match="dense-10000 and parallel-10000 differ in head"):
+    with pytest.raises(ConfigError, match=r"dense-10000 and parallel-10000 differ in model\.head"):
         scaling.read_points(tmp_path)
-    points = scaling.read_points(tmp_path, ["dense"])
+    points = scaling.read_points(tmp_path, ["dense-*"])
     assert [point["run"].rpartition("-")[0] for point in points] == ["dense"] * 4
+    assert len(scaling.read_points(tmp_path, ["denser", "dense-10000"])) == 2
     with pytest.raises(ConfigError, match="no finished runs of dens "):
         scaling.read_points(tmp_path, ["dens"])
     with pytest.raises(ConfigError, match="no finished runs "):
         scaling.read_points(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": {"backbone": {"dropout": 0.5}}},
+        {"model": {"max_history": 50}},
+        {"training": {"epochs": 3}},
+        {"vocabulary": "../../vocabularies/opq"},
+        {"vectors_fingerprint": "v"},
+        {"split": {"order": "shuffled-day"}},
+    ],
+)
+def test_sizes_differ_in_nothing_else(scaling, tmp_path, settings):
+    common = {
+        "model": {"backbone": {"dropout": 0.0}, "max_history": 20},
+        "training": {"epochs": 2},
+        "vocabulary": "../../vocabularies/rq-seed1",
+        "vectors_fingerprint": "w",
+        "split": {"order": "file"},
+    }
+    write(tmp_path, "a", 10_000, loss=2.0, **common)
+    write(tmp_path, "b", 20_000, loss=2.0, **{**common, "vocabulary": "rq"})
+    assert len(scaling.read_points(tmp_path)) == 2
+    write(tmp_path, "c", 30_000, loss=2.0, **settings)
+    with pytest.raises(ConfigError, match="a and c differ in"):
+        scaling.read_points(tmp_path)
 
 
 def test_a_law_that_is_not_determined_says_so_in_valid_json(scaling, tmp_path, monkeypatch):

@@ -62,9 +62,9 @@ def configured(
         for name in _TOKENS:
             setattr(config, name, None)
         model = AutoModel.from_config(config, attn_implementation=attention)
-    except KeyError as error:  # attention by name, from a table of its own
-        raise ConfigError(_not_through_interface(architecture)) from error
     except Exception as error:  # each architecture refuses in its own way
+        if isinstance(error, KeyError) and error.args == (attention,):  # from a table of its own
+            raise ConfigError(_not_through_interface(architecture)) from error
         raise ConfigError(f"backbone 'hf': {architecture!r}: {error}") from error
     causal = [m.is_causal for m in model.modules() if hasattr(m, "is_causal")]
     if not causal or not all(causal):
