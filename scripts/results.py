@@ -307,12 +307,12 @@ def main() -> None:
             reach=arguments.reach,
             compare=arguments.against,
         )
-        draw_curves(folders, DOCS / curves)
+        drawn = draw_curves(folders, DOCS / curves)
     except GenrecError as error:
         raise SystemExit(f"error: {error}") from error
     with replacing(DOCS / f"{name}.md") as temporary:
         temporary.write_text(text)
-    print(f"wrote {DOCS / name}.md")
+    print(f"wrote {DOCS / name}.md" + (f" and {DOCS / curves}" if drawn else ""))
 
 
 if __name__ == "__main__":
