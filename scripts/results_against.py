@@ -64,12 +64,11 @@ def elsewhere(run: str) -> list[Ranked]:
     path = Path(run)
     places = (path, *sorted(path.parent.glob(f"{path.name}-seed*")))
     found = {place: one for place in places if (one := read(place)) is not None}
-    records = {place: place / "run.json" for place in found}
     check_seeds(
         {
-            (place.name, found[place].order): read_json(record)
-            for place, record in records.items()
-            if record.is_file()
+            (place.name, one.order): read_json(place / "run.json")
+            for place, one in found.items()
+            if (place / "run.json").is_file()
         }
     )
     return list(found.values())

@@ -59,14 +59,29 @@ def check_seeds(runs: Runs) -> None:
         if not found:
             continue
         settings = known.setdefault((method, order), {})
-        for key, value in settings_of(record).items():
-            other, expected = settings.setdefault(key, (name, value))
-            if value != expected:
-                raise SystemExit(
-                    f"{other} and {name} ({order} order) are no seeds of one method: {key} is "
-                    f"{expected!r} and {value!r}. Run them again by one recipe, or take the folder "
-                    "of the older one out"
-                )
+        if (differ := difference(settings, name, settings_of(record))) is not None:
+            other, what = differ
+            raise SystemExit(
+                f"{other} and {name} ({order} order) are no seeds of one method: {what}. Run them "
+                "again by one recipe, or take the folder of the older one out"
+            )
+
+
+def difference(
+    settings: dict[str, tuple[str, Any]], name: str, own: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """The first run that differs from this one and in what, or None; what is new is noted.
+
+    Args:
+        settings: of the runs so far, with the name of the first that said each; added to.
+        name: of the run.
+        own: its settings.
+    """
+    for key, value in own.items():
+        other, expected = settings.setdefault(key, (name, value))
+        if value != expected:
+            return other, f"{key} is {expected!r} and {value!r}"
+    return None
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from results_checks import settings_of
+from results_checks import difference, settings_of
 
 from genrec.artefacts import read_json, replacing, write_json
 from genrec.errors import ConfigError, GenrecError
@@ -58,16 +58,17 @@ def read_points(folder: Path, only: Collection[str] = ()) -> list[dict[str, Any]
         if only and not any(fnmatchcase(name, one) for one in only):
             continue
         record = read_json(path)
-        for key, value in settings_of(record).items():
-            if key.rpartition(".")[2] in OF_SIZE or key.endswith("learning_rate"):
-                continue
-            other, expected = settings.setdefault(key, (name, value))
-            if value != expected:
-                raise ConfigError(
-                    f"{folder}: {other} and {name} differ in {key} ({expected!r} and {value!r}), "
-                    "so they are no sizes of one method; name those of one with --only, or take "
-                    "older folders out"
-                )
+        own = {
+            key: value
+            for key, value in settings_of(record).items()
+            if key.rpartition(".")[2] not in OF_SIZE and not key.endswith("learning_rate")
+        }
+        if (differ := difference(settings, name, own)) is not None:
+            other, what = differ
+            raise ConfigError(
+                f"{folder}: {other} and {name} are no sizes of one method: {what}; name those of "
+                "one with --only, or take older folders out"
+            )
         loss = loss_of_last_epoch(path.with_name("log.json"))
         points.append({"run": name, "parameters": record["parameters"], "loss": loss})
     if not points:

@@ -108,8 +108,8 @@ def bootstrap_power_law(
     Resampling the points instead would leave some draws with too few sizes. From few points the
     intervals are still too narrow: of 100 simulated studies with an exponent of .45 and errors of
     .3%, where 95 should have held it, 73 did with four sizes of one seed each and 80 with five; 92
-    and 97 with two seeds each. Errors that the seeds of a size share, as a law that does not quite
-    hold makes them, leave as little.
+    and 97 with two seeds each (`scripts/scaling_coverage.py`). Errors that the seeds of a size
+    share, as a law that does not quite hold makes them, leave as little.
 
     Args:
         parameters: N of each model; at least four sizes.

@@ -61,7 +61,9 @@ def test_a_law_is_of_one_method(scaling, tmp_path):
             name = f"{head}-{parameters}"
             write(tmp_path, name, parameters, loss=2.0, model=model, training=training)
     write(tmp_path, "denser", 10_000, loss=2.0)
-    with pytest.raises(ConfigError, match=r"dense-10000 and parallel-10000 differ in model\.head"):
+    with pytest.raises(
+        ConfigError, match=r"dense-10000 and parallel-10000 are .* model\.head\.type is"
+    ):
         scaling.read_points(tmp_path)
     points = scaling.read_points(tmp_path, ["dense-*"])
     assert [point["run"].rpartition("-")[0] for point in points] == ["dense"] * 4
@@ -95,7 +97,7 @@ def test_sizes_differ_in_nothing_else(scaling, tmp_path, settings):
     write(tmp_path, "b", 20_000, loss=2.0, **{**common, "vocabulary": "rq"})
     assert len(scaling.read_points(tmp_path)) == 2
     write(tmp_path, "c", 30_000, loss=2.0, **settings)
-    with pytest.raises(ConfigError, match="a and c differ in"):
+    with pytest.raises(ConfigError, match=r"a and c are no sizes of one method: .* is .* and "):
         scaling.read_points(tmp_path)
 
 
